@@ -1,0 +1,60 @@
+from detectron2.config import LazyCall as L
+
+from sap_detr.layers import SinePositionEncoding
+from sap_detr.modeling import (
+    ClassError,
+    DetectionTransformer,
+    DetrDecoder,
+    GIoUCost,
+    GIoULoss,
+    HungarianMatcher,
+    L1BoxCost,
+    L1BoxLoss,
+    ProjectionNeck,
+    SetCriterion,
+    SoftmaxClassCost,
+    SoftmaxClassLoss,
+    SoftmaxPostprocessor,
+    TransformerEncoder,
+    build_resnet,
+)
+
+model = L(DetectionTransformer)(
+    backbone=L(build_resnet)(depth=50, dc5=False, out_features=["res5"], norm="FrozenBN"),
+    neck=L(ProjectionNeck)(
+        in_features=["res5"],
+        in_channels=[2048],
+        embed_dim=256,
+        position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=10000.0),
+    ),
+    encoder=L(TransformerEncoder)(
+        num_layers=6, embed_dim="${..neck.embed_dim}", num_heads=8, ffn_dim=2048, dropout=0.1
+    ),
+    decoder=L(DetrDecoder)(
+        num_classes="${..num_classes}",
+        num_queries=100,
+        num_layers=6,
+        embed_dim="${..neck.embed_dim}",
+        num_heads=8,
+        ffn_dim=2048,
+        dropout=0.1,
+    ),
+    criterion=L(SetCriterion)(
+        matcher=L(HungarianMatcher)(
+            costs=[
+                L(SoftmaxClassCost)(weight=1.0),
+                L(L1BoxCost)(weight=5.0),
+                L(GIoUCost)(weight=2.0),
+            ]
+        ),
+        losses=[
+            L(SoftmaxClassLoss)(weight=1.0, no_object_weight=0.1),
+            L(L1BoxLoss)(weight=5.0),
+            L(GIoULoss)(weight=2.0),
+        ],
+        metrics=[L(ClassError)()],
+    ),
+    postprocessor=L(SoftmaxPostprocessor)(),
+    # None: the number of classes of the training data set.
+    num_classes=None,
+)

@@ -1,0 +1,108 @@
+"""Multi-head attention, in one function for all methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, T, M * E) to (B, M, T, E); a view."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, M, T, E) to (B, T, M * E)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    key_padding_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """Scaled dot-product attention over heads.
+
+    Args:
+        query: (B, M, Q, E).
+        key: (B, M, N, E).
+        value: (B, M, N, V); V may differ from E.
+        key_padding_mask: (B, N) bool, True on tokens that must not be attended to, or None.
+            Every image needs at least one token that is not padding.
+        dropout: probability of dropping an attention weight; pass 0 outside training.
+        scale: factor of the dot products; ``E ** -0.5`` by default.
+
+    Returns:
+        (B, Q, M * V), the heads side by side.
+    """
+    attended = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+    return merge_heads(
+        F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attended, dropout_p=dropout, scale=scale
+        )
+    )
+
+
+class MultiheadAttention(nn.Module):
+    """Multi-head attention with packed input projections, batch first.
+
+    Parameter names and layout are those of :class:`torch.nn.MultiheadAttention` (rows of
+    ``in_proj_weight``: query, key, value), so that published weights map one to one.
+
+    Args:
+        embed_dim: width D of queries, keys and values.
+        num_heads: number of heads M; divides D.
+        dropout: probability of dropping an attention weight while training.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(
+                f"embed_dim={embed_dim} is not a multiple of num_heads={num_heads}: "
+                "every head needs the same number of channels"
+            )
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attends from ``query`` to ``key`` and reads ``value``.
+
+        Args:
+            query: (B, Q, D).
+            key: (B, N, D). Passing the same object as ``query`` shares one product for both.
+            value: (B, N, D).
+            key_padding_mask: (B, N) bool, True on padding, or None.
+
+        Returns:
+            (B, Q, D).
+        """
+        w_query, w_key, w_value = self.in_proj_weight.chunk(3)
+        b_query, b_key, b_value = self.in_proj_bias.chunk(3)
+        if query is key:
+            rows = 2 * w_query.shape[0]
+            packed = F.linear(query, self.in_proj_weight[:rows], self.in_proj_bias[:rows])
+            q, k = packed.chunk(2, dim=-1)
+        else:
+            q, k = F.linear(query, w_query, b_query), F.linear(key, w_key, b_key)
+        v = F.linear(value, w_value, b_value)
+        attended = attention(
+            split_heads(q, self.num_heads),
+            split_heads(k, self.num_heads),
+            split_heads(v, self.num_heads),
+            key_padding_mask=key_padding_mask,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(attended)

@@ -1,0 +1,63 @@
+"""Feed-forward building blocks shared by encoders, decoders and heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them and none after the last.
+
+    Args:
+        in_dim: channels of the input.
+        hidden_dim: channels between the layers.
+        out_dim: channels of the output.
+        num_layers: number of linear layers, at least 1.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"an MLP needs at least one layer, got num_layers={num_layers}")
+        dims = [in_dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in_dim) to (..., out_dim)."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """The two-layer network of a transformer layer, without its residual connection.
+
+    Args:
+        embed_dim: width D of the tokens.
+        ffn_dim: width of the hidden layer.
+        dropout: probability of dropping a hidden unit while training.
+    """
+
+    def __init__(self, embed_dim: int, ffn_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(embed_dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., D) to (..., D)."""
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+
+
+def xavier_init_matrices(module: nn.Module) -> None:
+    """Draws every parameter with two or more dimensions from Xavier's uniform distribution.
+
+    The published DETR family does this once for the whole transformer; a packed projection counts
+    as one matrix. Vectors (biases, norms) are left as they are.
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)

@@ -1,0 +1,55 @@
+"""The detector: meta-architecture and the parts it is made of."""
+
+from .backbone import build_resnet
+from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
+from .criterion import SetCriterion, layer_keys
+from .detr_decoder import DetrDecoder, DetrDecoderLayer
+from .encoder import TransformerEncoder, TransformerEncoderLayer
+from .losses import (
+    CardinalityError,
+    ClassError,
+    GIoULoss,
+    L1BoxLoss,
+    LossTerm,
+    MetricTerm,
+    SoftmaxClassLoss,
+)
+from .matcher import CostTerm, GIoUCost, HungarianMatcher, L1BoxCost, SoftmaxClassCost
+from .meta_arch import DetectionTransformer
+from .neck import ProjectionNeck
+from .postprocessing import SoftmaxPostprocessor, make_instances
+from .structures import FeatureMap, Matches, Predictions, Targets, padding_mask_at
+
+__all__ = [
+    "CardinalityError",
+    "ClassError",
+    "CostTerm",
+    "DetectionTransformer",
+    "DetrDecoder",
+    "DetrDecoderLayer",
+    "FeatureMap",
+    "GIoUCost",
+    "GIoULoss",
+    "HungarianMatcher",
+    "L1BoxCost",
+    "L1BoxLoss",
+    "LossTerm",
+    "Matches",
+    "MetricTerm",
+    "Predictions",
+    "ProjectionNeck",
+    "SetCriterion",
+    "SoftmaxClassCost",
+    "SoftmaxClassLoss",
+    "SoftmaxPostprocessor",
+    "Targets",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
+    "build_resnet",
+    "cxcywh_to_xyxy",
+    "iou_and_giou",
+    "layer_keys",
+    "make_instances",
+    "padding_mask_at",
+    "xyxy_to_cxcywh",
+]

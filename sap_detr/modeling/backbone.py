@@ -1,0 +1,56 @@
+"""The ResNet of the DETR family, from Detectron2's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.modeling.backbone import ResNet
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
+
+BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def build_resnet(
+    depth: int = 50,
+    dc5: bool = False,
+    out_features: Sequence[str] = ("res5",),
+    norm: str = "FrozenBN",
+    freeze_at: int = 2,
+) -> ResNet:
+    """Builds a torchvision-style ResNet: stride in the 3x3 convolution of a bottleneck.
+
+    Args:
+        depth: 50 or 101.
+        dc5: keep res5 at stride 16. Its 3x3 convolutions then have dilation 1 in the first block
+            and 2 in the others, which is torchvision's rule and the published one; Detectron2's
+            ``RES5_DILATION = 2`` dilates the first block too and is another network.
+        out_features: stages to return, of res2 .. res5.
+        norm: normalisation of the convolutions. "FrozenBN" is published and needs ImageNet
+            weights; use "BN" to train from scratch.
+        freeze_at: stages below this number are not trained: 2 is the stem and res2, 0 is nothing.
+
+    Raises:
+        ValueError: if there is no such depth.
+    """
+    if depth not in BLOCKS_PER_STAGE:
+        raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS_PER_STAGE)}, got {depth}")
+    stages = []
+    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
+        dilated = dc5 and index == 3
+        stride = 1 if index == 0 or dilated else 2
+        dilation = 2 if dilated else 1
+        stages.append(
+            ResNet.make_stage(
+                BottleneckBlock,
+                num_blocks,
+                stride_per_block=[stride] + [1] * (num_blocks - 1),
+                dilation_per_block=[1] + [dilation] * (num_blocks - 1),
+                in_channels=64 if index == 0 else 128 * 2**index,
+                bottleneck_channels=64 * 2**index,
+                out_channels=256 * 2**index,
+                stride_in_1x1=False,
+                norm=norm,
+            )
+        )
+    stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
+    return ResNet(stem, stages, out_features=list(out_features)).freeze(freeze_at)

@@ -1,0 +1,80 @@
+"""The transformer encoder: mixes a feature map into a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..layers import FeedForward, MultiheadAttention, xavier_init_matrices
+from .structures import FeatureMap
+
+
+class TransformerEncoderLayer(nn.Module):
+    """Self-attention and a feed-forward network, each followed by its normalisation.
+
+    Args:
+        embed_dim: width D of the tokens.
+        num_heads: attention heads.
+        ffn_dim: hidden width of the feed-forward network.
+        dropout: dropout probability in all three places.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
+        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Maps tokens (B, N, D) to (B, N, D).
+
+        Args:
+            tokens: (B, N, D).
+            position: (B or 1, N, D), added to queries and keys but not to values.
+            padding_mask: (B, N) bool or None. Padding is not attended to, but padded tokens are
+                computed like any others.
+        """
+        query = tokens + position
+        tokens = self.norm1(tokens + self.dropout(self.self_attn(query, query, tokens, padding_mask)))
+        return self.norm2(tokens + self.dropout(self.ffn(tokens)))
+
+
+class TransformerEncoder(nn.Module):
+    """DETR's encoder over a single level, without a final normalisation.
+
+    Args:
+        num_layers: number of layers; 0 passes the features on as they are.
+        embed_dim, num_heads, ffn_dim, dropout: see :class:`TransformerEncoderLayer`.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TransformerEncoderLayer(embed_dim, num_heads, ffn_dim, dropout)
+            for _ in range(num_layers)
+        )
+        xavier_init_matrices(self)
+
+    def forward(self, maps: Sequence[FeatureMap]) -> list[FeatureMap]:
+        """Returns the memory: the same levels, with mixed features.
+
+        Raises:
+            ValueError: if there is more than one level.
+        """
+        if len(maps) != 1:
+            raise ValueError(f"this encoder takes a single feature level, got {len(maps)}")
+        (level,) = maps
+        tokens, position, mask = level.tokens, level.token_position, level.token_padding_mask
+        for layer in self.layers:
+            tokens = layer(tokens, position, mask)
+        return [level.with_tokens(tokens)]

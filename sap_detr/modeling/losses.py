@@ -1,0 +1,119 @@
+"""The terms that a criterion is composed of: small objects over a pure function each.
+
+A loss term has a ``name``, a ``weight`` and maps (predictions, targets, matches) to its unweighted
+values (L,), one per decoder layer. A metric term does the same for a quantity that is only logged.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .box_ops import cxcywh_to_xyxy, iou_and_giou
+from .structures import Matches, Predictions, Targets
+
+
+class LossTerm(Protocol):
+    """One summand of the training loss."""
+
+    name: str
+    weight: float
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        """The unweighted loss of every layer, (L,)."""
+
+
+class MetricTerm(Protocol):
+    """A quantity that is logged and not trained on."""
+
+    name: str
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        """The metric of every layer, (L,)."""
+
+
+class SoftmaxClassLoss:
+    """DETR's classification loss: cross-entropy over all queries with a light "no object".
+
+    Divided by the sum of the class weights of the targets, not by the number of objects.
+
+    Args:
+        weight: weight in the total loss.
+        no_object_weight: class weight of "no object"; the others have 1.
+        name: key of the loss.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, no_object_weight: float = 0.1, name: str = "loss_class"
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.no_object_weight = no_object_weight
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        logits = predictions.logits
+        no_object = logits.shape[-1] - 1
+        labels = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        labels = matches.scatter(matches.gather_targets(targets.labels), labels)
+        nll = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+        class_weight = torch.where(labels == no_object, self.no_object_weight, 1.0).to(nll.dtype)
+        return (class_weight * nll).sum((1, 2)) / class_weight.sum((1, 2))
+
+
+class L1BoxLoss:
+    """Sum of |differences| of the matched cxcywh boxes, over the number of objects."""
+
+    def __init__(self, weight: float = 5.0, name: str = "loss_bbox") -> None:
+        self.name = name
+        self.weight = weight
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        predicted = matches.gather_predictions(predictions.boxes)
+        wanted = matches.gather_targets(targets.boxes)
+        return (predicted - wanted).abs().sum((1, 2)) / targets.normalizer
+
+
+class GIoULoss:
+    """Sum of 1 - GIoU of the matched boxes, over the number of objects."""
+
+    def __init__(self, weight: float = 2.0, eps: float = 0.0, name: str = "loss_giou") -> None:
+        self.name = name
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
+        wanted = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
+        _, giou = iou_and_giou(predicted, wanted, self.eps)
+        return (1 - giou).sum(1) / targets.normalizer
+
+
+class ClassError:
+    """Percentage of the matched queries whose best logit is not the object's class.
+
+    100 where there is no object at all, as in the published codes.
+    """
+
+    def __init__(self, name: str = "class_error") -> None:
+        self.name = name
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        guesses = matches.gather_predictions(predictions.logits).argmax(-1)
+        hits = (guesses == matches.gather_targets(targets.labels)).to(predictions.logits.dtype)
+        return 100 - 100 * hits.sum(1) / max(hits.shape[1], 1)
+
+
+class CardinalityError:
+    """Mean over images of |queries that predict an object - objects| (DETR)."""
+
+    def __init__(self, name: str = "cardinality_error") -> None:
+        self.name = name
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        logits = predictions.logits
+        predicted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
+        objects = torch.as_tensor(targets.counts).to(logits.device, non_blocking=True)
+        return (predicted - objects).abs().to(logits.dtype).mean(1)

@@ -1,0 +1,117 @@
+"""Optimal one-to-one matching of queries and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from .box_ops import cxcywh_to_xyxy, iou_and_giou
+from .structures import Matches, Predictions, Targets
+
+
+class CostTerm(Protocol):
+    """One summand of the matching cost."""
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        """The weighted cost of every pair, (L, B, Q, T)."""
+
+
+def _gather_labels(x: Tensor, labels: Tensor) -> Tensor:
+    """Picks from (L, B, Q, K) the columns of every object's label (B, T): (L, B, Q, T)."""
+    index = labels[None, :, None, :].expand(*x.shape[:3], -1)
+    return x.gather(-1, index)
+
+
+class SoftmaxClassCost:
+    """Minus the probability of the object's class (DETR): the softmax runs over all K logits."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        self.weight = weight
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        return -self.weight * _gather_labels(predictions.logits.softmax(-1), targets.labels)
+
+
+class L1BoxCost:
+    """Sum of the absolute differences of the four cxcywh coordinates (fractions of the image)."""
+
+    def __init__(self, weight: float = 5.0) -> None:
+        self.weight = weight
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        # One coordinate at a time: a quarter of the memory of the difference of all four, and
+        # none of the slowness of torch.cdist.
+        pairs = zip(predictions.boxes.unbind(-1), targets.boxes.unbind(-1), strict=True)
+        distance = sum((p[..., None] - t[:, None]).abs() for p, t in pairs)
+        return self.weight * distance
+
+
+class GIoUCost:
+    """Minus the generalised IoU."""
+
+    def __init__(self, weight: float = 2.0, eps: float = 0.0) -> None:
+        self.weight = weight
+        self.eps = eps
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        _, giou = iou_and_giou(
+            cxcywh_to_xyxy(predictions.boxes)[..., None, :],
+            cxcywh_to_xyxy(targets.boxes)[:, None],
+            self.eps,
+        )
+        return -self.weight * giou
+
+
+class HungarianMatcher(nn.Module):
+    """Assigns objects to queries so that the summed cost is the least, per layer and image.
+
+    The cost of all layers and images is one tensor and crosses to the host once; scipy solves
+    each problem there.
+
+    Args:
+        costs: summands of the cost, weights included.
+    """
+
+    # Larger than any sum of real costs, and so small that sums of it stay exact.
+    NON_FINITE_COST = 1e6
+
+    def __init__(self, costs: Sequence[CostTerm]) -> None:
+        super().__init__()
+        self.costs = list(costs)
+
+    @torch.no_grad()
+    def forward(self, predictions: Predictions, targets: Targets) -> Matches:
+        """Matches all layers and images of a batch.
+
+        Non-finite costs, which a diverging model makes, count as very high: what becomes of such
+        a step is decided where the loss is looked at, not by a crash here.
+        """
+        num_layers, _, num_queries = predictions.logits.shape[:3]
+        counts = tuple(min(n, num_queries) for n in targets.counts)
+        queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
+        objects = np.zeros_like(queries)
+        if sum(counts):
+            total = sum(cost(predictions, targets) for cost in self.costs)
+            limit = self.NON_FINITE_COST
+            cost = torch.nan_to_num(total, nan=limit, posinf=limit, neginf=limit).cpu().numpy()
+            for layer in range(num_layers):
+                start = 0
+                for image, (count, num_objects) in enumerate(
+                    zip(counts, targets.counts, strict=True)
+                ):
+                    span = slice(start, start + count)
+                    queries[layer, span], objects[layer, span] = linear_sum_assignment(
+                        cost[layer, image, :, :num_objects]
+                    )
+                    start += count
+        images = np.repeat(np.arange(len(counts)), counts)
+        device = predictions.logits.device
+        image, query, target = (
+            torch.from_numpy(x).to(device, non_blocking=True) for x in (images, queries, objects)
+        )
+        return Matches(image, query, target, counts)

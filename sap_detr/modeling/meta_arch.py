@@ -1,0 +1,146 @@
+"""The one meta-architecture that all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from .structures import Predictions, Targets
+
+
+@META_ARCH_REGISTRY.register()
+class DetectionTransformer(nn.Module):
+    """Backbone, neck, encoder and decoder, with a criterion and a post-processor.
+
+    DETR, SAM-DETR and SAP-DETR are this class with other parts. It takes and returns what every
+    Detectron2 model does, and can be built from its parts (LazyConfig) or from a yacs config whose
+    ``MODEL.LAZY_CONFIG`` names a LazyConfig file.
+
+    Args:
+        backbone: images (B, 3, H, W) to a dict of features.
+        neck: features to feature maps.
+        encoder: feature maps to the memory.
+        decoder: memory to predictions.
+        criterion: predictions and targets to a dict of losses.
+        postprocessor: predictions to detections.
+        num_classes: number of object classes.
+        pixel_mean, pixel_std: RGB values that images of 0..255 are normalised with.
+        input_format: channel order of the input images, "RGB" or "BGR". The network always sees
+            RGB.
+
+    Raises:
+        ValueError: if ``input_format`` is neither.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        criterion: nn.Module,
+        postprocessor: nn.Module,
+        num_classes: int,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+        input_format: str = "RGB",
+    ) -> None:
+        super().__init__()
+        if input_format not in ("RGB", "BGR"):
+            raise ValueError(f"input_format must be 'RGB' or 'BGR', got {input_format!r}")
+        self.backbone = backbone
+        self.neck = neck
+        self.encoder = encoder
+        self.decoder = decoder
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+        self.num_classes = num_classes
+        self.input_format = input_format
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            buffer = torch.tensor(list(values)).view(3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Reads a yacs config; see :func:`sap_detr.config.add_sap_detr_config`."""
+        from ..config import model_arguments_from_yacs
+
+        return model_arguments_from_yacs(cfg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and where inputs are sent."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Trains on or detects in a batch.
+
+        Args:
+            batched_inputs: per image a dict with ``image`` (3, H, W) of 0..255 in
+                ``input_format``; in training ``instances`` with ``gt_boxes`` and ``gt_classes``;
+                in inference optionally ``height`` and ``width``, the size that the detections shall
+                refer to. The first may carry ``objects_per_batch``, see
+                :meth:`Targets.from_instances`.
+
+        Returns:
+            The dict of losses in training, else a list of ``{"instances": Instances}``.
+        """
+        images = self.preprocess(batched_inputs)
+        predictions = self.predict(images.tensor, images.image_sizes, all_layers=self.training)
+        if self.training:
+            return self.criterion(predictions, self.collect_targets(batched_inputs, predictions))
+        output_sizes = [
+            (inputs.get("height", size[0]), inputs.get("width", size[1]))
+            for inputs, size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        detections: list[Instances] = self.postprocessor(predictions, output_sizes)
+        return [{"instances": instances} for instances in detections]
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalises the images, then pads them with zeros to the largest height and width.
+
+        Nothing is rounded up to a multiple of a stride: padding beyond need changes predictions.
+        """
+        images = []
+        for inputs in batched_inputs:
+            image = inputs["image"].to(self.device, non_blocking=True)
+            if self.input_format == "BGR":
+                image = image.flip(0)
+            images.append((image - self.pixel_mean) / self.pixel_std)
+        return ImageList.from_tensors(images)
+
+    def predict(
+        self, images: Tensor, image_sizes: Sequence[tuple[int, int]], all_layers: bool = True
+    ) -> Predictions:
+        """Runs the network.
+
+        Args:
+            images: (B, 3, H, W), normalised and padded.
+            image_sizes: (height, width) of each image in pixels, without padding.
+            all_layers: whether to return the predictions of all decoder layers.
+        """
+        height, width = images.shape[-2:]
+        features = self.backbone(images)
+        maps = self.neck(features, image_sizes, (height, width))
+        return self.decoder(self.encoder(maps), all_layers=all_layers)
+
+    def collect_targets(
+        self, batched_inputs: list[dict[str, Any]], predictions: Predictions
+    ) -> Targets:
+        """The ground truth of a batch, in the dtype and on the device of the predictions."""
+        return Targets.from_instances(
+            [inputs["instances"] for inputs in batched_inputs],
+            predictions.boxes.device,
+            predictions.boxes.dtype,
+            batched_inputs[0].get("objects_per_batch"),
+        )

@@ -1,0 +1,78 @@
+"""From backbone features to the feature maps that encoder and decoder work on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import SinePositionEncoding, full_precision_dtype
+from .structures import FeatureMap, padding_mask_at
+
+
+class ProjectionNeck(nn.Module):
+    """Projects backbone features to one width and adds padding masks and position encodings.
+
+    Args:
+        in_features: names of the backbone features, finest first.
+        in_channels: channels of each of them.
+        embed_dim: width D of the result.
+        position_encoding: makes (B, D, H, W) from a padding mask.
+        norm_groups: groups of a group normalisation after each projection; None for none.
+
+    Raises:
+        ValueError: if ``in_features`` and ``in_channels`` differ in length.
+    """
+
+    def __init__(
+        self,
+        in_features: Sequence[str],
+        in_channels: Sequence[int],
+        embed_dim: int,
+        position_encoding: SinePositionEncoding,
+        norm_groups: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(in_features) != len(in_channels):
+            raise ValueError(
+                f"in_features {list(in_features)} and in_channels {list(in_channels)} "
+                "must have the same length"
+            )
+        self.in_features = list(in_features)
+        self.projections = nn.ModuleList(nn.Conv2d(c, embed_dim, 1) for c in in_channels)
+        self.norms = nn.ModuleList(
+            nn.Identity() if norm_groups is None else nn.GroupNorm(norm_groups, embed_dim)
+            for _ in in_channels
+        )
+        self.position_encoding = position_encoding
+
+    def forward(
+        self,
+        features: Mapping[str, Tensor],
+        image_sizes: Sequence[tuple[int, int]],
+        padded_size: tuple[int, int],
+    ) -> list[FeatureMap]:
+        """Projects one batch.
+
+        Args:
+            features: name to (B, C, H, W).
+            image_sizes: (height, width) of each image in pixels, without padding.
+            padded_size: (height, width) of the batch in pixels.
+
+        Returns:
+            One feature map per entry of ``in_features``.
+        """
+        maps = []
+        for name, projection, norm in zip(
+            self.in_features, self.projections, self.norms, strict=True
+        ):
+            x = norm(projection(features[name]))
+            height, width = x.shape[-2:]
+            mask = padding_mask_at(image_sizes, padded_size, (height, width), x.device)
+            cells = mask
+            if cells is None:
+                cells = torch.zeros(1, height, width, dtype=torch.bool, device=x.device)
+            position = self.position_encoding(cells, full_precision_dtype(x.dtype))
+            maps.append(FeatureMap(x, position, mask))
+        return maps

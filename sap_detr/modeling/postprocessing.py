@@ -1,0 +1,53 @@
+"""From predictions to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from .box_ops import cxcywh_to_xyxy
+from .structures import Predictions
+
+
+class SoftmaxPostprocessor(nn.Module):
+    """One detection per query: its best real class, whatever "no object" says (DETR).
+
+    No threshold, no non-maximum suppression and no clipping, as published.
+    """
+
+    def forward(
+        self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """Turns the last layer into detections.
+
+        Args:
+            predictions: of any number of layers.
+            output_sizes: (height, width) in pixels that the boxes of each image shall refer to.
+
+        Returns:
+            Per image, ``pred_boxes`` (XYXY pixels), ``scores`` and ``pred_classes``, Q of each.
+        """
+        scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
+        return make_instances(scores, labels, predictions.boxes[-1], output_sizes)
+
+
+def make_instances(
+    scores: Tensor, labels: Tensor, boxes: Tensor, output_sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """Packs detections for Detectron2.
+
+    Args:
+        scores: (B, n).
+        labels: (B, n).
+        boxes: (B, n, 4), cxcywh as fractions of the image.
+        output_sizes: (height, width) of each image in pixels.
+    """
+    sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
+    pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
+    return [
+        Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)
+        for size, b, s, c in zip(output_sizes, pixels, scores, labels, strict=True)
+    ]

@@ -1,0 +1,199 @@
+"""What the parts of a detector hand to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from .box_ops import xyxy_to_cxcywh
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """One level of features, before or after the encoder.
+
+    Attributes:
+        features: (B, D, H, W).
+        position: (B, D, H, W), or (1, D, H, W) where it is the same for all images.
+        padding_mask: (B, H, W) bool, True on padding; None where no image is padded, so that
+            nothing is spent on masks then.
+    """
+
+    features: Tensor
+    position: Tensor
+    padding_mask: Tensor | None = None
+
+    @property
+    def tokens(self) -> Tensor:
+        """The features as (B, N, D), row by row."""
+        return self.features.flatten(2).transpose(1, 2)
+
+    @property
+    def token_position(self) -> Tensor:
+        """The position encoding as (B or 1, N, D)."""
+        return self.position.flatten(2).transpose(1, 2)
+
+    @property
+    def token_padding_mask(self) -> Tensor | None:
+        """The padding mask as (B, N), or None."""
+        return None if self.padding_mask is None else self.padding_mask.flatten(1)
+
+    def with_tokens(self, tokens: Tensor) -> FeatureMap:
+        """The same map with other features, given as (B, N, D)."""
+        height, width = self.features.shape[-2:]
+        return replace(self, features=tokens.transpose(1, 2).unflatten(2, (height, width)))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a decoder returns, all layers stacked; the last one is the output of the model.
+
+    Attributes:
+        logits: (L, B, Q, K); K is C, or C + 1 with "no object" last where the scores are a softmax.
+        boxes: (L, B, Q, 4), cxcywh as fractions of the unpadded image.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+    @property
+    def last_layer(self) -> Predictions:
+        """The predictions of the last layer alone, still with a leading dimension of 1."""
+        return Predictions(**{name: x[-1:] for name, x in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The objects of a batch, padded to the largest number T of objects in an image.
+
+    Attributes:
+        boxes: (B, T, 4), cxcywh as fractions of each unpadded image; zeros where padded.
+        labels: (B, T) int64; 0 where padded.
+        counts: number of objects of each image, on the host.
+        normalizer: what sums over objects are divided by: the mean number of objects per batch
+            over all processes (and accumulated micro-batches), at least 1. A tensor without
+            dimensions.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    counts: tuple[int, ...]
+    normalizer: Tensor
+
+    @classmethod
+    def from_instances(
+        cls,
+        instances: Sequence[Instances],
+        device: torch.device,
+        dtype: torch.dtype,
+        objects_per_batch: float | None = None,
+    ) -> Targets:
+        """Collects ground truth as Detectron2's mappers make it.
+
+        Args:
+            instances: per image, with ``gt_boxes`` (XYXY pixels), ``gt_classes`` and the size of
+                the image that the boxes refer to.
+            device: where the result goes.
+            dtype: dtype of the boxes.
+            objects_per_batch: this process's number of objects to normalise by, where it is not
+                that of the batch at hand (gradient accumulation).
+        """
+        boxes, labels = [], []
+        for objects in instances:
+            height, width = objects.image_size
+            pixels = objects.gt_boxes.tensor.to(dtype)
+            boxes.append(xyxy_to_cxcywh(pixels / pixels.new_tensor((width, height, width, height))))
+            labels.append(objects.gt_classes)
+        counts = tuple(len(x) for x in labels)
+        count = float(sum(counts)) if objects_per_batch is None else objects_per_batch
+        normalizer = torch.full((), count, dtype=dtype, device=device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(normalizer)
+            normalizer /= comm.get_world_size()
+        return cls(
+            boxes=pad_sequence(boxes, batch_first=True).to(device, non_blocking=True),
+            labels=pad_sequence(labels, batch_first=True).to(device, non_blocking=True),
+            counts=counts,
+            normalizer=normalizer.clamp_(min=1.0),
+        )
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which query predicts which object. In every layer an image has min(Q, objects) pairs.
+
+    The P pairs of all images stand one after the other, in order of the images and then of the
+    queries.
+
+    Attributes:
+        image: (P,) int64, index of the image.
+        query: (L, P) int64, index of the query.
+        target: (L, P) int64, index of the object in its image.
+        counts: number of pairs of each image, on the host.
+    """
+
+    image: Tensor
+    query: Tensor
+    target: Tensor
+    counts: tuple[int, ...]
+
+    def gather_predictions(self, x: Tensor) -> Tensor:
+        """Picks the matched queries: (L, B, Q, ...) to (L, P, ...)."""
+        layer = torch.arange(x.shape[0], device=x.device)[:, None]
+        return x[layer, self.image, self.query]
+
+    def gather_targets(self, x: Tensor) -> Tensor:
+        """Picks the matched objects: (B, T, ...) to (L, P, ...)."""
+        return x[self.image, self.target]
+
+    def scatter(self, values: Tensor, out: Tensor) -> Tensor:
+        """Writes values (L, P, ...) at the matched queries of a copy of ``out`` (L, B, Q, ...)."""
+        layer = torch.arange(out.shape[0], device=out.device)[:, None]
+        return out.index_put((layer, self.image, self.query), values)
+
+    def per_image(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """(query indices, object indices) of every image in one layer."""
+        queries = self.query[layer].split(self.counts)
+        targets = self.target[layer].split(self.counts)
+        return list(zip(queries, targets, strict=True))
+
+
+def padding_mask_at(
+    image_sizes: Sequence[tuple[int, int]],
+    padded_size: tuple[int, int],
+    feature_size: tuple[int, int],
+    device: torch.device,
+) -> Tensor | None:
+    """The padding mask of a feature map: the pixel mask, resampled to nearest neighbours.
+
+    Cell (i, j) is padding iff pixel (floor(i * H_pixels / H), floor(j * W_pixels / W)) is. This is
+    what the published codes do, and not the same as calling the first ``ceil(size / stride)``
+    cells valid. Rows and columns are resampled apart, since a pixel is padding iff its row or its
+    column is; ``interpolate`` is kept because its rounding is the published one.
+
+    Args:
+        image_sizes: (height, width) of each image in pixels.
+        padded_size: (height, width) of the batch in pixels.
+        feature_size: (H, W) of the feature map.
+        device: where the mask is made.
+
+    Returns:
+        (B, H, W) bool, True on padding; None if no image is padded.
+    """
+    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+        return None
+    padded_axes = []
+    for axis in (0, 1):
+        sizes = torch.as_tensor([size[axis] for size in image_sizes]).to(device, non_blocking=True)
+        pixels = torch.arange(padded_size[axis], device=device) >= sizes[:, None]
+        cells = F.interpolate(pixels[:, None].float(), size=feature_size[axis], mode="nearest")
+        padded_axes.append(cells[:, 0] > 0)
+    rows, columns = padded_axes
+    return rows[:, :, None] | columns[:, None, :]
