@@ -2,6 +2,7 @@ from detectron2.config import LazyCall as L
 
 from sap_detr.layers import SinePositionEncoding
 from sap_detr.modeling import (
+    CardinalityError,
     ClassError,
     DetectionTransformer,
     DetrDecoder,
@@ -52,7 +53,7 @@ model = L(DetectionTransformer)(
             L(L1BoxLoss)(weight=5.0),
             L(GIoULoss)(weight=2.0),
         ],
-        metrics=[L(ClassError)()],
+        metrics=[L(ClassError)(), L(CardinalityError)()],
     ),
     postprocessor=L(SoftmaxPostprocessor)(),
     # None: the number of classes of the training data set.

@@ -1,0 +1,65 @@
+"""An exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class ModelEma:
+    """Keeps ``decay * average + (1 - decay) * weights`` of all floating-point state of a model.
+
+    Args:
+        model: not wrapped.
+        decay: share of the old average in each update.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = model
+        self._average = AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+        ).requires_grad_(False)
+
+    def update(self) -> None:
+        """Takes the model's weights into the average; the first call copies them."""
+        self._average.update_parameters(self.model)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Puts the average into the model for the time of a ``with`` block."""
+        if not self._average.n_averaged:
+            yield
+            return
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self._average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averaged state, under the model's own names, and the number of updates."""
+        state = dict(self._average.module.state_dict())
+        return {**state, "num_updates": self._average.n_averaged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        state = dict(state_dict)
+        self._average.n_averaged.copy_(torch.as_tensor(state.pop("num_updates")))
+        self._average.module.load_state_dict(state)
+
+
+class EmaHook(HookBase):
+    """Updates an average after every step."""
+
+    def __init__(self, ema: ModelEma) -> None:
+        self._ema = ema
+
+    def after_step(self) -> None:
+        self._ema.update()

@@ -1,0 +1,227 @@
+"""Detectron2's ``DefaultTrainer``, reading LazyConfig where that reads yacs."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg, instantiate
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from omegaconf import DictConfig, ListConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..checkpoint import SafeCheckpointer
+from ..config import ConfigError
+from .ema import EmaHook, ModelEma
+from .hooks import BestCheckpoint, ProgressBar
+from .setup import build_model
+from .step import StepTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionTrainer(DefaultTrainer):
+    """Trains what a LazyConfig describes, with Detectron2's hooks, writers, resume and ``test``.
+
+    ``DefaultTrainer`` reads its run control (output folder, periods, names of the test sets) from a
+    yacs config; :func:`yacs_view` fills one from the LazyConfig, which travels inside it to the
+    ``build_*`` methods.
+
+    Args:
+        cfg: a LazyConfig with ``model``, ``dataloader``, ``optimizer``, ``schedule`` and ``train``,
+            after :func:`~sap_detr.engine.setup.prepare_data`.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        # Not DefaultTrainer.__init__: all it does is build the parts from a yacs config.
+        TrainerBase.__init__(self)
+        world_size = comm.get_world_size()
+        accumulation = accumulation_steps(
+            cfg.dataloader.train.total_batch_size, world_size, cfg.train.max_images_per_gpu
+        )
+        loader = self.build_train_loader(cfg, accumulation)
+        images = len(loader.dataset)
+        self.iterations_per_epoch = images // cfg.dataloader.train.total_batch_size
+        schedule = instantiate(cfg.schedule)
+        self.max_iter = cfg.train.max_iter or schedule.num_iterations(self.iterations_per_epoch)
+        self.start_iter = 0
+        self.cfg = yacs_view(cfg, self.iterations_per_epoch, self.max_iter)
+
+        model = self.build_model(self.cfg)
+        optimizer = self.build_optimizer(self.cfg, model)
+        self.scheduler: LRScheduler = schedule.build(optimizer, self.iterations_per_epoch)
+        self.ema = ModelEma(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+        self._trainer = StepTrainer(
+            create_ddp_model(model, **ddp_arguments(model, cfg.train.ddp)),
+            loader,
+            optimizer,
+            accumulation=accumulation,
+            max_grad_norm=cfg.train.clip_grad_norm,
+            amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
+            metric_period=cfg.train.log_period,
+            seed=cfg.train.seed,
+        )
+        checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        if self.ema is not None:
+            checkpointables["ema"] = self.ema
+        self.checkpointer = SafeCheckpointer(
+            model,
+            cfg.train.output_dir,
+            class_names=cfg.train.class_names,
+            **checkpointables,
+        )
+        logger.info(
+            f"{images} training images; {cfg.dataloader.train.total_batch_size} per iteration = "
+            f"{world_size} processes x {accumulation} accumulated x "
+            f"{cfg.dataloader.train.total_batch_size // world_size // accumulation}; "
+            f"{self.iterations_per_epoch} iterations an epoch, {self.max_iter} in all"
+        )
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues from the last checkpoint, or loads ``train.init_checkpoint`` and starts at 0."""
+        super().resume_or_load(resume)
+        self._trainer.data_loader.set_position(self.start_iter * self._trainer.accumulation)
+
+    def build_hooks(self) -> list[HookBase]:
+        """``DefaultTrainer``'s hooks and ours."""
+        cfg = self.cfg.COMPUTED_LAZY_CONFIG
+        built: list[HookBase] = []
+        for hook in super().build_hooks():
+            if hook is None:
+                continue
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.max_to_keep = cfg.train.checkpointer.max_to_keep
+                if self.ema is not None:
+                    built.append(EmaHook(self.ema))
+            if isinstance(hook, hooks.EvalHook):
+                built.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate))
+                if comm.is_main_process():
+                    built.append(BestCheckpoint(self.checkpointer, cfg.train.best_metric))
+                    if cfg.train.progress_bar:
+                        built.append(ProgressBar())
+                continue
+            built.append(hook)
+        return built
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluates the model, or its moving average if there is one, on the test sets."""
+        with nullcontext() if self.ema is None else self.ema.applied():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def after_step(self) -> None:
+        if self.iter == self.max_iter - 1:
+            self._trainer.flush_metrics()
+        super().after_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks, optimizer and loss scaler.
+
+        Raises:
+            FloatingPointError: if the losses since the last reading are not finite, so that a
+                broken model is never saved.
+        """
+        self._trainer.flush_metrics()
+        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return build_model(cfg.COMPUTED_LAZY_CONFIG)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        optimizer = cfg.COMPUTED_LAZY_CONFIG.optimizer
+        optimizer.params.model = model
+        built = instantiate(optimizer)
+        del optimizer.params.model
+        return built
+
+    @classmethod
+    def build_train_loader(cls, cfg: DictConfig, accumulation: int = 1) -> Iterable[Any]:
+        loader = cfg.dataloader.train.copy()
+        loader.total_batch_size = loader.total_batch_size // accumulation
+        return instantiate(loader)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        loader = cfg.COMPUTED_LAZY_CONFIG.dataloader.test.copy()
+        loader.dataset.names = dataset_name
+        return instantiate(loader)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        evaluator = cfg.COMPUTED_LAZY_CONFIG.dataloader.evaluator.copy()
+        evaluator.dataset_name = dataset_name
+        return instantiate(evaluator)
+
+
+def yacs_view(cfg: DictConfig, iterations_per_epoch: int = 1, max_iter: int = 1) -> CfgNode:
+    """What ``DefaultTrainer`` reads from yacs, filled from a LazyConfig.
+
+    Args:
+        cfg: the LazyConfig. It is kept under ``COMPUTED_LAZY_CONFIG``, the prefix that yacs configs
+            of fvcore reserve for values of any type.
+        iterations_per_epoch: periods that are not given are once per epoch.
+        max_iter: length of the training.
+    """
+    view = get_cfg()
+    view.OUTPUT_DIR = cfg.train.output_dir
+    view.MODEL.WEIGHTS = cfg.train.init_checkpoint or ""
+    names = cfg.dataloader.test.dataset.names
+    view.DATASETS.TEST = tuple(names) if isinstance(names, ListConfig) else (names,)
+    view.SOLVER.MAX_ITER = max_iter
+    view.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period or iterations_per_epoch
+    period = cfg.train.eval_period
+    view.TEST.EVAL_PERIOD = iterations_per_epoch if period is None else period
+    view.COMPUTED_LAZY_CONFIG = cfg
+    return view
+
+
+def accumulation_steps(total_batch_size: int, world_size: int, max_images: int | None) -> int:
+    """Batches that one process accumulates so that the recipe's total batch is kept.
+
+    Args:
+        total_batch_size: images per optimizer step, of all processes.
+        world_size: number of processes.
+        max_images: images that one process can hold at once; None for no limit.
+
+    Raises:
+        ConfigError: if the total batch can't be split evenly.
+    """
+    if total_batch_size % world_size:
+        raise ConfigError(
+            f"dataloader.train.total_batch_size={total_batch_size} can't be split evenly over "
+            f"{world_size} processes; choose a number of processes that divides it"
+        )
+    per_process = total_batch_size // world_size
+    if max_images is None or per_process <= max_images:
+        return 1
+    if max_images < 1:
+        raise ConfigError(f"train.max_images_per_gpu must be at least 1, got {max_images}")
+    return next(
+        steps
+        for steps in range(-(-per_process // max_images), per_process + 1)
+        if per_process % steps == 0
+    )
+
+
+def ddp_arguments(model: nn.Module, given: DictConfig) -> dict[str, Any]:
+    """Arguments of DistributedDataParallel; on the CPU it must not be told of devices."""
+    device = next(model.parameters()).device
+    ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
+    return {"device_ids": ids, **given}

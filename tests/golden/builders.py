@@ -1,0 +1,41 @@
+"""Our models for golden cases, whatever method and variant a case names."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from sap_detr import model_zoo
+from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS, select_class_rows
+
+
+def detr_config(variant: dict) -> DictConfig:
+    cfg = model_zoo.get_config("common/models/detr_r50.py")
+    cfg.model.backbone.depth = variant["depth"]
+    cfg.model.backbone.dc5 = variant["dc5"]
+    return cfg.model
+
+
+CONFIGS = {"detr": detr_config}
+
+
+def build(case: dict, weights: dict, num_classes: int) -> nn.Module:
+    """The model of a case in float64 and evaluation mode, with the case's weights.
+
+    Args:
+        case: as ``golden_cases.load`` returns it.
+        weights: published names to float64 arrays.
+        num_classes: that of the case, or 80 to select the rows that COCO uses from 91 classes.
+    """
+    cfg = CONFIGS[case["method"]](case["variant"])
+    cfg.num_classes = num_classes
+    model = instantiate(cfg).double().eval()
+    names = NAME_MAPS[case["method"]]
+    state = names.to_ours({name: torch.as_tensor(value) for name, value in weights.items()})
+    if num_classes != case["num_classes"]:
+        rows = names.class_row_names(state)
+        state = select_class_rows(state, rows, COCO_CATEGORY_IDS, names.no_object_row)
+    model.load_state_dict(state)
+    return model

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from sap_detr import check_env
+from sap_detr.check_env import (
+    Report,
+    Requirement,
+    check_dataset_root,
+    check_detectron2,
+    check_devices,
+    check_packages,
+    check_python,
+    import_problem,
+    release,
+    torchvision_pairing_problem,
+    version_problem,
+)
+
+NMS_ERROR = RuntimeError("operator torchvision::nms does not exist")
+
+
+def importer(*modules: str, **failing: Exception):
+    """An import function that knows only `modules`, and raises the errors given for others."""
+
+    def import_module(name: str) -> ModuleType:
+        if name in failing:
+            raise failing[name]
+        if name not in modules:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        module = ModuleType(name)
+        module.__version__ = "0.6"
+        module.__file__ = f"/site-packages/{name}/__init__.py"
+        return module
+
+    return import_module
+
+
+def fake_torch(cuda: str | None, gpus: int = 0):
+    properties = SimpleNamespace(name="Some GPU", total_memory=24 * 2**30)
+    return SimpleNamespace(
+        __version__="2.14.1",
+        version=SimpleNamespace(cuda=cuda, hip=None),
+        cuda=SimpleNamespace(
+            is_available=lambda: gpus > 0,
+            device_count=lambda: gpus,
+            get_device_properties=lambda index: properties,
+        ),
+        get_num_threads=lambda: 2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("2.14.1", (2, 14, 1)),
+        ("2.14.0+cpu", (2, 14)),
+        ("2.6.0a0+git1234", (2, 6)),
+        ("0.1.5.post20221221", (0, 1, 5)),
+        ("unknown", ()),
+    ],
+)
+def test_release_keeps_the_leading_numbers(version, expected):
+    assert release(version) == expected
+
+
+@pytest.mark.parametrize("version", ["0.1.5", "0.1.5.post20221221", "0.1.5.9"])
+def test_versions_in_range_are_no_problem(version):
+    assert version_problem(Requirement("fvcore", "fvcore", "0.1.5", below="0.1.6"), version) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (None, "fvcore is missing"),
+        ("0.1.4", "fvcore 0.1.4 is too old, 0.1.5 or later"),
+        ("0.1.6", "fvcore 0.1.6 is too new, a version before 0.1.6"),
+    ],
+)
+def test_versions_out_of_range_name_the_command_that_helps(version, words):
+    problem = version_problem(Requirement("fvcore", "fvcore", "0.1.5", below="0.1.6"), version)
+    assert problem is not None
+    assert words in problem
+    assert "pip install 'fvcore>=0.1.5,<0.1.6'" in problem
+
+
+def test_versions_compare_as_numbers_not_as_text():
+    assert version_problem(Requirement("torch", "torch", "2.5"), "2.14.1") is None
+
+
+def test_a_missing_hydra_says_what_it_is_for():
+    report = Report()
+    modules = check_packages(
+        report, [Requirement("hydra-core", "hydra", "1.1")], lambda name: None, importer()
+    )
+    assert modules == {}
+    assert report.rows == [("hydra-core", "missing")]
+    assert "command line" in report.problems[0]
+
+
+def test_an_installed_package_that_fails_to_import_is_a_problem():
+    report = Report()
+    check_packages(
+        report,
+        [Requirement("torch", "torch", "2.5"), Requirement("torchvision", "torchvision", "0.20")],
+        {"torch": "2.14.1", "torchvision": "0.29.1"}.get,
+        importer("torch", torchvision=NMS_ERROR),
+    )
+    assert report.rows == [("torch", "2.14.1"), ("torchvision", "0.29.1, does not import")]
+    assert len(report.problems) == 1
+    assert "built for another torch" in report.problems[0]
+
+
+def test_any_opencv_distribution_will_do():
+    report = Report()
+    requirement = Requirement("opencv-python-headless", "cv2", "4.0")
+    check_packages(report, [requirement], {"opencv-python": "4.9.0"}.get, importer("cv2"))
+    assert report.problems == []
+
+
+def test_opencv_without_display_libraries_names_the_headless_edition():
+    error = ImportError("libGL.so.1: cannot open shared object file")
+    assert "opencv-python-headless" in import_problem("cv2", error)
+
+
+@pytest.mark.parametrize("torch_version", ["2.14.1", "2.14.1+cpu", None])
+def test_matching_torch_and_torchvision(torch_version):
+    requires = ["numpy", "torch==2.14.1", "pillow!=8.3.*,>=5.3.0"]
+    assert torchvision_pairing_problem(torch_version, requires) is None
+
+
+@pytest.mark.parametrize("requirement", ["torch==2.13.0", "torch (==2.13.0)", "torch==2.13.0+cpu"])
+def test_mismatched_torch_and_torchvision(requirement):
+    problem = torchvision_pairing_problem("2.14.1", ["numpy", requirement])
+    assert problem is not None
+    assert "torchvision belongs to torch 2.13.0, but torch is 2.14.1" in problem
+
+
+def test_gpus_are_listed_with_their_memory():
+    report = Report()
+    check_devices(report, fake_torch("13.0", gpus=2), ["Some GPU", "Some GPU"])
+    assert ("GPU 1", "Some GPU, 24.0 GiB") in report.rows
+    assert report.problems == []
+
+
+def test_a_machine_without_gpu_is_no_problem():
+    report = Report()
+    check_devices(report, fake_torch("13.0"), [])
+    assert report.rows == [("devices", "CPU only, 2 threads")]
+    assert report.problems == []
+
+
+@pytest.mark.parametrize(
+    ("cuda", "words"), [(None, "built for the CPU"), ("13.0", "update the driver")]
+)
+def test_a_gpu_that_torch_cannot_use_is_a_problem(cuda, words):
+    report = Report()
+    check_devices(report, fake_torch(cuda), ["Some GPU"])
+    assert len(report.problems) == 1
+    assert words in report.problems[0]
+
+
+DETECTRON2 = ("detectron2", "detectron2.engine", "detectron2.model_zoo")
+
+
+def test_a_missing_detectron2_says_how_to_install_it():
+    report = Report()
+    check_detectron2(report, lambda name: None, importer(), lambda name: None)
+    assert report.rows == [("detectron2", "missing")]
+    assert "tools/install_detectron2.py" in report.problems[0]
+
+
+def test_a_detectron2_that_misses_something_itself_is_not_reported_as_missing():
+    report = Report()
+    error = ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources")
+    import_module = importer("detectron2", "detectron2.engine", **{"detectron2.model_zoo": error})
+    check_detectron2(report, {"detectron2": "0.6"}.get, import_module, lambda name: None)
+    assert report.rows == [("detectron2", "0.6, does not import")]
+    assert "pkg_resources" in report.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "edition"), [("0.6", "official"), ("0.5+purepython.e1", "PyPI sources with edits")]
+)
+def test_the_edition_of_detectron2_is_told(version, edition):
+    report = Report()
+    check_detectron2(report, {"detectron2": version}.get, importer(*DETECTRON2), lambda name: None)
+    assert ("detectron2", f"{version} ({edition})") in report.rows
+    assert ("detectron2 at", "/site-packages/detectron2") in report.rows
+    assert report.problems == []
+
+
+def test_compiled_operators_that_do_not_load_are_a_problem():
+    report = Report()
+    import_module = importer(*DETECTRON2, **{"detectron2._C": ImportError("undefined symbol: x")})
+    check_detectron2(report, {"detectron2": "0.6"}.get, import_module, lambda name: object())
+    assert report.rows[-1] == ("detectron2._C", "compiled, does not load")
+    assert "compiled for another torch" in report.problems[0]
+
+
+def test_a_data_set_root_that_does_not_exist_is_a_problem(tmp_path):
+    report = Report()
+    check_dataset_root(report, {"DETECTRON2_DATASETS": str(tmp_path)})
+    check_dataset_root(report, {})
+    assert report.problems == []
+    check_dataset_root(report, {"DETECTRON2_DATASETS": str(tmp_path / "absent")})
+    assert len(report.problems) == 1
+
+
+def test_an_old_python_is_a_problem():
+    report = Report()
+    check_python(report, (3, 9, 18))
+    assert "Python 3.9.18 is too old" in report.problems[0]
+
+
+def test_the_report_lists_rows_then_problems_and_sets_the_exit_status():
+    report = Report()
+    report.add("torch", "2.14.1")
+    assert report.exit_status == 0
+    assert "No problems found" in str(report)
+    report.add("torchvision", "missing", "torchvision is missing")
+    assert report.exit_status == 1
+    assert str(report).splitlines() == [
+        "torch        2.14.1",
+        "torchvision  missing",
+        "",
+        "1 problem(s):",
+        "  - torchvision is missing",
+    ]
+
+
+def test_this_environment_is_in_order(monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    report = check_env.check_environment()
+    assert report.problems == []
+    assert {"python", "torch", "torchvision", "detectron2", "sap_detr"} <= {
+        name for name, _ in report.rows
+    }
+
+
+def test_it_runs_without_any_package():
+    # -S leaves out site-packages, so that nothing but the standard library is there.
+    root = check_env.Path(check_env.__file__).resolve().parents[1]
+    result = subprocess.run(
+        [sys.executable, "-S", "-m", "sap_detr.check_env"], cwd=root, capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert "torch is missing" in result.stdout
+    assert "detectron2 is missing" in result.stdout
