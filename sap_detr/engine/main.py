@@ -126,6 +126,6 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Evaluates the weights that ``train.init_checkpoint`` names."""
     model = build_model(cfg)
     path = PathManager.get_local_path(cfg.train.init_checkpoint)
-    load_weights(model, path, class_names=cfg.train.class_names)
+    load_weights(model, path, class_names=cfg.train.class_names).require_complete()
     wrapped = create_ddp_model(model, **ddp_arguments(model, cfg.train.ddp))
     return as_dict(DetectionTrainer.test(yacs_view(cfg), wrapped))

@@ -74,7 +74,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace | None = None) -> None:
 
     Detectron2's ``default_setup`` without its environment report, which takes ten seconds.
     """
-    from ..check_env import describe
+    from ..check_env import check_environment
 
     output_dir = cfg.train.output_dir
     if comm.is_main_process():
@@ -84,7 +84,7 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace | None = None) -> None:
         setup_logger(output_dir, distributed_rank=rank, name=name)
     logger.info(f"rank {rank} of {comm.get_world_size()} processes")
     if comm.is_main_process():
-        logger.info("environment:\n" + describe())
+        logger.info(f"environment:\n{check_environment()}")
         logger.info(f"command line: {args}")
         path = str(Path(output_dir) / "config.yaml")
         LazyConfig.save(cfg, path)

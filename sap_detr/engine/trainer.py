@@ -90,7 +90,8 @@ class DetectionTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues from the last checkpoint, or loads ``train.init_checkpoint`` and starts at 0."""
         super().resume_or_load(resume)
-        self._trainer.data_loader.set_position(self.start_iter * self._trainer.accumulation)
+        loader_step = self.start_iter * self._trainer.accumulation
+        self._trainer.data_loader.sampler.set_step(loader_step)
 
     def build_hooks(self) -> list[HookBase]:
         """``DefaultTrainer``'s hooks and ours."""
@@ -155,6 +156,8 @@ class DetectionTrainer(DefaultTrainer):
     def build_train_loader(cls, cfg: DictConfig, accumulation: int = 1) -> Iterable[Any]:
         loader = cfg.dataloader.train.copy()
         loader.total_batch_size = loader.total_batch_size // accumulation
+        loader.accumulation_steps = accumulation
+        loader.seed = cfg.train.seed
         return instantiate(loader)
 
     @classmethod

@@ -23,6 +23,7 @@ def attention(
     value: Tensor,
     *,
     key_padding_mask: Tensor | None = None,
+    bias: Tensor | None = None,
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
@@ -34,16 +35,20 @@ def attention(
         value: (B, M, N, V); V may differ from E.
         key_padding_mask: (B, N) bool, True on tokens that must not be attended to, or None.
             Every image needs at least one token that is not padding.
+        bias: (B, M, Q, N) in the dtype of the queries, added to the scaled dot products, or None.
         dropout: probability of dropping an attention weight; pass 0 outside training.
         scale: factor of the dot products; ``E ** -0.5`` by default.
 
     Returns:
         (B, Q, M * V), the heads side by side.
     """
-    attended = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+    mask = bias
+    if key_padding_mask is not None:
+        padded = key_padding_mask[:, None, None, :]
+        mask = ~padded if bias is None else bias.masked_fill(padded, -torch.inf)
     return merge_heads(
         F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attended, dropout_p=dropout, scale=scale
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
         )
     )
 

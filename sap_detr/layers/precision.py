@@ -5,6 +5,10 @@ computed in float32 (or float64, if the model is in float64), whatever autocast 
 
 * class logits and boxes as they leave the heads: box decoding, inverse sigmoid, losses and
   post-processing all start from there;
+* reference points and sides, their inverse sigmoid and their updates (SAP-DETR);
+* the Gaussian in the cross-attention, up to the sum of its two terms, and the attention itself
+  where the Gaussian is folded into the dot products;
+* the statistics of a masked group normalisation;
 * the matching cost;
 * position encodings.
 """

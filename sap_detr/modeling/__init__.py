@@ -1,6 +1,6 @@
 """The detector: meta-architecture and the parts it is made of."""
 
-from .backbone import build_resnet
+from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys
 from .detr_decoder import DetrDecoder, DetrDecoderLayer
@@ -8,16 +8,28 @@ from .encoder import TransformerEncoder, TransformerEncoderLayer
 from .losses import (
     CardinalityError,
     ClassError,
+    FocalClassLoss,
     GIoULoss,
     L1BoxLoss,
     LossTerm,
     MetricTerm,
+    ObjectnessLoss,
+    OutsidePoints,
     SoftmaxClassLoss,
 )
-from .matcher import CostTerm, GIoUCost, HungarianMatcher, L1BoxCost, SoftmaxClassCost
+from .matcher import (
+    CostTerm,
+    FocalClassCost,
+    GIoUCost,
+    HungarianMatcher,
+    L1BoxCost,
+    OutsidePointCost,
+    SoftmaxClassCost,
+)
 from .meta_arch import DetectionTransformer
 from .neck import ProjectionNeck
-from .postprocessing import SoftmaxPostprocessor, make_instances
+from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
+from .sap_detr_decoder import SapDetrDecoder, SapDetrDecoderLayer
 from .structures import FeatureMap, Matches, Predictions, Targets, padding_mask_at
 
 __all__ = [
@@ -28,6 +40,8 @@ __all__ = [
     "DetrDecoder",
     "DetrDecoderLayer",
     "FeatureMap",
+    "FocalClassCost",
+    "FocalClassLoss",
     "GIoUCost",
     "GIoULoss",
     "HungarianMatcher",
@@ -36,9 +50,15 @@ __all__ = [
     "LossTerm",
     "Matches",
     "MetricTerm",
+    "ObjectnessLoss",
+    "OutsidePointCost",
+    "OutsidePoints",
     "Predictions",
     "ProjectionNeck",
+    "SapDetrDecoder",
+    "SapDetrDecoderLayer",
     "SetCriterion",
+    "SigmoidTopKPostprocessor",
     "SoftmaxClassCost",
     "SoftmaxClassLoss",
     "SoftmaxPostprocessor",
@@ -46,6 +66,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "build_resnet",
+    "build_small_resnet",
     "cxcywh_to_xyxy",
     "iou_and_giou",
     "layer_keys",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detectron2.modeling.backbone import ResNet
-from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 
 BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -54,3 +54,37 @@ def build_resnet(
         )
     stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
     return ResNet(stem, stages, out_features=list(out_features)).freeze(freeze_at)
+
+
+def build_small_resnet(
+    width: int = 32,
+    blocks_per_stage: Sequence[int] = (1, 1, 1, 1),
+    out_features: Sequence[str] = ("res5",),
+    last_stride: int = 2,
+    norm: str = "BN",
+) -> ResNet:
+    """Builds a narrow ResNet of basic blocks, small enough to be trained from scratch on a CPU.
+
+    Args:
+        width: channels of stem and res2; every later stage has twice those of the one before.
+        blocks_per_stage: blocks of res2, res3, ...; as many stages as there are entries.
+        out_features: stages to return.
+        last_stride: stride of the last stage; 1 doubles its resolution.
+        norm: normalisation of the convolutions, by Detectron2's names.
+    """
+    stages = []
+    for index, num_blocks in enumerate(blocks_per_stage):
+        last = index == len(blocks_per_stage) - 1
+        stride = 1 if index == 0 else last_stride if last else 2
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock,
+                num_blocks,
+                stride_per_block=[stride] + [1] * (num_blocks - 1),
+                in_channels=width * 2 ** max(index - 1, 0),
+                out_channels=width * 2**index,
+                norm=norm,
+            )
+        )
+    stem = BasicStem(in_channels=3, out_channels=width, norm=norm)
+    return ResNet(stem, stages, out_features=list(out_features))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..layers import FeedForward, MultiheadAttention, xavier_init_matrices
+from ..layers import MLP, FeedForward, MultiheadAttention, xavier_init_matrices
 from .structures import FeatureMap
 
 
@@ -18,10 +19,21 @@ class TransformerEncoderLayer(nn.Module):
         num_heads: attention heads.
         ffn_dim: hidden width of the feed-forward network.
         dropout: dropout probability in all three places.
+        scale_position: multiply the position encoding with a function of the token (SAP-DETR).
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        scale_position: bool = False,
+    ) -> None:
         super().__init__()
+        self.position_scale = (
+            MLP(embed_dim, embed_dim, embed_dim, num_layers=2) if scale_position else None
+        )
         self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
         self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(embed_dim)
@@ -37,6 +49,8 @@ class TransformerEncoderLayer(nn.Module):
             padding_mask: (B, N) bool or None. Padding is not attended to, but padded tokens are
                 computed like any others.
         """
+        if self.position_scale is not None:
+            position = position * self.position_scale(tokens)
         query = tokens + position
         tokens = self.norm1(tokens + self.dropout(self.self_attn(query, query, tokens, padding_mask)))
         return self.norm2(tokens + self.dropout(self.ffn(tokens)))
@@ -47,7 +61,8 @@ class TransformerEncoder(nn.Module):
 
     Args:
         num_layers: number of layers; 0 passes the features on as they are.
-        embed_dim, num_heads, ffn_dim, dropout: see :class:`TransformerEncoderLayer`.
+        embed_dim, num_heads, ffn_dim, dropout, scale_position: see
+            :class:`TransformerEncoderLayer`.
     """
 
     def __init__(
@@ -57,12 +72,11 @@ class TransformerEncoder(nn.Module):
         num_heads: int = 8,
         ffn_dim: int = 2048,
         dropout: float = 0.1,
+        scale_position: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            TransformerEncoderLayer(embed_dim, num_heads, ffn_dim, dropout)
-            for _ in range(num_layers)
-        )
+        layer = TransformerEncoderLayer(embed_dim, num_heads, ffn_dim, dropout, scale_position)
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         xavier_init_matrices(self)
 
     def forward(self, maps: Sequence[FeatureMap]) -> list[FeatureMap]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .box_ops import cxcywh_to_xyxy, iou_and_giou
+from .reference_points import points_outside_boxes
 from .structures import Matches, Predictions, Targets
 
 
@@ -63,16 +64,97 @@ class SoftmaxClassLoss:
         return (class_weight * nll).sum((1, 2)) / class_weight.sum((1, 2))
 
 
-class L1BoxLoss:
-    """Sum of |differences| of the matched cxcywh boxes, over the number of objects."""
+def focal_loss(logits: Tensor, wanted: Tensor, alpha: float = 0.25) -> Tensor:
+    """Binary focal loss with gamma 2, element by element.
 
-    def __init__(self, weight: float = 5.0, name: str = "loss_bbox") -> None:
+    ``wanted`` may be any number of 0 .. 1 and carry gradient. For 0 and 1 this is the loss of Lin
+    et al. (ICCV 2017).
+    """
+    p = logits.sigmoid()
+    agreement = p * wanted + (1 - p) * (1 - wanted)
+    balance = alpha * wanted + (1 - alpha) * (1 - wanted)
+    # Written out, because BCE's own gradient stops at its target.
+    cross_entropy = F.softplus(logits) - logits * wanted
+    return balance * (1 - agreement).square() * cross_entropy
+
+
+class FocalClassLoss:
+    """Focal loss of all classes and queries, over the number of objects.
+
+    Args:
+        weight: weight in the total loss.
+        alpha: weight of objects against everything else.
+        name: key of the loss.
+    """
+
+    def __init__(self, weight: float = 1.0, alpha: float = 0.25, name: str = "loss_class") -> None:
         self.name = name
         self.weight = weight
+        self.alpha = alpha
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        logits = predictions.logits
+        labels = F.one_hot(matches.gather_targets(targets.labels), logits.shape[-1])
+        wanted = matches.scatter(labels.to(logits.dtype), torch.zeros_like(logits))
+        return focal_loss(logits, wanted, self.alpha).sum((1, 2, 3)) / targets.normalizer
+
+
+class ObjectnessLoss:
+    """Focal loss of the objectness, which shall be the IoU of a matched query and 0 of others.
+
+    The IoU is not detached: this loss trains the box as well (SAP-DETR's code).
+
+    Args:
+        weight: weight in the total loss.
+        alpha: weight of objects against everything else.
+        eps: added to the denominator of the IoU.
+        name: key of the loss.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        alpha: float = 0.25,
+        eps: float = 1e-6,
+        name: str = "loss_objectness",
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.alpha = alpha
+        self.eps = eps
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        if predictions.objectness is None:
+            raise ValueError("ObjectnessLoss needs a decoder that predicts objectness")
+        predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
+        wanted = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
+        iou, _ = iou_and_giou(predicted, wanted, self.eps)
+        logits = predictions.objectness[..., 0]
+        quality = matches.scatter(iou, torch.zeros_like(logits))
+        return focal_loss(logits, quality, self.alpha).sum((1, 2)) / targets.normalizer
+
+
+class L1BoxLoss:
+    """Sum of |differences| of the matched boxes, over the number of objects.
+
+    Args:
+        weight: weight in the total loss.
+        corners: compare XYXY corners (SAP-DETR) instead of cxcywh.
+        name: key of the loss.
+    """
+
+    def __init__(
+        self, weight: float = 5.0, corners: bool = False, name: str = "loss_bbox"
+    ) -> None:
+        self.name = name
+        self.weight = weight
+        self.corners = corners
 
     def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
         predicted = matches.gather_predictions(predictions.boxes)
         wanted = matches.gather_targets(targets.boxes)
+        if self.corners:
+            predicted, wanted = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)
         return (predicted - wanted).abs().sum((1, 2)) / targets.normalizer
 
 
@@ -104,6 +186,24 @@ class ClassError:
         guesses = matches.gather_predictions(predictions.logits).argmax(-1)
         hits = (guesses == matches.gather_targets(targets.labels)).to(predictions.logits.dtype)
         return 100 - 100 * hits.sum(1) / max(hits.shape[1], 1)
+
+
+class OutsidePoints:
+    """Matched queries whose point is outside of their object's box, over the number of objects.
+
+    Published as a loss (``loss_inner``, weight 2), but it has no gradient: it is what
+    :class:`~sap_detr.modeling.matcher.OutsidePointCost` could not avoid.
+    """
+
+    def __init__(self, name: str = "loss_inner") -> None:
+        self.name = name
+
+    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+        if predictions.points is None:
+            raise ValueError("OutsidePoints needs a decoder that predicts points")
+        points = matches.gather_predictions(predictions.points)
+        boxes = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
+        return points_outside_boxes(points, boxes).sum(1) / targets.normalizer
 
 
 class CardinalityError:

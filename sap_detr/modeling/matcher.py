@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .box_ops import cxcywh_to_xyxy, iou_and_giou
+from .reference_points import points_outside_boxes
 from .structures import Matches, Predictions, Targets
 
 
@@ -37,16 +38,53 @@ class SoftmaxClassCost:
         return -self.weight * _gather_labels(predictions.logits.softmax(-1), targets.labels)
 
 
-class L1BoxCost:
-    """Sum of the absolute differences of the four cxcywh coordinates (fractions of the image)."""
+class FocalClassCost:
+    """Cost of calling a query an object of its class, less that of calling it nothing.
 
-    def __init__(self, weight: float = 5.0) -> None:
+    Args:
+        weight: weight in the cost.
+        alpha: weight of objects against everything else.
+        with_objectness: multiply the class probability with that of being an object (SAP-DETR).
+    """
+
+    def __init__(
+        self, weight: float = 2.0, alpha: float = 0.25, with_objectness: bool = False
+    ) -> None:
         self.weight = weight
+        self.alpha = alpha
+        self.with_objectness = with_objectness
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        p = _gather_labels(predictions.logits, targets.labels).sigmoid()
+        if self.with_objectness:
+            if predictions.objectness is None:
+                raise ValueError("with_objectness=True needs a decoder that predicts objectness")
+            p = p * predictions.objectness.sigmoid()
+        eps = 1e-8
+        object_cost = -self.alpha * (1 - p).square() * (p + eps).log()
+        nothing_cost = -(1 - self.alpha) * p.square() * (1 - p + eps).log()
+        return self.weight * (object_cost - nothing_cost)
+
+
+class L1BoxCost:
+    """Sum of the absolute differences of the four coordinates (fractions of the image).
+
+    Args:
+        weight: weight in the cost.
+        corners: compare XYXY corners (SAP-DETR) instead of cxcywh.
+    """
+
+    def __init__(self, weight: float = 5.0, corners: bool = False) -> None:
+        self.weight = weight
+        self.corners = corners
 
     def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
         # One coordinate at a time: a quarter of the memory of the difference of all four, and
         # none of the slowness of torch.cdist.
-        pairs = zip(predictions.boxes.unbind(-1), targets.boxes.unbind(-1), strict=True)
+        predicted, wanted = predictions.boxes, targets.boxes
+        if self.corners:
+            predicted, wanted = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)
+        pairs = zip(predicted.unbind(-1), wanted.unbind(-1), strict=True)
         distance = sum((p[..., None] - t[:, None]).abs() for p, t in pairs)
         return self.weight * distance
 
@@ -65,6 +103,23 @@ class GIoUCost:
             self.eps,
         )
         return -self.weight * giou
+
+
+class OutsidePointCost:
+    """A high cost where the query's point is outside of the object's box (SAP-DETR).
+
+    It decides before all other costs wherever the box has points inside.
+    """
+
+    def __init__(self, weight: float = 9999.0) -> None:
+        self.weight = weight
+
+    def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
+        if predictions.points is None:
+            raise ValueError("OutsidePointCost needs a decoder that predicts points")
+        boxes = cxcywh_to_xyxy(targets.boxes)[:, None]
+        outside = points_outside_boxes(predictions.points[..., None, :], boxes)
+        return self.weight * outside
 
 
 class HungarianMatcher(nn.Module):

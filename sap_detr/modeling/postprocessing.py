@@ -34,6 +34,40 @@ class SoftmaxPostprocessor(nn.Module):
         return make_instances(scores, labels, predictions.boxes[-1], output_sizes)
 
 
+class SigmoidTopKPostprocessor(nn.Module):
+    """The best pairs of query and class; a query may be in several (SAP-DETR, SAM-DETR).
+
+    No threshold, no non-maximum suppression and no clipping, as published.
+
+    Args:
+        num_detections: most detections of an image; 300 in SAP-DETR, 100 in SAM-DETR.
+    """
+
+    def __init__(self, num_detections: int = 300) -> None:
+        super().__init__()
+        self.num_detections = num_detections
+
+    def forward(
+        self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
+    ) -> list[Instances]:
+        """Turns the last layer into detections.
+
+        Args:
+            predictions: of any number of layers.
+            output_sizes: (height, width) in pixels that the boxes of each image shall refer to.
+
+        Returns:
+            Per image, ``pred_boxes`` (XYXY pixels), ``scores`` and ``pred_classes``, the best
+            first.
+        """
+        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+        num_classes = logits.shape[-1]
+        pairs = logits.sigmoid().flatten(1)
+        scores, index = pairs.topk(min(self.num_detections, pairs.shape[1]))
+        query = (index // num_classes)[..., None].expand(-1, -1, 4)
+        return make_instances(scores, index % num_classes, boxes.gather(1, query), output_sizes)
+
+
 def make_instances(
     scores: Tensor, labels: Tensor, boxes: Tensor, output_sizes: Sequence[tuple[int, int]]
 ) -> list[Instances]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from ..layers import full_precision_dtype
 from .box_ops import xyxy_to_cxcywh
 
 
@@ -45,6 +46,22 @@ class FeatureMap:
         """The padding mask as (B, N), or None."""
         return None if self.padding_mask is None else self.padding_mask.flatten(1)
 
+    def extent(self, valid_only: bool) -> Tensor:
+        """Width and height in cells: (1, 2) of the map, (B, 2) of what of it is not padding.
+
+        Nothing is copied to or from the device. Where no image is padded, the result is (1, 2).
+        """
+        dtype = full_precision_dtype(self.features.dtype)
+        if valid_only and self.padding_mask is not None:
+            valid = ~self.padding_mask
+            columns, rows = valid.any(1).sum(1), valid.any(2).sum(1)
+            return torch.stack((columns, rows), dim=-1).to(dtype)
+        sizes = [
+            torch.full((1,), length, dtype=dtype, device=self.features.device)
+            for length in (self.features.shape[-1], self.features.shape[-2])
+        ]
+        return torch.stack(sizes, dim=-1)
+
     def with_tokens(self, tokens: Tensor) -> FeatureMap:
         """The same map with other features, given as (B, N, D)."""
         height, width = self.features.shape[-2:]
@@ -58,15 +75,21 @@ class Predictions:
     Attributes:
         logits: (L, B, Q, K); K is C, or C + 1 with "no object" last where the scores are a softmax.
         boxes: (L, B, Q, 4), cxcywh as fractions of the unpadded image.
+        points: (L, B, Q, 2), the (x, y) that each box is measured from, as fractions of the image;
+            None where the method has none.
+        objectness: (L, B, Q, 1), logit of being an object at all; None where the method has none,
+            and where only inference's needs are computed.
     """
 
     logits: Tensor
     boxes: Tensor
+    points: Tensor | None = None
+    objectness: Tensor | None = None
 
     @property
     def last_layer(self) -> Predictions:
         """The predictions of the last layer alone, still with a leading dimension of 1."""
-        return Predictions(**{name: x[-1:] for name, x in vars(self).items()})
+        return Predictions(**{name: x if x is None else x[-1:] for name, x in vars(self).items()})
 
 
 @dataclass(frozen=True)

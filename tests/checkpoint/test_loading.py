@@ -137,7 +137,7 @@ def test_other_shapes_are_an_error_unless_listed(ours, model):
     assert "decoder.query_embed.weight" in report.reinitialised
     assert len(report.reinitialised) == 7
     assert (target.state_dict()["decoder.query_embed.weight"] == INITIAL).all()
-    with pytest.raises(ValueError, match="'decoder.query' matches no tensor"):
+    with pytest.raises(ValueError, match=r"'decoder\.query' matches no tensor"):
         load_weights(target, state, reinitialise=["decoder.query"])
 
 

@@ -1,0 +1,42 @@
+from detectron2.config import LazyCall as L
+
+from sap_detr.data import (
+    DetrDatasetMapper,
+    build_crop_augmentations,
+    build_test_augmentations,
+    build_test_loader,
+    build_train_augmentations,
+    build_train_loader,
+    get_dataset_dicts,
+)
+from sap_detr.evaluation import DetectionEvaluator
+
+SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+dataloader = dict(
+    train=L(build_train_loader)(
+        dataset=L(get_dataset_dicts)(names="coco_2017_train"),
+        mapper=L(DetrDatasetMapper)(
+            is_train=True,
+            augmentations=L(build_train_augmentations)(short_sides=SHORT_SIDES, max_size=1333),
+            augmentations_with_crop=L(build_crop_augmentations)(
+                short_sides=SHORT_SIDES,
+                max_size=1333,
+                pre_crop_short_sides=[400, 500, 600],
+                crop_range=[384, 600],
+            ),
+            crop_probability=0.5,
+        ),
+        total_batch_size=16,
+        num_workers=4,
+    ),
+    test=L(build_test_loader)(
+        dataset=L(get_dataset_dicts)(names="coco_2017_val"),
+        mapper=L(DetrDatasetMapper)(
+            is_train=False,
+            augmentations=L(build_test_augmentations)(short_side=800, max_size=1333),
+        ),
+        num_workers=4,
+    ),
+    evaluator=L(DetectionEvaluator)(dataset_name="${..test.dataset.names}"),
+)

@@ -1,0 +1,10 @@
+from detectron2.config import LazyCall as L
+
+from sap_detr.data import register_coco_folder
+
+from .coco import dataloader
+
+# Any data set in COCO format: dataset.folder=PATH on the command line is all it takes.
+dataset = L(register_coco_folder)(name="custom", folder="datasets/custom")
+dataloader.train.dataset.names = "${dataset.name}_train"
+dataloader.test.dataset.names = "${dataset.name}_val"

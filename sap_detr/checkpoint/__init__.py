@@ -1,0 +1,52 @@
+"""Published checkpoints to ours and back, and loading that is safe and says what it did."""
+
+from .checkpointer import SafeCheckpointer
+from .loading import ClassNames, LoadReport, load_weights, unwrap_model
+from .published import (
+    COCO_CATEGORY_IDS,
+    DETR,
+    NAME_MAPS,
+    UNUSED_CLASS_BIAS,
+    NameMap,
+    backbone_pairs,
+    coco_class_names,
+    detect_format,
+    expand_class_rows,
+    model_state,
+    register_name_map,
+    select_class_rows,
+    to_ours,
+    to_published,
+)
+from .safe_load import (
+    CheckpointError,
+    UntrustedCheckpointError,
+    load_checkpoint_file,
+    save_checkpoint_file,
+)
+
+__all__ = [
+    "COCO_CATEGORY_IDS",
+    "DETR",
+    "NAME_MAPS",
+    "UNUSED_CLASS_BIAS",
+    "CheckpointError",
+    "ClassNames",
+    "LoadReport",
+    "NameMap",
+    "SafeCheckpointer",
+    "UntrustedCheckpointError",
+    "backbone_pairs",
+    "coco_class_names",
+    "detect_format",
+    "expand_class_rows",
+    "load_checkpoint_file",
+    "load_weights",
+    "model_state",
+    "register_name_map",
+    "save_checkpoint_file",
+    "select_class_rows",
+    "to_ours",
+    "to_published",
+    "unwrap_model",
+]

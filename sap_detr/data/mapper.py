@@ -1,0 +1,134 @@
+"""Turns a dataset dict into a model input: reads the image, augments it and its boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from .checks import DatasetError
+
+
+class DetrDatasetMapper:
+    """Maps Detectron2's standard dict to what the detector takes.
+
+    All randomness comes from numpy's global state, as in Detectron2's augmentations.
+
+    Args:
+        is_train: whether to give ``instances``.
+        augmentations: applied in order.
+        augmentations_with_crop: applied in place of ``augmentations`` to a random part of the
+            images.
+        crop_probability: the size of that part; unused without ``augmentations_with_crop``.
+        image_format: order of the image's channels, "RGB" or "BGR".
+    """
+
+    def __init__(
+        self,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        augmentations_with_crop: Sequence[T.Augmentation | T.Transform] | None = None,
+        crop_probability: float = 0.5,
+        image_format: str = "RGB",
+    ) -> None:
+        if not 0 <= crop_probability <= 1:
+            raise ValueError(f"crop_probability must be in 0..1, got {crop_probability}")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.augmentations_with_crop = (
+            None
+            if augmentations_with_crop is None
+            else T.AugmentationList(list(augmentations_with_crop))
+        )
+        self.crop_probability = crop_probability
+        self.image_format = image_format
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Read and augment one image.
+
+        Args:
+            dataset_dict: standard dict of one image; it is not changed.
+
+        Returns:
+            The dict without its annotations, plus ``image``, uint8 (3, H, W), and in training
+            ``instances``: the objects that are not crowds and have any area left, with ``gt_boxes``
+            (XYXY pixels of ``image``) and ``gt_classes``. ``height`` and ``width`` are the original
+            size.
+
+        Raises:
+            DatasetError: if the image can't be read or has not the size that the dict says.
+        """
+        result = {k: v for k, v in dataset_dict.items() if k != "annotations"}
+        image = self._read(result)
+        original_size = image.shape[:2]
+
+        augmentations = self.augmentations
+        if self.augmentations_with_crop is not None and np.random.uniform() < self.crop_probability:
+            augmentations = self.augmentations_with_crop
+        augmented = T.AugInput(image)
+        transforms = augmentations(augmented)
+        # Flipped images have negative strides, which torch does not take.
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        result["image"] = torch.from_numpy(pixels)
+        if self.is_train:
+            annotations = [
+                a for a in dataset_dict.get("annotations", ()) if not a.get("iscrowd", 0)
+            ]
+            result["instances"] = _to_instances(
+                annotations, transforms, original_size, augmented.image.shape[:2], result
+            )
+        return result
+
+    def _read(self, record: dict[str, Any]) -> np.ndarray:
+        """The image (H, W, 3), upright; ``record`` gets its height and width if it has none."""
+        name = record["file_name"]
+        try:
+            image = detection_utils.read_image(name, format=self.image_format)
+            detection_utils.check_image_size(record, image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DatasetError(
+                f"{name}: can't be used as an image ({type(error).__name__}: {error}); replace it "
+                "or remove it from "
+                "the annotations (sap_detr.data.check_datasets finds all such files)"
+            ) from error
+        return image
+
+
+def _to_instances(
+    annotations: Sequence[dict[str, Any]],
+    transforms: T.Transform,
+    original_size: tuple[int, int],
+    new_size: tuple[int, int],
+    record: dict[str, Any],
+) -> Instances:
+    """Transform annotations into ``Instances`` of an image of ``new_size`` (height, width).
+
+    Boxes are clipped to the original image first, so that a flip or a crop moves what is in the
+    image only, then to the new one. Boxes without area are dropped.
+    """
+    xyxy = [
+        BoxMode.convert(np.asarray(a["bbox"], np.float64)[None], a["bbox_mode"], BoxMode.XYXY_ABS)
+        for a in annotations
+    ]
+    boxes = np.concatenate(xyxy) if xyxy else np.zeros((0, 4))
+    if not np.isfinite(boxes).all():
+        raise DatasetError(f"{record['file_name']}: has a box that is not finite: {boxes.tolist()}")
+    boxes = _clip(boxes, original_size)
+    if len(boxes):
+        boxes = _clip(transforms.apply_box(boxes), new_size)
+    gt_boxes = torch.from_numpy(boxes).float()
+    gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
+    instances = Instances(new_size, gt_boxes=Boxes(gt_boxes), gt_classes=gt_classes)
+    return instances[(gt_boxes[:, 2:] > gt_boxes[:, :2]).all(dim=1)]
+
+
+def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Clip XYXY boxes (N, 4) to an image of ``size`` (height, width)."""
+    height, width = size
+    return np.clip(boxes, 0.0, [width, height, width, height])

@@ -1,0 +1,107 @@
+"""DETR's augmentation, made of Detectron2 augmentations with the published arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+from PIL import Image
+
+# The short sides of the published recipe (DETR, section A.4): 480 to 800 pixels in steps of 32.
+DETR_SHORT_SIDES = tuple(range(480, 801, 32))
+
+
+def resized_shape(
+    height: int, width: int, short_side: int, max_size: int | None = None
+) -> tuple[int, int]:
+    """Size of an image (pixels) after DETR's resize.
+
+    The short side becomes ``short_side``; if the long side would exceed ``max_size``, it becomes
+    ``round(max_size * short / long)`` instead. The long side follows and is truncated, where
+    Detectron2's ``ResizeShortestEdge`` rounds.
+
+    Returns:
+        The new height and width, at least 1.
+    """
+    short, long = min(height, width), max(height, width)
+    if max_size is not None and long / short * short_side > max_size:
+        short_side = max(1, round(max_size * short / long))
+    new_long = int(short_side * long / short)
+    return (short_side, new_long) if height <= width else (new_long, short_side)
+
+
+class ResizeShortSide(T.Augmentation):
+    """Resize the short side to one of several lengths, drawn uniformly, with DETR's arithmetic.
+
+    Args:
+        short_sides: one length or several, in pixels.
+        max_size: limit of the long side in pixels; None for no limit.
+        interp: Pillow's interpolation.
+    """
+
+    def __init__(
+        self,
+        short_sides: int | Sequence[int],
+        max_size: int | None = None,
+        interp: int = Image.Resampling.BILINEAR,
+    ) -> None:
+        super().__init__()
+        sides = (short_sides,) if isinstance(short_sides, int) else tuple(short_sides)
+        if not sides or any(side < 1 for side in sides):
+            raise ValueError(f"short_sides must be positive, got {short_sides!r}")
+        if max_size is not None and max_size < 1:
+            raise ValueError(f"max_size must be positive or None, got {max_size!r}")
+        self.short_sides = sides
+        self.max_size = max_size
+        self.interp = interp
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """The transform for an image (H, W, 3)."""
+        height, width = image.shape[:2]
+        short_side = int(np.random.choice(self.short_sides))
+        new_size = resized_shape(height, width, short_side, self.max_size)
+        return T.ResizeTransform(height, width, *new_size, self.interp)
+
+
+def build_train_augmentations(
+    short_sides: int | Sequence[int] = DETR_SHORT_SIDES,
+    max_size: int | None = 1333,
+    flip_probability: float = 0.5,
+) -> list[T.Augmentation]:
+    """Horizontal flip and resize: the training augmentation without a crop."""
+    return [T.RandomFlip(flip_probability), ResizeShortSide(short_sides, max_size)]
+
+
+def build_crop_augmentations(
+    short_sides: int | Sequence[int] = DETR_SHORT_SIDES,
+    max_size: int | None = 1333,
+    flip_probability: float = 0.5,
+    pre_crop_short_sides: int | Sequence[int] = (400, 500, 600),
+    crop_range: Sequence[int] = (384, 600),
+) -> list[T.Augmentation]:
+    """Horizontal flip, resize, crop, resize: the training augmentation that half of the images get.
+
+    Args:
+        short_sides, max_size: the resize after the crop.
+        flip_probability: of the horizontal flip.
+        pre_crop_short_sides: the resize before the crop, without limit on the long side.
+        crop_range: the crop's width and height are drawn independently and uniformly from these,
+            both included, as far as the image allows.
+    """
+    low, high = (int(v) for v in crop_range)
+    if not 0 < low <= high:
+        raise ValueError(f"crop_range must be two ascending sizes in pixels, got {crop_range!r}")
+    return [
+        T.RandomFlip(flip_probability),
+        ResizeShortSide(pre_crop_short_sides),
+        T.RandomCrop("absolute_range", (low, high)),
+        ResizeShortSide(short_sides, max_size),
+    ]
+
+
+def build_test_augmentations(
+    short_side: int = 800, max_size: int | None = 1333
+) -> list[T.Augmentation]:
+    """The resize for inference."""
+    return [ResizeShortSide(short_side, max_size)]

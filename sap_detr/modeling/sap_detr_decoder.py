@@ -1,0 +1,534 @@
+"""SAP-DETR's decoder: queries with a salient point and the distances from it to the box's sides.
+
+"SAP-DETR: Bridging the Gap Between Salient Points and Queries-Based Transformer Detector for Fast
+Model Convergency" (Liu et al., CVPR 2023). Where paper and published code differ, this is the code.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..layers import (
+    MLP,
+    FeedForward,
+    attention,
+    check_gaussian_form,
+    full_precision,
+    gaussian_attention,
+    linear_side_by_side,
+    masked_group_norm,
+    sine_encoding,
+    split_heads,
+    xavier_init_matrices,
+)
+from .reference_points import (
+    boxes_from_sides,
+    corners_from_sides,
+    grid_points,
+    inverse_sigmoid,
+    point_towards_sides,
+)
+from .structures import FeatureMap, Predictions
+
+# Of the inverse sigmoid, in checkpoints and everywhere else. It is large: a point that is less than
+# a thousandth of the image from the corner of its cell is taken to be that far.
+EPS = 1e-3
+
+
+@dataclass(frozen=True)
+class QueryPosition:
+    """Where the queries are, for one decoder layer. The batch may be 1 if it is so for all images.
+
+    Attributes:
+        points: (B, Q, 2), (x, y) as fractions of the image.
+        sides: (B, Q, 4), distances from the point to left, top, right and bottom, in fractions.
+        point_embed: (B, Q, D), learned embedding of the points.
+        sides_embed: (B, Q, D), learned embedding of the corners.
+        point_sine: (B, Q, D), sine encoding of the points, scaled by the content.
+        sides_sine: (B, Q, 2D), sine encoding of the corners, scaled by the content.
+    """
+
+    points: Tensor
+    sides: Tensor
+    point_embed: Tensor
+    sides_embed: Tensor
+    point_sine: Tensor
+    sides_sine: Tensor
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """The memory as one layer's cross-attention reads it.
+
+    Attributes:
+        content_key: (B, N, D).
+        position_key: (B or 1, N, D).
+        value: (B, N, D).
+        padding_mask: (B, N) bool, True on padding, or None.
+        size: (H, W) of the map, with H * W = N.
+        extent: (B or 1, 2), width and height in cells of what coordinates are fractions of.
+    """
+
+    content_key: Tensor
+    position_key: Tensor
+    value: Tensor
+    padding_mask: Tensor | None
+    size: tuple[int, int]
+    extent: Tensor
+
+
+class PointSelfAttention(nn.Module):
+    """Self-attention whose queries and keys are sums of content, point and sides.
+
+    Args:
+        embed_dim: width D.
+        num_heads: attention heads.
+        dropout: probability of dropping an attention weight.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query_content = nn.Linear(embed_dim, embed_dim)
+        self.query_point = nn.Linear(embed_dim, embed_dim)
+        self.query_sides = nn.Linear(embed_dim, embed_dim)
+        self.key_content = nn.Linear(embed_dim, embed_dim)
+        self.key_point = nn.Linear(embed_dim, embed_dim)
+        self.key_sides = nn.Linear(embed_dim, embed_dim)
+        self.value = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, content: Tensor, position: QueryPosition) -> Tensor:
+        """Maps content (B, Q, D) to (B, Q, D)."""
+        query, key, value = linear_side_by_side(
+            content, (self.query_content, self.key_content, self.value)
+        )
+        point_query, point_key = linear_side_by_side(
+            position.point_embed, (self.query_point, self.key_point)
+        )
+        sides_query, sides_key = linear_side_by_side(
+            position.sides_embed, (self.query_sides, self.key_sides)
+        )
+        attended = attention(
+            split_heads(query + (point_query + sides_query), self.num_heads),
+            split_heads(key + (point_key + sides_key), self.num_heads),
+            split_heads(value, self.num_heads),
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(attended)
+
+
+class PointCrossAttention(nn.Module):
+    """Cross-attention that compares content, point and sides, with a side-directed Gaussian.
+
+    In every head the query is [content, point, sides] and the key [content, position, position],
+    whence the scale ``(3 * E) ** -0.5``. Computed with two thirds of that width: point and sides
+    meet the same key, so they are added up first.
+
+    Args:
+        embed_dim: width D.
+        num_heads: attention heads M.
+        dropout: probability of dropping an attention weight.
+        gaussian: whether there is a Gaussian.
+        gaussian_form: see :func:`sap_detr.layers.gaussian_attention`.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, dropout: float, gaussian: bool, gaussian_form: str
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.gaussian_form = check_gaussian_form(gaussian_form)
+        self.query_content = nn.Linear(embed_dim, embed_dim)
+        self.query_point_sine = nn.Linear(embed_dim, embed_dim)
+        self.query_sides_sine = nn.Linear(2 * embed_dim, embed_dim)
+        self.key_content = nn.Linear(embed_dim, embed_dim)
+        self.key_position = nn.Linear(embed_dim, embed_dim)
+        self.value = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.zeros_(self.out_proj.bias)
+        self.gaussian_head = MLP(embed_dim, embed_dim, 4 * num_heads, 3) if gaussian else None
+
+    def forward(
+        self,
+        content: Tensor,
+        position: QueryPosition,
+        memory: LayerMemory,
+        shared_query: Tensor | None,
+    ) -> Tensor:
+        """Maps content (B, Q, D) to (B, Q, D).
+
+        Args:
+            content: (B, Q, D).
+            position: of the queries.
+            memory: projected by this layer's ``key_content``, ``key_position`` and ``value``.
+            shared_query: (B or 1, Q, D), added to the content query, while the content key has the
+                position key added; or None for neither.
+        """
+        batch, heads = content.shape[0], self.num_heads
+        query = self.query_content(content)
+        position_query = self.query_point_sine(position.point_sine)
+        position_query = position_query + self.query_sides_sine(position.sides_sine)
+        if shared_query is not None:
+            # (k + p) . q + p . u = k . q + p . (q + u), so the content key can stay as it is.
+            query = query + shared_query
+            position_query = position_query + query
+        queries = torch.cat(
+            [split_heads(x.expand(batch, -1, -1), heads) for x in (query, position_query)], dim=-1
+        )
+        keys = torch.cat(
+            [
+                split_heads(x.expand(batch, -1, -1), heads)
+                for x in (memory.content_key, memory.position_key)
+            ],
+            dim=-1,
+        )
+        values = split_heads(memory.value, heads)
+        options: dict[str, Any] = {
+            "key_padding_mask": memory.padding_mask,
+            "dropout": self.dropout if self.training else 0.0,
+            "scale": (3 * values.shape[-1]) ** -0.5,
+        }
+        if self.gaussian_head is None:
+            return self.out_proj(attention(queries, keys, values, **options))
+        offset, sharpness = split_gaussian(self.gaussian_head(content), heads)
+        centre = memory.extent[:, None, None] * point_towards_sides(
+            position.points[:, None], position.sides[:, None], offset.tanh()
+        )
+        attended = gaussian_attention(
+            queries,
+            keys,
+            values,
+            centre,
+            sharpness,
+            memory.size,
+            form=self.gaussian_form,
+            **options,
+        )
+        return self.out_proj(attended)
+
+
+def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Splits (B, Q, 4M) into offsets and sharpnesses, (B, M, Q, 2) each, in full precision."""
+    offset, sharpness = full_precision(x).unflatten(-1, (2, num_heads, 2)).unbind(2)
+    return offset.transpose(1, 2), sharpness.transpose(1, 2)
+
+
+class SapDetrDecoderLayer(nn.Module):
+    """Self-attention of the queries, cross-attention to the memory, feed-forward network.
+
+    Args:
+        embed_dim: width D of queries and memory.
+        num_heads: attention heads.
+        ffn_dim: hidden width of the feed-forward network.
+        dropout: dropout probability everywhere.
+        gaussian, gaussian_form: see :class:`PointCrossAttention`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        gaussian: bool = True,
+        gaussian_form: str = "bias",
+    ) -> None:
+        super().__init__()
+        self.self_attn = PointSelfAttention(embed_dim, num_heads, dropout)
+        self.cross_attn = PointCrossAttention(
+            embed_dim, num_heads, dropout, gaussian, gaussian_form
+        )
+        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.norm3 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        content: Tensor,
+        position: QueryPosition,
+        memory: LayerMemory,
+        shared_query: Tensor | None = None,
+    ) -> Tensor:
+        """Maps content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
+        content = self.norm1(content + self.dropout(self.self_attn(content, position)))
+        content = self.norm2(
+            content + self.dropout(self.cross_attn(content, position, memory, shared_query))
+        )
+        return self.norm3(content + self.dropout(self.ffn(content)))
+
+
+class ContentInitializer(nn.Module):
+    """Samples the initial content of the queries from a transformed copy of the memory.
+
+    Args:
+        embed_dim: width D.
+        num_layers: number of 3x3 convolutions, each with group normalisation and ReLU.
+        num_groups: groups of the normalisation.
+    """
+
+    def __init__(self, embed_dim: int, num_layers: int = 3, num_groups: int = 32) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1) for _ in range(num_layers)
+        )
+        self.norms = nn.ModuleList(nn.GroupNorm(num_groups, embed_dim) for _ in range(num_layers))
+        for conv in self.convs:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, features: Tensor, points: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Bilinear samples, with zeros outside of the map.
+
+        Args:
+            features: (B, D, H, W).
+            points: (B, Q, 2), (x, y) as fractions of the map.
+            padding_mask: (B, H, W) bool: cells that are to be as if they were outside of the map;
+                None for no such cells.
+
+        Returns:
+            (B, Q, D).
+        """
+        x = features
+        if padding_mask is not None:
+            x = x.masked_fill(padding_mask[:, None], 0)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = conv(x)
+            x = norm(x) if padding_mask is None else masked_group_norm(x, norm, padding_mask)
+            x = F.relu(x)
+        grid = (2 * points - 1)[:, :, None]
+        sampled = F.grid_sample(full_precision(x), grid, align_corners=False)
+        return sampled[..., 0].transpose(1, 2)
+
+
+class SapDetrDecoder(nn.Module):
+    """SAP-DETR's decoder with its heads.
+
+    Every query has a point that moves inside its own cell of a fixed grid over the image, and the
+    distances from it to the sides of its box. Both are refined by every layer. The heads of layer
+    k read the point that entered layer k - 1, but the sides that entered layer k, as published.
+
+    Args:
+        num_classes: number of object classes C.
+        grid_size: (rows, columns) of the grid; their product is the number of queries Q.
+        num_layers: number of layers L.
+        embed_dim: width D of queries and memory.
+        num_heads: attention heads.
+        ffn_dim: hidden width of the feed-forward networks.
+        dropout: dropout probability.
+        temperature: of the sine encodings of points and corners.
+        gaussian: add the side-directed Gaussian to the cross-attention.
+        gaussian_form: "bias" or "folded"; equal, see :func:`sap_detr.layers.gaussian_attention`.
+        content_from_memory: start the content with samples of the memory, or else with zeros.
+        shared_box_heads: one point head and one box head for all layers, or one for each.
+        padding_invariant: measure points and sides of an image in its own cells and keep padding
+            out of the initial content. If False, as published, they are fractions of the padded
+            map in the Gaussian and in the initial content, so that predictions depend on how much
+            an image is padded.
+
+    Raises:
+        ValueError: if the grid is empty or ``gaussian_form`` unknown.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        grid_size: tuple[int, int] = (17, 18),
+        num_layers: int = 6,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        dropout: float = 0.0,
+        temperature: float = 20.0,
+        gaussian: bool = True,
+        gaussian_form: str = "bias",
+        content_from_memory: bool = True,
+        shared_box_heads: bool = False,
+        padding_invariant: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.temperature = temperature
+        self.padding_invariant = padding_invariant
+        rows, columns = grid_size
+        grid = inverse_sigmoid(grid_points(rows, columns), EPS)
+        self.reference_points = nn.Parameter(grid, requires_grad=False)
+        self.reference_sides = nn.Parameter(torch.randn(rows * columns, 4))
+        # Whole numbers, hence exact in every dtype; a cell is 1 / grid_size.
+        self.grid_size: Tensor
+        size = torch.tensor([float(columns), float(rows)])
+        self.register_buffer("grid_size", size, persistent=False)
+
+        layer = SapDetrDecoderLayer(
+            embed_dim, num_heads, ffn_dim, dropout, gaussian, gaussian_form
+        )
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+        self.first_query_point = nn.Linear(embed_dim, embed_dim)
+        self.first_query_sides = nn.Linear(embed_dim, embed_dim)
+        self.sine_scale = MLP(embed_dim, embed_dim, embed_dim, 2) if num_layers > 1 else None
+        xavier_init_matrices(self.layers)
+        for module in (self.first_query_point, self.first_query_sides, self.sine_scale):
+            if module is not None:
+                xavier_init_matrices(module)
+        self.norm = nn.LayerNorm(embed_dim)
+
+        self.content_init = ContentInitializer(embed_dim) if content_from_memory else None
+        self.point_embed = MLP(embed_dim, embed_dim, embed_dim, 2)
+        self.sides_embed = MLP(2 * embed_dim, embed_dim, embed_dim, 2)
+        # The last of these serves all further layers.
+        num_box_heads = 1 if shared_box_heads else num_layers
+        self.point_heads = _equal_heads(embed_dim, 2, num_box_heads)
+        self.sides_heads = _equal_heads(embed_dim, 4, num_box_heads)
+        self.class_heads = _equal_heads(embed_dim, num_classes, min(num_layers, 2))
+        self.object_head = nn.Linear(embed_dim, 1)
+        for heads in (self.point_heads, self.sides_heads):
+            for head in heads:
+                nn.init.zeros_(head.layers[-1].weight)
+                nn.init.zeros_(head.layers[-1].bias)
+        rare = -math.log(99)  # the logit of 1 %
+        for bias in (self.object_head.bias, *(head.layers[-1].bias for head in self.class_heads)):
+            nn.init.constant_(bias, rare)
+
+    def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
+        """Decodes one batch.
+
+        Args:
+            memory: a single level, as the encoder returns it.
+            all_layers: False computes the class and box heads of the last layer only, all that
+                inference needs, and no objectness.
+
+        Returns:
+            Predictions of all layers, or of the last one with L = 1.
+        """
+        (level,) = memory
+        grid = self.grid
+        points, sides = grid, full_precision(self.reference_sides).sigmoid()[None]
+        content = self.initial_content(level, grid)
+        head_points, attended_sides = points, sides
+        shared_query = None
+        contents, references = [], []
+        for index, (layer, layer_memory) in enumerate(
+            zip(self.layers, self.project_memory(level), strict=True)
+        ):
+            if index > 0:
+                head_points, points = points, self.refine_points(index - 1, content, points).detach()
+                # With its graph for the heads, without it for the next layer.
+                sides = self.refine_sides(index - 1, content, attended_sides)
+                attended_sides = sides.detach()
+            position = self.embed_position(points, attended_sides, content if index else None)
+            if index == 0:
+                shared_query = self.first_query_point(position.point_embed)
+                shared_query = shared_query + self.first_query_sides(position.sides_embed)
+            content = layer(content, position, layer_memory, shared_query if index == 0 else None)
+            contents.append(content)
+            references.append((head_points, sides))
+        first = 0 if all_layers else len(self.layers) - 1
+        hidden = self.norm(torch.stack(contents[first:]))
+        logits, predicted_points, predicted_sides = [], [], []
+        for index, (x, (head_points, sides)) in enumerate(
+            zip(hidden, references[first:], strict=True), first
+        ):
+            logits.append(full_precision(_head_of(self.class_heads, index)(x)))
+            predicted_points.append(self.refine_points(index, x, head_points))
+            predicted_sides.append(self.refine_sides(index, x, sides))
+        stacked_points = torch.stack(predicted_points)
+        return Predictions(
+            logits=torch.stack(logits),
+            boxes=boxes_from_sides(stacked_points, torch.stack(predicted_sides)),
+            points=stacked_points,
+            objectness=full_precision(self.object_head(hidden)) if all_layers else None,
+        )
+
+    @property
+    def grid(self) -> Tensor:
+        """The corners of the cells that the points belong to, (1, Q, 2)."""
+        return full_precision(self.reference_points).sigmoid()[None]
+
+    def refine_points(self, layer: int, content: Tensor, points: Tensor) -> Tensor:
+        """Moves points inside their cells.
+
+        Args:
+            layer: whose head to use.
+            content: (B, Q, D).
+            points: (B or 1, Q, 2).
+
+        Returns:
+            (B, Q, 2).
+        """
+        grid = self.grid
+        update = full_precision(_head_of(self.point_heads, layer)(content))
+        # The inverse sigmoid is taken of the offset in the image, not in the cell, as published.
+        return grid + (update + inverse_sigmoid(points - grid, EPS)).sigmoid() / self.grid_size
+
+    def refine_sides(self, layer: int, content: Tensor, sides: Tensor) -> Tensor:
+        """Changes sides (B or 1, Q, 4) by what layer's head makes of content (B, Q, D)."""
+        update = full_precision(_head_of(self.sides_heads, layer)(content))
+        return (update + inverse_sigmoid(sides, EPS)).sigmoid()
+
+    def initial_content(self, level: FeatureMap, grid: Tensor) -> Tensor:
+        """What the queries start with: (B, Q, D)."""
+        if self.content_init is None:
+            features = level.features
+            return features.new_zeros(features.shape[0], grid.shape[1], self.embed_dim)
+        batch = level.features.shape[0]
+        if not self.padding_invariant or level.padding_mask is None:
+            return self.content_init(level.features, grid.expand(batch, -1, -1), None)
+        fraction = level.extent(valid_only=True) / level.extent(valid_only=False)
+        return self.content_init(level.features, grid * fraction[:, None], level.padding_mask)
+
+    def project_memory(self, level: FeatureMap) -> list[LayerMemory]:
+        """The memory as every layer reads it, all of them projected at once."""
+        attentions = [layer.cross_attn for layer in self.layers]
+        content = linear_side_by_side(
+            level.tokens, [x for a in attentions for x in (a.key_content, a.value)]
+        )
+        position = linear_side_by_side(level.token_position, [a.key_position for a in attentions])
+        height, width = level.features.shape[-2:]
+        extent = level.extent(self.padding_invariant)
+        return [
+            LayerMemory(key, position_key, value, level.token_padding_mask, (height, width), extent)
+            for key, value, position_key in zip(content[::2], content[1::2], position, strict=True)
+        ]
+
+    def embed_position(self, points: Tensor, sides: Tensor, content: Tensor | None) -> QueryPosition:
+        """Embeds points (B, Q, 2) and sides (B, Q, 4).
+
+        Args:
+            points, sides: of the queries.
+            content: (B, Q, D), what the sines are scaled by; None for no scaling.
+        """
+        point_sine = self._sine(points)
+        sides_sine = self._sine(corners_from_sides(points, sides))
+        point_embed, sides_embed = self.point_embed(point_sine), self.sides_embed(sides_sine)
+        if content is not None and self.sine_scale is not None:
+            scale = self.sine_scale(content)
+            point_sine = point_sine * scale
+            sides_sine = sides_sine * torch.cat((scale, scale), dim=-1)
+        return QueryPosition(points, sides, point_embed, sides_embed, point_sine, sides_sine)
+
+    def _sine(self, coordinates: Tensor) -> Tensor:
+        """Encodes (..., n) coordinates as (..., n * D / 2), x first."""
+        encoded = sine_encoding(2 * math.pi * coordinates, self.embed_dim // 2, self.temperature)
+        return encoded.flatten(-2)
+
+
+def _equal_heads(embed_dim: int, out_dim: int, num_heads: int) -> nn.ModuleList:
+    head = MLP(embed_dim, embed_dim, out_dim, 3)
+    return nn.ModuleList(copy.deepcopy(head) for _ in range(num_heads))
+
+
+def _head_of(heads: nn.ModuleList, layer: int) -> nn.Module:
+    return heads[min(layer, len(heads) - 1)]

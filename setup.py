@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Setuptools runs this file in the project's folder and wants paths relative to it.
+ROOT = Path()
+
+
+def version() -> str:
+    text = (ROOT / "sap_detr" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('sap_detr/__init__.py: no line __version__ = "..."')
+    return found.group(1)
+
+
+def config_packages(source: Path, package: str) -> dict[str, str]:
+    """Map `package` and its sub-packages to the folders at and below `source` that hold configs.
+
+    Configs are data to LazyConfig, but naming their folders as packages is what makes setuptools
+    install .py files from outside the package's own folder.
+    """
+    folders = sorted({path.parent for path in source.rglob("*.py")})
+    return {
+        ".".join((package, *folder.relative_to(source).parts)): folder.as_posix()
+        for folder in folders
+    }
+
+
+def mapped_packages() -> dict[str, str]:
+    """Packages that live outside `sap_detr/`: the configs, and the projects with their configs."""
+    mapped = config_packages(ROOT / "configs", "sap_detr.model_zoo.configs")
+    for project in sorted((ROOT / "projects").glob("*/")):
+        code = project / project.name
+        if not (code / "__init__.py").is_file():
+            continue
+        package = f"sap_detr.projects.{project.name}"
+        mapped[package] = code.as_posix()
+        for name in find_packages(str(code)):
+            mapped[f"{package}.{name}"] = (code / name.replace(".", "/")).as_posix()
+        configs = f"sap_detr.model_zoo.configs.{project.name}"
+        mapped.update(config_packages(project / "configs", configs))
+    return mapped
+
+
+MAPPED = mapped_packages()
+
+setup(
+    name="sap-detr",
+    version=version(),
+    description="Detection transformers on Detectron2: DETR, SAM-DETR and SAP-DETR",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
+    package_dir=MAPPED,
+    package_data={"": ["py.typed", "*.json"]},
+    # Detectron2 is missing here on purpose. It is not published on PyPI under its own name, so that
+    # naming it would make every installation fail, and a direct reference to its repository would
+    # force a compiler on everybody. `tools/install_detectron2.py` or its own instructions install
+    # it, and `python -m sap_detr.check_env` says so where it is absent. What it needs at run time
+    # is listed here as far as our code uses it too, or its import fails without it.
+    install_requires=[
+        "cloudpickle",
+        "fvcore>=0.1.5,<0.1.6",
+        "hydra-core>=1.1",
+        "iopath>=0.1.7",
+        "matplotlib",
+        "numpy>=1.23",
+        "omegaconf>=2.1,<2.4",
+        "opencv-python-headless",
+        "packaging",
+        "Pillow>=9.1",
+        "pycocotools>=2.0.2",
+        "safetensors>=0.4",
+        "scipy>=1.8",
+        "tabulate",
+        "tensorboard",
+        "termcolor>=1.1",
+        # torch.serialization.safe_globals, with which checkpoints are loaded safely, is new in 2.5.
+        "torch>=2.5",
+        "torchvision>=0.20",
+        "tqdm>4.29",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "dev": ["hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+    },
+)

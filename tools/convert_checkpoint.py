@@ -1,0 +1,228 @@
+#!/usr/bin/env python
+"""Convert checkpoints of published DETR-family code to this code base's names, and back.
+
+    convert_checkpoint.py detr-r50-e632da11.pth detr_r50.pth --classes coco80
+    convert_checkpoint.py detr_r50.pth published.pth --to published --classes coco91
+
+The form of INPUT is recognised by its parameter names. Only weights are converted: optimizer,
+schedule and iteration belong to the code that wrote them and are left out. Nothing in INPUT is
+executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sap_detr.checkpoint import (
+    COCO_CATEGORY_IDS,
+    NAME_MAPS,
+    UNUSED_CLASS_BIAS,
+    CheckpointError,
+    NameMap,
+    coco_class_names,
+    detect_format,
+    expand_class_rows,
+    load_checkpoint_file,
+    model_state,
+    save_checkpoint_file,
+    select_class_rows,
+)
+
+State = dict[str, torch.Tensor]
+Names = list[str | None] | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    arguments = _parser().parse_args(argv)
+    try:
+        for line in convert(**vars(arguments)):
+            print(line)
+    except (CheckpointError, OSError) as error:
+        print(f"convert_checkpoint: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="convert_checkpoint.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "input", metavar="INPUT", type=Path, help="checkpoint: .pth, .pkl or .safetensors"
+    )
+    parser.add_argument(
+        "output", metavar="OUTPUT", type=Path, help="file to write: .pth or .safetensors"
+    )
+    parser.add_argument(
+        "--to",
+        choices=("ours", "published"),
+        default="ours",
+        help="names in OUTPUT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=sorted(NAME_MAPS),
+        help="published form; needed only where the names fit several (default: recognised)",
+    )
+    parser.add_argument(
+        "--classes",
+        choices=("keep", "coco80", "coco91"),
+        default="keep",
+        help="rows of the class head. coco80: select the 80 ids in use from a model of 91 classes "
+        "(row = category id). coco91: the way back; rows of unused ids can't be recovered and are "
+        "set so that they are never detected. (default: %(default)s)",
+    )
+    return parser
+
+
+def convert(input: Path, output: Path, to: str, method: str | None, classes: str) -> list[str]:
+    """Convert one file.
+
+    Args:
+        input, output: files.
+        to: "ours" or "published".
+        method: published form, or None to recognise it.
+        classes: "keep", "coco80" or "coco91".
+
+    Returns:
+        What was done, in lines for a reader.
+
+    Raises:
+        CheckpointError: the file can't be read, or can't be converted like this.
+    """
+    if output.suffix not in (".pth", ".safetensors"):
+        raise CheckpointError(f"OUTPUT must end in .pth or .safetensors, not {output.name!r}.")
+    if not output.parent.is_dir():
+        raise CheckpointError(f"The folder of OUTPUT does not exist: {output.parent}.")
+    if output.exists() and input.exists() and output.samefile(input):
+        raise CheckpointError("INPUT and OUTPUT are the same file.")
+    checkpoint = load_checkpoint_file(input)
+    state = model_state(checkpoint)
+    form = detect_format(state)
+    done = [f"{input}: {len(state)} tensors, {form} names"]
+    name_map = _find_name_map(state, form, method, needed=to == "published" or classes != "keep")
+    if form != "ours":
+        assert name_map is not None
+        dropped = [name for name in state if name_map.is_dropped(name)]
+        if dropped:
+            done.append(
+                f"left out: {len(dropped)} tensors without use here ({', '.join(dropped[:3])})"
+            )
+        state = name_map.to_ours(state)
+
+    names = _class_names(checkpoint, state, form, name_map)
+    if classes != "keep":
+        assert name_map is not None
+        state, names, line = _convert_classes(state, names, name_map, classes)
+        done.append(line)
+
+    content: dict[str, Any]
+    if to == "published":
+        assert name_map is not None
+        content = {"model": name_map.to_published(state)}
+        left_out = [
+            key for key in _extra_keys(checkpoint) if key != "class_names" or names != _coco(names)
+        ]
+    else:
+        content = {"model": state}
+        if names is not None:
+            content["class_names"] = names
+            if "class_names" not in checkpoint:
+                done.append("class names: stored COCO's, as the number of classes suggests")
+        left_out = [key for key in _extra_keys(checkpoint) if key != "class_names"]
+    if left_out:
+        done.append(f"left out, as only weights are converted: {', '.join(left_out)}")
+    save_checkpoint_file(content, output)
+    written = name_map.method if to == "published" and name_map else "our"
+    done.append(f"{output}: {len(content['model'])} tensors, {written} names")
+    return done
+
+
+def _extra_keys(checkpoint: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint holds besides its state dict (nothing if it is a bare state dict)."""
+    nested = [key for key in ("model", "state_dict") if isinstance(checkpoint.get(key), Mapping)]
+    return [key for key in checkpoint if key != nested[0]] if nested else []
+
+
+def _find_name_map(state: State, form: str, method: str | None, needed: bool) -> NameMap | None:
+    """The table of the published side."""
+    if form != "ours":
+        if method not in (None, form):
+            raise CheckpointError(f"INPUT has {form} names, not those of --method {method}.")
+        return NAME_MAPS[form]
+    if method is not None:
+        return NAME_MAPS[method]
+    if not needed:
+        return None
+    for name_map in NAME_MAPS.values():
+        if all(name_map.published(name) is not None for name in state):
+            return name_map
+    raise CheckpointError(
+        "INPUT has names of ours that belong to no published method; --method METHOD lists which "
+        "names it lacks."
+    )
+
+
+def _class_names(
+    checkpoint: Mapping[str, Any], state: State, form: str, name_map: NameMap | None
+) -> Names:
+    """The class names stored in the file; else COCO's for published files of 80 or 91 classes."""
+    stored = checkpoint.get("class_names")
+    if stored is not None:
+        return list(stored)
+    if form == "ours" or name_map is None:
+        return None
+    rows = _num_classes(state, name_map)
+    return None if rows is None else coco_class_names(rows)
+
+
+def _coco(names: Names) -> Names:
+    return None if names is None else coco_class_names(len(names))
+
+
+def _num_classes(state: State, name_map: NameMap) -> int | None:
+    rows = {len(state[name]) for name in name_map.class_row_names(state)}
+    return min(rows) - name_map.no_object_row if rows else None
+
+
+def _convert_classes(
+    state: State, names: Names, name_map: NameMap, classes: str
+) -> tuple[State, Names, str]:
+    """Select the rows of COCO's 80 ids from 91, or put them back."""
+    rows, wanted = _num_classes(state, name_map), int(classes.removeprefix("coco"))
+    if rows is None:
+        raise CheckpointError(f"INPUT has no class head, so --classes {classes} has no meaning.")
+    if names is not None and names != _coco(names):
+        raise CheckpointError(
+            f"INPUT's classes are not COCO's ({', '.join(map(str, names[:3]))}, ...)."
+        )
+    if rows == wanted:
+        return state, names, f"classes: {rows} already"
+    if {rows, wanted} != {80, 91}:
+        raise CheckpointError(
+            f"--classes {classes} needs a model of 80 or 91 COCO classes; INPUT has {rows}."
+        )
+    row_names = name_map.class_row_names(state)
+    if wanted == 80:
+        state = select_class_rows(state, row_names, COCO_CATEGORY_IDS, name_map.no_object_row)
+        line = "classes: 91 to 80, the rows of the category ids in use"
+    else:
+        state = expand_class_rows(state, row_names, COCO_CATEGORY_IDS, 91, name_map.no_object_row)
+        line = (
+            "classes: 80 to 91; the rows of the 11 unused ids can't be recovered and got weights "
+            f"0 and bias {UNUSED_CLASS_BIAS:g}"
+        )
+    return state, coco_class_names(wanted), line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
