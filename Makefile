@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 2
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{printf "  make %-10s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Create the environment: constraints.txt, Detectron2, this project (editable)
+setup: $(STAMP) ## Create the environment with Detectron2 and this project (editable)
 
 venv: setup ## The same as setup
 
@@ -35,7 +35,7 @@ lint: $(STAMP) ## Linter, formatting, and types, without changing anything
 	$(PY) -m mypy sap_detr
 
 format: $(STAMP) ## Format the code and apply the linter's safe fixes
-	$(PY) -m ruff check --fix .
+	$(PY) -m ruff check --fix --exit-zero .
 	$(PY) -m ruff format .
 
 clean: ## Remove the environment, caches, and build results

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sap_detr.config import load_config
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -19,3 +21,42 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("tiny_shapes")
+
+
+@pytest.fixture
+def tiny_overrides(shapes_folder, tmp_path) -> list[str]:
+    """Changes that turn ``detr/detr_small_shapes.py`` into a run of seconds."""
+    return [
+        "dataset.name=tiny_shapes",
+        f"dataset.folder={shapes_folder}/set",
+        "dataset.num_train=18",
+        "dataset.num_val=5",
+        "dataset.image_size=[64,64]",
+        "dataloader.train.mapper.augmentations.short_sides=[56,64]",
+        "dataloader.test.mapper.augmentations.short_side=64",
+        "dataloader.train.total_batch_size=4",
+        "model.backbone.width=8",
+        "model.neck.in_channels=[64]",
+        "model.neck.embed_dim=32",
+        "model.encoder.num_layers=1",
+        "model.encoder.ffn_dim=32",
+        # So that resuming is seen to restore random numbers.
+        "model.encoder.dropout=0.1",
+        "model.decoder.num_layers=2",
+        "model.decoder.num_queries=8",
+        "model.decoder.ffn_dim=32",
+        "schedule.warmup_iters=2",
+        "train.log_period=2",
+        "train.device=cpu",
+        f"train.output_dir={tmp_path}/run",
+    ]
+
+
+@pytest.fixture
+def tiny_config(tiny_overrides):
+    return load_config("detr/detr_small_shapes.py", tiny_overrides)

@@ -58,12 +58,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.reinitialise = tuple(reinitialise)
         self.load_report: LoadReport | None = None
 
-    def save(self, name: str, **extra: Any) -> None:
-        """Write `<name>.pth` and make it the one to resume from; both files are replaced
-        atomically.
+    def save(self, name: str, *, tag_last: bool = True, **extra: Any) -> None:
+        """Write `<name>.pth`, replacing an older one atomically.
 
         Args:
             name: file name without suffix.
+            tag_last: make it the one to resume from; not wanted for the best checkpoint so far.
             **extra: further content, e.g. `iteration`.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -79,7 +79,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         path.parent.mkdir(parents=True, exist_ok=True)
         logger.info("Saving checkpoint to %s", path)
         save_checkpoint_file(data, path)
-        self.tag_last_checkpoint(path.name)
+        if tag_last:
+            self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of the folder the one to resume from."""
@@ -124,8 +125,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             reinitialise=self.reinitialise,
             source=path,
         )
-        checkpoint.pop("model", None)
-        return checkpoint
+        # A bare state dict has nothing besides.
+        return checkpoint if checkpoint.pop("model", None) is not None else {}
 
     def resume(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Restore the model, exactly, and the registered objects.

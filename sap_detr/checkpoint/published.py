@@ -20,6 +20,7 @@ __all__ = [
     "COCO_CATEGORY_IDS",
     "DETR",
     "NAME_MAPS",
+    "SAP_DETR",
     "UNUSED_CLASS_BIAS",
     "NameMap",
     "backbone_pairs",
@@ -154,7 +155,7 @@ class NameMap:
                 continue
             original = self.canonical(name)
             if original is not None and original in state:
-                if False:
+                if not _equal(value, state[original]):
                     raise CheckpointError(
                         f"{name} and {original} should be the same tensor in a {self.method} "
                         "checkpoint, but differ."
@@ -275,6 +276,104 @@ DETECTRON2_DETR = NameMap(
     no_object_row=True,
 )
 
+_SAP_DETR_SELF_ATTENTION = {
+    "sa_qcontent_proj": "query_content",
+    "sa_point_qpos_proj": "query_point",
+    "sa_bbox_qpos_proj": "query_sides",
+    "sa_kcontent_proj": "key_content",
+    "sa_point_kpos_proj": "key_point",
+    "sa_bbox_kpos_proj": "key_sides",
+    "sa_v_proj": "value",
+    "self_attn.out_proj": "out_proj",
+}
+_SAP_DETR_CROSS_ATTENTION = {
+    "ca_qcontent_proj": "query_content",
+    "ca_qpos_sine_proj": "query_point_sine",
+    "ca_bbox_qpos_sine_proj": "query_sides_sine",
+    "ca_kcontent_proj": "key_content",
+    "ca_kpos_proj": "key_position",
+    "ca_v_proj": "value",
+    "cross_attn.out_proj": "out_proj",
+    "gaussian_proj.layers.{j}": "gaussian_head.layers.{j}",
+}
+_SAP_DETR_ATTENTION: Pairs = tuple(
+    (
+        f"transformer.decoder.layers.{{i}}.{theirs}.{{p}}",
+        f"decoder.layers.{{i}}.{attention}.{ours}.{{p}}",
+    )
+    for attention, names in (
+        ("self_attn", _SAP_DETR_SELF_ATTENTION),
+        ("cross_attn", _SAP_DETR_CROSS_ATTENTION),
+    )
+    for theirs, ours in names.items()
+)
+_SAP_DETR_TRANSFORMER: Pairs = (
+    ("input_proj.{p}", "neck.projections.0.{p}"),
+    (
+        "transformer.encoder.layers.{i}.self_attn.{attention}",
+        "encoder.layers.{i}.self_attn.{attention}",
+    ),
+    (
+        "transformer.encoder.query_scales.{i}.layers.{j}.{p}",
+        "encoder.layers.{i}.position_scale.layers.{j}.{p}",
+    ),
+    *(
+        pair
+        for part in ("encoder", "decoder")
+        for pair in (
+            (
+                f"transformer.{part}.layers.{{i}}.linear{{j}}.{{p}}",
+                f"{part}.layers.{{i}}.ffn.linear{{j}}.{{p}}",
+            ),
+            (
+                f"transformer.{part}.layers.{{i}}.norm{{j}}.{{p}}",
+                f"{part}.layers.{{i}}.norm{{j}}.{{p}}",
+            ),
+        )
+    ),
+    *_SAP_DETR_ATTENTION,
+    ("transformer.decoder.layers.0.ca_point_qpos_proj.{p}", "decoder.first_query_point.{p}"),
+    ("transformer.decoder.layers.0.ca_bbox_qpos_proj.{p}", "decoder.first_query_sides.{p}"),
+    ("transformer.decoder.query_scale.layers.{i}.{p}", "decoder.sine_scale.layers.{i}.{p}"),
+    ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
+    *(
+        (f"transformer.point_transfer.{3 * i + j}.{{p}}", f"decoder.content_init.{part}.{i}.{{p}}")
+        for i in range(3)
+        for j, part in enumerate(("convs", "norms"))
+    ),
+    ("refpoint_embed.weight", "decoder.reference_points"),
+    ("refbbox_embed.weight", "decoder.reference_sides"),
+    ("ref_point_head.layers.{i}.{p}", "decoder.point_embed.layers.{i}.{p}"),
+    ("ref_bbox_head.layers.{i}.{p}", "decoder.sides_embed.layers.{i}.{p}"),
+    ("point_embed.{i}.layers.{j}.{p}", "decoder.point_heads.{i}.layers.{j}.{p}"),
+    ("bbox_embed.{i}.layers.{j}.{p}", "decoder.sides_heads.{i}.layers.{j}.{p}"),
+    ("class_embed.{i}.layers.{j}.{p}", "decoder.class_heads.{i}.layers.{j}.{p}"),
+    ("obj_embed.{p}", "decoder.object_head.{p}"),
+)
+
+SAP_DETR = NameMap(
+    method="sap_detr",
+    pairs=backbone_pairs() + _SAP_DETR_TRANSFORMER,
+    aliases=(
+        *(
+            (f"transformer.decoder.{name}", name)
+            for name in (
+                "ref_point_head.layers.{i}.{p}",
+                "ref_bbox_head.layers.{i}.{p}",
+                "point_embed.{i}.layers.{j}.{p}",
+                "bbox_embed.{i}.layers.{j}.{p}",
+            )
+        ),
+        # The second to the last layer share a class head.
+        *(
+            (f"class_embed.{layer}.layers.{{j}}.{{p}}", "class_embed.1.layers.{j}.{p}")
+            for layer in range(2, 6)
+        ),
+    ),
+    dropped=_BATCH_COUNTERS,
+    class_rows=("decoder.class_heads.{i}.layers.2.{p}",),
+)
+
 TORCHVISION_RESNET = NameMap(
     method="torchvision_resnet",
     pairs=backbone_pairs(prefix=""),
@@ -303,7 +402,7 @@ def register_name_map(name_map: NameMap) -> NameMap:
     return name_map
 
 
-for _known in (DETR, DETECTRON2_DETR, TORCHVISION_RESNET, DETECTRON2_RESNET):
+for _known in (DETR, DETECTRON2_DETR, SAP_DETR, TORCHVISION_RESNET, DETECTRON2_RESNET):
     register_name_map(_known)
 
 

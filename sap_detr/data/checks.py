@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
@@ -224,6 +225,7 @@ def _check_sections(content: Any, json_file: str, require_annotations: bool) -> 
 
 def _integer(value: Any) -> int | None:
     """An integer of at most 64 bits (also if written as 3.0), else None."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if isinstance(value, float) and not value.is_integer():
@@ -233,6 +235,7 @@ def _integer(value: Any) -> int | None:
 
 def _float(value: Any) -> float | None:
     """A number as float (infinite if it is too large), else None."""
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -363,6 +366,7 @@ def _attach_annotations(
             }
         )
         usable += not crowd
+        annotations = None
     return usable
 
 
@@ -373,7 +377,7 @@ def box_fault(box: Any, mode: BoxMode = BoxMode.XYWH_ABS) -> str | None:
     shown = f"bbox {_shorten(box)}"
     if not isinstance(box, Iterable) or isinstance(box, (str, bytes, dict)):
         return f"{shown} is not four numbers"
-    numbers = [_float(v.item() if hasattr(v, "item") else v) for v in box]
+    numbers = [_float(v) for v in box]
     if len(numbers) != 4 or any(v is None for v in numbers):
         return f"{shown} is not four numbers"
     x, y, width, height = (v for v in numbers if v is not None)

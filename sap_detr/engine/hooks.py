@@ -6,9 +6,10 @@ import math
 import sys
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase
 from tqdm import tqdm
+
+from ..checkpoint import SafeCheckpointer
 
 
 class BestCheckpoint(HookBase):
@@ -21,7 +22,7 @@ class BestCheckpoint(HookBase):
         metric: key of the evaluation result, such as "bbox/AP"; larger is better.
     """
 
-    def __init__(self, checkpointer: DetectionCheckpointer, metric: str = "bbox/AP") -> None:
+    def __init__(self, checkpointer: SafeCheckpointer, metric: str = "bbox/AP") -> None:
         self._checkpointer = checkpointer
         self._metric = metric
         self.best: float | None = None
@@ -41,7 +42,7 @@ class BestCheckpoint(HookBase):
         self._seen_iteration = iteration
         if self.best is None or value > self.best:
             self.best = value
-            self._checkpointer.save("model_best")
+            self._checkpointer.save("model_best", tag_last=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.best is None else {"best": self.best}

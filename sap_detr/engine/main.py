@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import create_ddp_model, default_argument_parser, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
-from ..checkpoint import CheckpointError, load_weights
+from ..checkpoint import CheckpointError, load_checkpoint_file, load_weights
 from ..config import ConfigError, load_config
 from ..data import DatasetError, check_datasets
-from .setup import as_dict, build_model, choose_device, prepare_data, setup_run
-from .trainer import DetectionTrainer, accumulation_steps, ddp_arguments, yacs_view
+from .setup import as_dict, as_list, build_model, choose_device, prepare_data, setup_run
+from .trainer import DetectionTrainer, accumulation_steps, yacs_view
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +87,24 @@ def check_before_launch(cfg: DictConfig, args: argparse.Namespace) -> None:
     if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"train.init_checkpoint: there is no file {checkpoint}")
     prepare_data(cfg)
-    test_names = cfg.dataloader.test.dataset.names
-    names = list(test_names) if isinstance(test_names, ListConfig) else [test_names]
+    tested = as_list(cfg.dataloader.test.dataset.names)
+    names = tested
     if not args.eval_only:
         accumulation_steps(
             cfg.dataloader.train.total_batch_size,
             args.num_gpus * args.num_machines,
             cfg.train.max_images_per_gpu,
         )
-        train_names = cfg.dataloader.train.dataset.names
-        names += list(train_names) if isinstance(train_names, ListConfig) else [train_names]
-    if cfg.train.check_data:
-        check_datasets(names)
+        names = tested + as_list(cfg.dataloader.train.dataset.names)
+    if not cfg.train.check_data:
+        return
+    summaries = check_datasets(names)
+    batch = cfg.dataloader.train.total_batch_size
+    if not args.eval_only and sum(s.num_images for s in summaries[len(tested) :]) < batch:
+        raise ConfigError(
+            f"the training data has fewer images than dataloader.train.total_batch_size={batch}; "
+            "lower it"
+        )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -123,9 +129,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates the weights that ``train.init_checkpoint`` names."""
+    """Evaluates the weights that ``train.init_checkpoint`` names.
+
+    With ``train.ema.enabled`` that is the moving average, if the checkpoint has one.
+    """
     model = build_model(cfg)
     path = PathManager.get_local_path(cfg.train.init_checkpoint)
-    load_weights(model, path, class_names=cfg.train.class_names).require_complete()
-    wrapped = create_ddp_model(model, **ddp_arguments(model, cfg.train.ddp))
-    return as_dict(DetectionTrainer.test(yacs_view(cfg), wrapped))
+    checkpoint = load_checkpoint_file(path)
+    if cfg.train.ema.enabled and "ema" in checkpoint:
+        checkpoint["model"] = {k: v for k, v in checkpoint["ema"].items() if k != "num_updates"}
+    report = load_weights(model, checkpoint, class_names=cfg.train.class_names, source=path)
+    report.require_complete()
+    return as_dict(DetectionTrainer.test(yacs_view(cfg), model))

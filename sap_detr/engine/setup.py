@@ -57,7 +57,7 @@ def prepare_data(cfg: DictConfig) -> list[str] | None:
     if names is None:
         resolve_num_classes(cfg, None, "")
         return None
-    listed = list(names) if isinstance(names, ListConfig) else [names]
+    listed = as_list(names)
     classes = dataset_class_names(listed)
     resolve_num_classes(cfg, classes, f"the training data ({', '.join(listed)})")
     cfg.train.class_names = classes
@@ -91,6 +91,11 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace | None = None) -> None:
         logger.info(f"full config saved to {path}")
     seed_all_rng(cfg.train.seed + rank)
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
+
+
+def as_list(names: str | ListConfig) -> list[str]:
+    """Data set names of a config, which may be one or several."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def as_dict(results: Any) -> dict[str, Any]:

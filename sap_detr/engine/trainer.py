@@ -14,16 +14,17 @@ from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from omegaconf import DictConfig, ListConfig
+from detectron2.utils.file_io import PathManager
+from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import SafeCheckpointer, unwrap_model
 from ..config import ConfigError
 from .ema import EmaHook, ModelEma
 from .hooks import BestCheckpoint, ProgressBar
-from .setup import build_model
+from .setup import as_list, build_model
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class DetectionTrainer(DefaultTrainer):
     def __init__(self, cfg: DictConfig) -> None:
         # Not DefaultTrainer.__init__: all it does is build the parts from a yacs config.
         TrainerBase.__init__(self)
+        # Writers of Detectron2 0.5 expect it.
+        PathManager.mkdirs(cfg.train.output_dir)
         world_size = comm.get_world_size()
         accumulation = accumulation_steps(
             cfg.dataloader.train.total_batch_size, world_size, cfg.train.max_images_per_gpu
@@ -115,9 +118,15 @@ class DetectionTrainer(DefaultTrainer):
         return built
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluates the model, or its moving average if there is one, on the test sets."""
+        """Evaluates the model, or its moving average if there is one, on the test sets.
+
+        Without DistributedDataParallel around it: processes may have different numbers of images,
+        and its collective calls would then wait for ever.
+        """
+        model = unwrap_model(self.model)
+        broadcast_buffers(model)
         with nullcontext() if self.ema is None else self.ema.applied():
-            self._last_eval_results = self.test(self.cfg, self.model)
+            self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
 
     def after_step(self) -> None:
@@ -185,8 +194,7 @@ def yacs_view(cfg: DictConfig, iterations_per_epoch: int = 1, max_iter: int = 1)
     view = get_cfg()
     view.OUTPUT_DIR = cfg.train.output_dir
     view.MODEL.WEIGHTS = cfg.train.init_checkpoint or ""
-    names = cfg.dataloader.test.dataset.names
-    view.DATASETS.TEST = tuple(names) if isinstance(names, ListConfig) else (names,)
+    view.DATASETS.TEST = tuple(as_list(cfg.dataloader.test.dataset.names))
     view.SOLVER.MAX_ITER = max_iter
     view.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period or iterations_per_epoch
     period = cfg.train.eval_period
@@ -221,6 +229,13 @@ def accumulation_steps(total_batch_size: int, world_size: int, max_images: int |
         for steps in range(-(-per_process // max_images), per_process + 1)
         if per_process % steps == 0
     )
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Gives all processes the buffers of the first: running averages of batch norms differ."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def ddp_arguments(model: nn.Module, given: DictConfig) -> dict[str, Any]:

@@ -4,9 +4,9 @@ The Gaussian adds to the attention logit of the cell in column j and row i
 
     G = -((s_x * (j + 0.5 - c_x)) ** 2 + (s_y * (i + 0.5 - c_y)) ** 2) / 8
 
-with the centre c (in cells) and the sharpness s of the query: the side-directed Gaussian of SAP-DETR
-and the spatially modulated attention of SAM-DETR. It is a sum of a term of x and a term of y, so
-nothing of the size queries x cells x 2 is ever needed.
+with the centre c (in cells) and the sharpness s of the query: the side-directed Gaussian of
+SAP-DETR and the spatially modulated attention of SAM-DETR. It is a sum of a term of x and a term of
+y, so nothing of the size queries x cells x 2 is ever needed.
 """
 
 from __future__ import annotations

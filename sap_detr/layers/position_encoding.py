@@ -43,7 +43,9 @@ class SinePositionEncoding(nn.Module):
     def __init__(self, embed_dim: int, temperature: float = 10000.0, eps: float = 1e-6) -> None:
         super().__init__()
         if embed_dim % 4:
-            raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4: sin and cos of y and x")
+            raise ValueError(
+                f"embed_dim={embed_dim} must be a multiple of 4: sin and cos of y and x"
+            )
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.eps = eps

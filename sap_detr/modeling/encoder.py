@@ -52,7 +52,9 @@ class TransformerEncoderLayer(nn.Module):
         if self.position_scale is not None:
             position = position * self.position_scale(tokens)
         query = tokens + position
-        tokens = self.norm1(tokens + self.dropout(self.self_attn(query, query, tokens, padding_mask)))
+        tokens = self.norm1(
+            tokens + self.dropout(self.self_attn(query, query, tokens, padding_mask))
+        )
         return self.norm2(tokens + self.dropout(self.ffn(tokens)))
 
 

@@ -73,8 +73,7 @@ def focal_loss(logits: Tensor, wanted: Tensor, alpha: float = 0.25) -> Tensor:
     p = logits.sigmoid()
     agreement = p * wanted + (1 - p) * (1 - wanted)
     balance = alpha * wanted + (1 - alpha) * (1 - wanted)
-    # Written out, because BCE's own gradient stops at its target.
-    cross_entropy = F.softplus(logits) - logits * wanted
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     return balance * (1 - agreement).square() * cross_entropy
 
 
@@ -143,9 +142,7 @@ class L1BoxLoss:
         name: key of the loss.
     """
 
-    def __init__(
-        self, weight: float = 5.0, corners: bool = False, name: str = "loss_bbox"
-    ) -> None:
+    def __init__(self, weight: float = 5.0, corners: bool = False, name: str = "loss_bbox") -> None:
         self.name = name
         self.weight = weight
         self.corners = corners

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .structures import Predictions, Targets
 
@@ -33,6 +35,9 @@ class DetectionTransformer(nn.Module):
         pixel_mean, pixel_std: RGB values that images of 0..255 are normalised with.
         input_format: channel order of the input images, "RGB" or "BGR". The network always sees
             RGB.
+        padding_invariant: run the backbone on one unpadded image after another where sizes differ,
+            so that no feature depends on how much an image is padded. Encoder and DETR's decoder
+            have that property by themselves; other decoders have a switch of the same name.
 
     Raises:
         ValueError: if ``input_format`` is neither.
@@ -52,6 +57,7 @@ class DetectionTransformer(nn.Module):
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
+        padding_invariant: bool = False,
     ) -> None:
         super().__init__()
         if input_format not in ("RGB", "BGR"):
@@ -64,6 +70,7 @@ class DetectionTransformer(nn.Module):
         self.postprocessor = postprocessor
         self.num_classes = num_classes
         self.input_format = input_format
+        self.padding_invariant = padding_invariant
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -130,7 +137,10 @@ class DetectionTransformer(nn.Module):
             all_layers: whether to return the predictions of all decoder layers.
         """
         height, width = images.shape[-2:]
-        features = self.backbone(images)
+        if self.padding_invariant and any(tuple(s) != (height, width) for s in image_sizes):
+            features, (height, width) = features_of_unpadded(self.backbone, images, image_sizes)
+        else:
+            features = self.backbone(images)
         maps = self.neck(features, image_sizes, (height, width))
         return self.decoder(self.encoder(maps), all_layers=all_layers)
 
@@ -144,3 +154,40 @@ class DetectionTransformer(nn.Module):
             predictions.boxes.dtype,
             batched_inputs[0].get("objects_per_batch"),
         )
+
+
+def features_of_unpadded(
+    backbone: Backbone, images: Tensor, image_sizes: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    """Features that each image would have alone, padded with zeros afterwards.
+
+    In a padded batch the backbone's convolutions read the padding, which biases make non-zero from
+    the second layer on. One image at a time is exact for all sizes, spends nothing on padding, and
+    costs what batching would have gained.
+
+    Args:
+        backbone: images (1, 3, h, w) to a dict of features.
+        images: (B, 3, H, W), padded at the bottom and the right.
+        image_sizes: (height, width) of each image in pixels, without padding.
+
+    Returns:
+        Name to (B, C, H / stride, W / stride), and the size in pixels that these maps have: the
+        padded one, rounded up to whole cells of the coarsest.
+    """
+    single = [
+        backbone(images[i : i + 1, :, :height, :width])
+        for i, (height, width) in enumerate(image_sizes)
+    ]
+    shapes = backbone.output_shape()
+    coarsest = max(shape.stride for shape in shapes.values())
+    padded_height, padded_width = (math.ceil(n / coarsest) * coarsest for n in images.shape[-2:])
+    features = {}
+    for name, shape in shapes.items():
+        rows, columns = padded_height // shape.stride, padded_width // shape.stride
+        features[name] = torch.cat(
+            [
+                F.pad(x[name], (0, columns - x[name].shape[-1], 0, rows - x[name].shape[-2]))
+                for x in single
+            ]
+        )
+    return features, (padded_height, padded_width)

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -282,13 +282,13 @@ class ContentInitializer(nn.Module):
 
     def __init__(self, embed_dim: int, num_layers: int = 3, num_groups: int = 32) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
-            nn.Conv2d(embed_dim, embed_dim, 3, padding=1) for _ in range(num_layers)
-        )
-        self.norms = nn.ModuleList(nn.GroupNorm(num_groups, embed_dim) for _ in range(num_layers))
-        for conv in self.convs:
+        convs = [nn.Conv2d(embed_dim, embed_dim, 3, padding=1) for _ in range(num_layers)]
+        for conv in convs:
             nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        self.convs = nn.ModuleList(convs)
+        self.norms = nn.ModuleList(nn.GroupNorm(num_groups, embed_dim) for _ in range(num_layers))
 
     def forward(self, features: Tensor, points: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Bilinear samples, with zeros outside of the map.
@@ -307,7 +307,11 @@ class ContentInitializer(nn.Module):
             x = x.masked_fill(padding_mask[:, None], 0)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
-            x = norm(x) if padding_mask is None else masked_group_norm(x, norm, padding_mask)
+            x = (
+                norm(x)
+                if padding_mask is None
+                else masked_group_norm(x, cast(nn.GroupNorm, norm), padding_mask)
+            )
             x = F.relu(x)
         grid = (2 * points - 1)[:, :, None]
         sampled = F.grid_sample(full_precision(x), grid, align_corners=False)
@@ -372,15 +376,17 @@ class SapDetrDecoder(nn.Module):
         size = torch.tensor([float(columns), float(rows)])
         self.register_buffer("grid_size", size, persistent=False)
 
-        layer = SapDetrDecoderLayer(
-            embed_dim, num_heads, ffn_dim, dropout, gaussian, gaussian_form
-        )
+        layer = SapDetrDecoderLayer(embed_dim, num_heads, ffn_dim, dropout, gaussian, gaussian_form)
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         self.first_query_point = nn.Linear(embed_dim, embed_dim)
         self.first_query_sides = nn.Linear(embed_dim, embed_dim)
         self.sine_scale = MLP(embed_dim, embed_dim, embed_dim, 2) if num_layers > 1 else None
-        xavier_init_matrices(self.layers)
-        for module in (self.first_query_point, self.first_query_sides, self.sine_scale):
+        for module in (
+            self.layers,
+            self.first_query_point,
+            self.first_query_sides,
+            self.sine_scale,
+        ):
             if module is not None:
                 xavier_init_matrices(module)
         self.norm = nn.LayerNorm(embed_dim)
@@ -388,19 +394,14 @@ class SapDetrDecoder(nn.Module):
         self.content_init = ContentInitializer(embed_dim) if content_from_memory else None
         self.point_embed = MLP(embed_dim, embed_dim, embed_dim, 2)
         self.sides_embed = MLP(2 * embed_dim, embed_dim, embed_dim, 2)
-        # The last of these serves all further layers.
+        # The last head of each list serves all further layers.
         num_box_heads = 1 if shared_box_heads else num_layers
-        self.point_heads = _equal_heads(embed_dim, 2, num_box_heads)
-        self.sides_heads = _equal_heads(embed_dim, 4, num_box_heads)
-        self.class_heads = _equal_heads(embed_dim, num_classes, min(num_layers, 2))
-        self.object_head = nn.Linear(embed_dim, 1)
-        for heads in (self.point_heads, self.sides_heads):
-            for head in heads:
-                nn.init.zeros_(head.layers[-1].weight)
-                nn.init.zeros_(head.layers[-1].bias)
+        self.point_heads = _equal_heads(embed_dim, 2, num_box_heads, zero_weight=True)
+        self.sides_heads = _equal_heads(embed_dim, 4, num_box_heads, zero_weight=True)
         rare = -math.log(99)  # the logit of 1 %
-        for bias in (self.object_head.bias, *(head.layers[-1].bias for head in self.class_heads)):
-            nn.init.constant_(bias, rare)
+        self.class_heads = _equal_heads(embed_dim, num_classes, min(num_layers, 2), bias=rare)
+        self.object_head = nn.Linear(embed_dim, 1)
+        nn.init.constant_(self.object_head.bias, rare)
 
     def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
         """Decodes one batch.
@@ -414,17 +415,17 @@ class SapDetrDecoder(nn.Module):
             Predictions of all layers, or of the last one with L = 1.
         """
         (level,) = memory
-        grid = self.grid
+        grid = full_precision(self.reference_points).sigmoid()[None]
         points, sides = grid, full_precision(self.reference_sides).sigmoid()[None]
         content = self.initial_content(level, grid)
         head_points, attended_sides = points, sides
-        shared_query = None
+        layer_memories = self.project_memory(level)
         contents, references = [], []
-        for index, (layer, layer_memory) in enumerate(
-            zip(self.layers, self.project_memory(level), strict=True)
-        ):
+        for index, layer in enumerate(self.layers):
+            shared_query = None
             if index > 0:
-                head_points, points = points, self.refine_points(index - 1, content, points).detach()
+                head_points = points
+                points = self.refine_points(index - 1, content, points, grid).detach()
                 # With its graph for the heads, without it for the next layer.
                 sides = self.refine_sides(index - 1, content, attended_sides)
                 attended_sides = sides.detach()
@@ -432,43 +433,38 @@ class SapDetrDecoder(nn.Module):
             if index == 0:
                 shared_query = self.first_query_point(position.point_embed)
                 shared_query = shared_query + self.first_query_sides(position.sides_embed)
-            content = layer(content, position, layer_memory, shared_query if index == 0 else None)
+            content = layer(content, position, layer_memories[index], shared_query)
             contents.append(content)
             references.append((head_points, sides))
         first = 0 if all_layers else len(self.layers) - 1
         hidden = self.norm(torch.stack(contents[first:]))
-        logits, predicted_points, predicted_sides = [], [], []
-        for index, (x, (head_points, sides)) in enumerate(
-            zip(hidden, references[first:], strict=True), first
-        ):
-            logits.append(full_precision(_head_of(self.class_heads, index)(x)))
-            predicted_points.append(self.refine_points(index, x, head_points))
-            predicted_sides.append(self.refine_sides(index, x, sides))
-        stacked_points = torch.stack(predicted_points)
+        layers = list(enumerate(zip(hidden, references[first:], strict=True), first))
+        logits = torch.stack([_head_of(self.class_heads, index)(x) for index, (x, _) in layers])
+        points = torch.stack(
+            [self.refine_points(index, x, start, grid) for index, (x, (start, _)) in layers]
+        )
+        sides = torch.stack(
+            [self.refine_sides(index, x, start) for index, (x, (_, start)) in layers]
+        )
         return Predictions(
-            logits=torch.stack(logits),
-            boxes=boxes_from_sides(stacked_points, torch.stack(predicted_sides)),
-            points=stacked_points,
+            logits=full_precision(logits),
+            boxes=boxes_from_sides(points, sides),
+            points=points,
             objectness=full_precision(self.object_head(hidden)) if all_layers else None,
         )
 
-    @property
-    def grid(self) -> Tensor:
-        """The corners of the cells that the points belong to, (1, Q, 2)."""
-        return full_precision(self.reference_points).sigmoid()[None]
-
-    def refine_points(self, layer: int, content: Tensor, points: Tensor) -> Tensor:
+    def refine_points(self, layer: int, content: Tensor, points: Tensor, grid: Tensor) -> Tensor:
         """Moves points inside their cells.
 
         Args:
             layer: whose head to use.
             content: (B, Q, D).
             points: (B or 1, Q, 2).
+            grid: (1, Q, 2), the top left corners of the cells.
 
         Returns:
             (B, Q, 2).
         """
-        grid = self.grid
         update = full_precision(_head_of(self.point_heads, layer)(content))
         # The inverse sigmoid is taken of the offset in the image, not in the cell, as published.
         return grid + (update + inverse_sigmoid(points - grid, EPS)).sigmoid() / self.grid_size
@@ -491,7 +487,7 @@ class SapDetrDecoder(nn.Module):
 
     def project_memory(self, level: FeatureMap) -> list[LayerMemory]:
         """The memory as every layer reads it, all of them projected at once."""
-        attentions = [layer.cross_attn for layer in self.layers]
+        attentions = [cast(SapDetrDecoderLayer, layer).cross_attn for layer in self.layers]
         content = linear_side_by_side(
             level.tokens, [x for a in attentions for x in (a.key_content, a.value)]
         )
@@ -503,7 +499,9 @@ class SapDetrDecoder(nn.Module):
             for key, value, position_key in zip(content[::2], content[1::2], position, strict=True)
         ]
 
-    def embed_position(self, points: Tensor, sides: Tensor, content: Tensor | None) -> QueryPosition:
+    def embed_position(
+        self, points: Tensor, sides: Tensor, content: Tensor | None
+    ) -> QueryPosition:
         """Embeds points (B, Q, 2) and sides (B, Q, 4).
 
         Args:
@@ -525,8 +523,14 @@ class SapDetrDecoder(nn.Module):
         return encoded.flatten(-2)
 
 
-def _equal_heads(embed_dim: int, out_dim: int, num_heads: int) -> nn.ModuleList:
+def _equal_heads(
+    embed_dim: int, out_dim: int, num_heads: int, bias: float = 0.0, zero_weight: bool = False
+) -> nn.ModuleList:
     head = MLP(embed_dim, embed_dim, out_dim, 3)
+    last = cast(nn.Linear, head.layers[-1])
+    nn.init.constant_(last.bias, bias)
+    if zero_weight:
+        nn.init.zeros_(last.weight)
     return nn.ModuleList(copy.deepcopy(head) for _ in range(num_heads))
 
 

@@ -89,7 +89,8 @@ class Predictions:
     @property
     def last_layer(self) -> Predictions:
         """The predictions of the last layer alone, still with a leading dimension of 1."""
-        return Predictions(**{name: x if x is None else x[-1:] for name, x in vars(self).items()})
+        layers = {name: x if x is None else x[-1:] for name, x in vars(self).items()}
+        return replace(self, **layers)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ _X_LABELS: dict[str, str] = {
     "minutes": "minutes of training, without evaluation",
 }
 _INK, _MUTED, _GRID = "#222222", "#666666", "#E6E6E6"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": "#999999",
@@ -147,7 +148,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def last_layer_losses(metrics: Mapping[str, Curve]) -> list[str]:
-    """Names of the loss terms of the last decoder layer: ``loss_class`` but not ``loss_class_0``."""
+    """Names of the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``."""
     return [key for key in metrics if re.fullmatch(r"loss_(?!.*_\d+$).+", key)]
 
 
@@ -241,19 +242,19 @@ def _draw(
 ) -> Figure:
     terms = list(dict.fromkeys(t for curves in metrics.values() for t in last_layer_losses(curves)))
     terms.sort()
-    figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")
+    figure = Figure(
+        figsize=(10, 6.2 if terms else 3.8),
+        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.04),
+    )
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.04)
-    if terms:
-        top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, 1])
-    else:
-        top, bottom = figure, None
+    parts = figure.subfigures(2 if terms else 1, 1, height_ratios=[1.35, 1] if terms else [1])
+    top, *below = np.ravel(np.array(parts, dtype=object))
     left, right = top.subplots(1, 2)
 
     _loss_panel(left, "Total loss", "total_loss", metrics, clocks)
     _ap_panel(right, metrics, clocks)
     panels = [left, right]
-    if bottom is not None:
+    for bottom in below:
         for axes, term in zip(np.ravel(bottom.subplots(1, len(terms))), terms, strict=True):
             _loss_panel(axes, f"{term}, last layer", term, metrics, clocks)
             panels.append(axes)
@@ -328,6 +329,7 @@ def _ap_panel(
     """AP as a strong line, AP50 as a thin dashed one."""
     axes.set_title("Box AP on the validation set, in %")
     ends = []
+    shown: list[float] = []
     for index, (label, curves) in enumerate(metrics.items()):
         style = _series(index)
         for key, name, width in (("bbox/AP", "AP", 1.8), ("bbox/AP50", "AP50", 1.1)):
@@ -346,10 +348,11 @@ def _ap_panel(
                 markersize=3.2 if len(places) < 40 else 0,
                 clip_on=False,
             )
+            shown += curve.values.tolist()
             text = f"{name} {curve.values[-1]:.1f}"
             ends.append((places[-1], curve.values[-1], text, style["color"]))
     if ends:
-        highest = max(line.get_ydata().max() for line in axes.lines)
+        highest = max(shown)
         axes.set_ylim(0, max(1.0, min(100.0, 1.08 * highest)))
         _label_ends(axes, ends)
     else:
@@ -412,7 +415,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> No
 
 
 def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places at least ``gap`` apart, as near to the wanted ones as least squares allow."""
+    """Ascending places at least ``gap`` apart, by least squares near to the wanted ones."""
     # Without the gaps it is isotonic regression: pool neighbours that are out of order.
     pools: list[tuple[float, int]] = []
     for rank, place in enumerate(wanted):

@@ -79,15 +79,17 @@ def test_without_resume_only_weights_are_loaded(tmp_path):
 
 
 def test_first_run_with_resume_starts_from_weights(tmp_path, published_detr, state_model):
-    save_checkpoint_file({"model": published_detr(91)}, tmp_path / "detr.pth")
+    save_checkpoint_file({"model": published_detr(91), "epoch": 3}, tmp_path / "detr.pth")
     model = state_model(to_ours(published_detr(2), "detr"), 2)
     saver = SafeCheckpointer(model, tmp_path / "run", class_names=["zebra", "cat"])
-    saver.resume_or_load(str(tmp_path / "detr.pth"), resume=True)
+    assert saver.resume_or_load(str(tmp_path / "detr.pth"), resume=True) == {"epoch": 3}
     assert saver.load_report.format == "detr"
     assert torch.equal(
         model.state_dict()["decoder.class_head.weight"],
         published_detr(91)["class_embed.weight"][[24, 17, 91]],
     )
+    save_checkpoint_file(published_detr(91), tmp_path / "bare.pth")
+    assert saver.load(str(tmp_path / "bare.pth")) == {}
 
 
 def test_class_names_and_further_content_are_saved(tmp_path):
@@ -97,7 +99,9 @@ def test_class_names_and_further_content_are_saved(tmp_path):
     assert set(content) == {"model", "optimizer", "trainer", "class_names", "note"}
     assert content["class_names"] == ["a", "b"]
     assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
-    assert len(list(tmp_path.iterdir())) == 2
+    saver.save("model_best", tag_last=False)
+    assert (tmp_path / "last_checkpoint").read_text() == "model.pth"
+    assert len(list(tmp_path.iterdir())) == 3
     *_, other = run_of(tmp_path, class_names=["b", "a"])
     with pytest.raises(CheckpointError, match="class names or their order differ"):
         other.resume_or_load("", resume=True)

@@ -192,14 +192,15 @@ def test_missing_and_surplus_tensors_are_warned_of(ours, model, caplog):
 
 
 def test_nothing_in_common_and_only_the_backbone_in_common(ours, state_model, published_detr):
+    state = ours(5)
     other = state_model({"encoder.blocks.0.weight": torch.ones(1)})
     with pytest.raises(CheckpointError, match="nothing in common"):
-        load_weights(other, ours(5))
-    names = [name for name in ours(5) if name.startswith("backbone.")]
-    other = state_model({name: ours(5)[name] for name in names} | {"decoder.x": torch.ones(1)})
+        load_weights(other, state)
+    backbone = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    other = state_model(backbone | {"decoder.x": torch.ones(1)})
     with pytest.raises(CheckpointError, match="only its backbone"):
         load_weights(other, published_detr())
-    assert len(load_weights(other, {name: ours(5)[name] for name in names}).loaded) == len(names)
+    assert len(load_weights(other, backbone).loaded) == len(backbone)
 
 
 def test_values_are_cast_to_the_models_dtype(ours, model):

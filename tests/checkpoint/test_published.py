@@ -69,7 +69,7 @@ def test_every_published_detr_name_there_and_back(published_detr):
             "transformer.decoder.layers.3.multihead_attn.out_proj.weight",
             "decoder.layers.3.cross_attn.out_proj.weight",
         ),
-        ("transformer.decoder.layers.3.norm3.weight", "decoder.layers.3.norm3.weight"),
+        ("transformer.decoder.layers.5.norm2.weight", "decoder.layers.5.norm2.weight"),
         ("transformer.decoder.norm.bias", "decoder.norm.bias"),
         ("query_embed.weight", "decoder.query_embed.weight"),
         ("class_embed.bias", "decoder.class_head.bias"),
@@ -130,17 +130,15 @@ def test_templates_need_the_same_fields():
 
 def test_registered_table_is_recognised(monkeypatch):
     monkeypatch.setattr("sap_detr.checkpoint.published.NAME_MAPS", dict(NAME_MAPS))
-    state = {
-        "class_embed.5.layers.2.bias": torch.ones(2),
-        "bbox_embed.5.layers.2.bias": torch.ones(4),
-    }
-    with pytest.raises(CheckpointError):
+    novel = NameMap(method="novel", pairs=(("novel_head.{p}", "decoder.novel_head.{p}"),))
+    state = {"novel_head.bias": torch.ones(2)}
+    with pytest.raises(CheckpointError, match="no known checkpoint"):
         detect_format(state)
-    register_name_map(TOY)
-    register_name_map(TOY)
-    assert detect_format(state) == "toy"
-    with pytest.raises(ValueError, match="'toy' exists"):
-        register_name_map(NameMap(method="toy", pairs=()))
+    register_name_map(novel)
+    register_name_map(novel)
+    assert detect_format(state) == "novel"
+    with pytest.raises(ValueError, match="'novel' exists"):
+        register_name_map(NameMap(method="novel", pairs=()))
 
 
 def imagenet_torchvision(published):

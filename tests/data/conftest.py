@@ -27,7 +27,7 @@ def _clean_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
 
 
 def _coco() -> dict[str, Any]:
-    """Three images of 40x30, of which the last has no objects; category ids 7 and 3, in this order."""
+    """Three images of 40x30, the last without objects; category ids 7 and 3, in this order."""
     boxes = {1: (1, 3, [5, 6, 10, 12]), 2: (1, 7, [0, 0, 40, 30]), 3: (2, 3, [30.5, 10, 9.5, 8])}
     return {
         "info": {},

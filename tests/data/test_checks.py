@@ -258,7 +258,7 @@ def test_truncated_image(dicts: list[dict[str, Any]], suffix: str) -> None:
     check_image_files(dicts)
     data = path.with_suffix(suffix).read_bytes()
     path.with_suffix(suffix).write_bytes(data[: len(data) * 2 // 3])
-    with pytest.raises(DatasetError, match="image 2 .*damaged or cut off"):
+    with pytest.raises(DatasetError, match=r"image 2 .*damaged or cut off"):
         check_image_files(dicts)
 
 
@@ -276,7 +276,7 @@ def test_damage_inside_is_found_by_decoding(dicts: list[dict[str, Any]]) -> None
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     check_image_files(dicts)
-    with pytest.raises(DatasetError, match="image 2 .*damaged"):
+    with pytest.raises(DatasetError, match=r"image 2 .*damaged"):
         check_image_files(dicts, decode=True)
 
 
@@ -308,7 +308,7 @@ def test_image_bomb(dicts: list[dict[str, Any]]) -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     Path(dicts[1]["file_name"]).write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    with pytest.raises(DatasetError, match="image 2 .*more than 178956970 pixels"):
+    with pytest.raises(DatasetError, match=r"image 2 .*more than 178956970 pixels"):
         check_image_files(dicts)
 
 

@@ -81,7 +81,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
 
 
 def test_every_annotated_shape_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last shape painted at a pixel owns it; no shape may own less than the stated part of its own."""
+    """A pixel belongs to the shape painted last; every shape keeps enough of its own."""
     masks: list[np.ndarray] = []
 
     def record(rng, canvas, placement, stencil) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
@@ -11,14 +13,17 @@ from sap_detr import model_zoo
 from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS, select_class_rows
 
 
-def detr_config(variant: dict) -> DictConfig:
-    cfg = model_zoo.get_config("common/models/detr_r50.py")
+def resnet_config(variant: dict, name: str) -> DictConfig:
+    cfg = model_zoo.get_config(f"common/models/{name}.py")
     cfg.model.backbone.depth = variant["depth"]
     cfg.model.backbone.dc5 = variant["dc5"]
     return cfg.model
 
 
-CONFIGS = {"detr": detr_config}
+CONFIGS = {
+    "detr": partial(resnet_config, name="detr_r50"),
+    "sap_detr": partial(resnet_config, name="sap_detr_r50"),
+}
 
 
 def build(case: dict, weights: dict, num_classes: int) -> nn.Module:

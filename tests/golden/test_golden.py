@@ -21,7 +21,7 @@ from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS
 from sap_detr.modeling import Predictions, layer_keys
 
 # Published names of losses that are called otherwise here, and of what is not trained on here.
-LOSS_NAMES = {"loss_class": "loss_ce"}
+LOSS_NAMES = {"loss_class": "loss_ce", "loss_objectness": "loss_ce_obj"}
 
 
 def pytest_generate_tests(metafunc):
@@ -168,6 +168,12 @@ def test_losses_matches_and_gradients(run: Run):
             ours = names.ours(names.canonical(published) or published)
             run.check(parameters[ours].grad.norm(), value, key)
             compared.add(key)
+
+    if "grad_norm_total" in run.expected:
+        gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+        total_norm = torch.nn.utils.get_total_norm(gradients)
+        run.check(total_norm, run.expected["grad_norm_total"], "grad_norm_total")
+        compared.add("grad_norm_total")
 
     comparable = {key for key in run.expected if re.match("loss|match|grad_norm", key)}
     assert comparable - compared == set()

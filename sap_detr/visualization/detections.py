@@ -1,0 +1,329 @@
+"""Draws boxes with their classes and scores into an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from detectron2.structures import BoxMode, Instances
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from .palette import RGB, class_color, load_font, text_color_on
+
+Pixels = NDArray[np.uint8]
+Labels = Literal["full", "score", "none"]
+Place = tuple[float, float, float, float]
+
+_SMALLEST_FONT = 7
+
+
+@dataclass(frozen=True)
+class BoxSet:
+    """Boxes of one image, found or true.
+
+    Attributes:
+        boxes: (N, 4), XYXY in pixels.
+        classes: (N,), class indices.
+        scores: (N,), 0..1; None for ground truth.
+    """
+
+    boxes: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    scores: NDArray[np.float64] | None = None
+
+    @classmethod
+    def from_instances(cls, instances: Instances) -> BoxSet:
+        """From ``pred_boxes``, ``pred_classes`` and ``scores``, or ``gt_boxes`` and ``gt_classes``.
+
+        Raises:
+            ValueError: if the instances have neither.
+        """
+        for prefix in ("pred", "gt"):
+            if instances.has(f"{prefix}_boxes") and instances.has(f"{prefix}_classes"):
+                boxes = instances.get(f"{prefix}_boxes").tensor.detach().cpu().double().numpy()
+                classes = instances.get(f"{prefix}_classes").detach().cpu().long().numpy()
+                scores = None
+                if prefix == "pred" and instances.has("scores"):
+                    scores = instances.scores.detach().cpu().double().numpy()
+                return cls(boxes.reshape(-1, 4), classes, scores)
+        raise ValueError(
+            "instances need pred_boxes and pred_classes, or gt_boxes and gt_classes; these have "
+            f"{sorted(instances.get_fields()) or 'nothing'}"
+        )
+
+    @classmethod
+    def from_annotations(cls, annotations: Iterable[Mapping[str, Any]]) -> BoxSet:
+        """From the ``annotations`` of a standard dataset dict; crowds are left out."""
+        objects = [a for a in annotations if not a.get("iscrowd", 0)]
+        boxes = [
+            BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects
+        ]
+        return cls(
+            np.array(boxes, np.float64).reshape(-1, 4),
+            np.array([a["category_id"] for a in objects], np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, score_threshold: float = 0.0, top_k: int | None = None) -> BoxSet:
+        """The best ``top_k`` boxes with at least this score, best first; without scores, all."""
+        if self.scores is None:
+            return self
+        order = np.argsort(-self.scores, kind="stable")
+        order = order[self.scores[order] >= score_threshold][:top_k]
+        return BoxSet(self.boxes[order], self.classes[order], self.scores[order])
+
+    def scaled(self, factor: float) -> BoxSet:
+        """The boxes in an image that is this much larger."""
+        return BoxSet(self.boxes * factor, self.classes, self.scores)
+
+
+def draw_detections(
+    image: Pixels,
+    detections: Instances | BoxSet,
+    class_names: Sequence[str | None] | None = None,
+    *,
+    truth: Instances | BoxSet | None = None,
+    score_threshold: float = 0.0,
+    top_k: int | None = None,
+    labels: Labels = "full",
+    min_long_side: int = 0,
+) -> Pixels:
+    """Draws boxes in the colours of their classes.
+
+    Lines and letters grow with the image. Boxes are cut off at the border; those that lie outside,
+    or are not finite, are not drawn.
+
+    Args:
+        image: (H, W, 3), RGB; it is not changed.
+        detections: found or true boxes, in pixels of ``image``.
+        class_names: by class index; the index is written where there is no name.
+        truth: true boxes, drawn as white dashed outlines below the others.
+        score_threshold: boxes with lower scores are left out.
+        top_k: how many boxes to draw at most, the best ones.
+        labels: what is written at the boxes: name and score, the score only, or nothing.
+        min_long_side: smaller images are enlarged to this length of the long side, so that labels
+            are readable.
+
+    Returns:
+        (H, W, 3), RGB; larger than ``image`` only if it was enlarged.
+
+    Raises:
+        ValueError: if the image is not an 8-bit RGB image.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(
+            f"an image must be uint8 with shape (H, W, 3), got {image.dtype} {image.shape}"
+        )
+    shown = _as_box_set(detections).select(score_threshold, top_k)
+    true = None if truth is None else _as_box_set(truth)
+    canvas = Image.fromarray(np.ascontiguousarray(image))
+    factor = min_long_side / max(canvas.size)
+    if factor > 1:
+        size = (max(1, round(canvas.width * factor)), max(1, round(canvas.height * factor)))
+        canvas = canvas.resize(size, Image.Resampling.BICUBIC)
+        shown = shown.scaled(factor)
+        true = None if true is None else true.scaled(factor)
+
+    draw = ImageDraw.Draw(canvas, "RGBA")
+    width = line_width(canvas.size)
+    if true is not None:
+        for box in true.boxes:
+            corners = _corners_inside(box, canvas.size)
+            if corners is not None:
+                _draw_dashed(draw, corners, width)
+    drawn = [(i, _corners_inside(box, canvas.size)) for i, box in enumerate(shown.boxes)]
+    visible = [(i, corners) for i, corners in drawn if corners is not None]
+    for i, corners in reversed(visible):  # the best on top
+        _draw_outline(draw, corners, class_color(int(shown.classes[i])), width)
+    if labels != "none":
+        labeler = _Labeler(draw, canvas.size, [corners for _, corners in visible])
+        for i, corners in visible:
+            text = _label_text(shown, i, class_names, labels)
+            if text:
+                labeler.draw(text, corners, class_color(int(shown.classes[i])))
+    return np.asarray(canvas)
+
+
+def class_name(class_names: Sequence[str | None] | None, index: int) -> str:
+    """The name of a class, or its index where it has none."""
+    known = class_names is not None and 0 <= index < len(class_names)
+    return (class_names[index] if known and class_names else None) or str(index)
+
+
+def line_width(size: tuple[int, int]) -> int:
+    """Width of an outline in an image of this (width, height), in pixels."""
+    return max(2, round(max(size) / 300))
+
+
+def font_size(size: tuple[int, int]) -> int:
+    """Height of letters in an image of this (width, height), in pixels."""
+    return int(np.clip(round((size[0] * size[1]) ** 0.5 / 46), 11, 40))
+
+
+def _as_box_set(boxes: Instances | BoxSet) -> BoxSet:
+    return boxes if isinstance(boxes, BoxSet) else BoxSet.from_instances(boxes)
+
+
+def _label_text(
+    shown: BoxSet, index: int, class_names: Sequence[str | None] | None, labels: Labels
+) -> str:
+    score = "" if shown.scores is None else f"{shown.scores[index]:.2f}"
+    if labels == "score":
+        return score
+    return f"{class_name(class_names, int(shown.classes[index]))} {score}".strip()
+
+
+def _corners_inside(
+    box: NDArray[np.float64], size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """First and last column and row of a box's outline as x0, y0, x1, y1; None if not visible."""
+    if not np.isfinite(box).all():
+        return None
+    x0, y0, x1, y1 = box
+    if x1 <= 0 or y1 <= 0 or x0 >= size[0] or y0 >= size[1] or x1 < x0 or y1 < y0:
+        return None
+    left, top = max(0, round(x0)), max(0, round(y0))
+    right, bottom = min(size[0] - 1, round(x1) - 1), min(size[1] - 1, round(y1) - 1)
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
+    return left, top, max(left, right), max(top, bottom)
+
+
+def _draw_outline(
+    draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], color: RGB, width: int
+) -> None:
+    """An outline inside the corners, with a faint dark edge that sets it off from light images."""
+    x0, y0, x1, y1 = corners
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 90), width=1)
+    if width > 2 and x1 - x0 > 2 * width and y1 - y0 > 2 * width:
+        inner = (x0 + width, y0 + width, x1 - width, y1 - width)
+        draw.rectangle(inner, outline=(0, 0, 0, 60), width=1)
+    draw.rectangle(corners, outline=color, width=min(width, max(1, min(x1 - x0, y1 - y0) // 2)))
+
+
+def _draw_dashed(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], width: int) -> None:
+    """White dashes on a dark line, readable on any image."""
+    x0, y0, x1, y1 = corners
+    width = max(1, round(width * 0.75))
+    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 110), width=width + 2)
+    dash = 4 * width
+    for start in range(x0, x1 + 1, 2 * dash):
+        end = min(start + dash - 1, x1)
+        draw.rectangle((start, y0, end, y0 + width - 1), fill="white")
+        draw.rectangle((start, y1 - width + 1, end, y1), fill="white")
+    for start in range(y0, y1 + 1, 2 * dash):
+        end = min(start + dash - 1, y1)
+        draw.rectangle((x0, start, x0 + width - 1, end), fill="white")
+        draw.rectangle((x1 - width + 1, start, x1, end), fill="white")
+
+
+class _Labeler:
+    """Writes labels where they hide least: other labels first of all, then small boxes, then edges.
+
+    Args:
+        draw: of the image.
+        size: the image's (width, height).
+        boxes: corners of all boxes.
+    """
+
+    def __init__(
+        self,
+        draw: ImageDraw.ImageDraw,
+        size: tuple[int, int],
+        boxes: Sequence[tuple[int, int, int, int]],
+    ) -> None:
+        self._draw = draw
+        self._size = size
+        self._boxes = np.array(boxes, np.float64).reshape(-1, 4)
+        self._areas = (self._boxes[:, 2:] - self._boxes[:, :2] + 1).prod(1)
+        self._taken = np.zeros((0, 4))
+
+    def draw(self, text: str, corners: tuple[int, int, int, int], color: RGB) -> None:
+        """Writes one label on a plate of the box's colour, wholly inside the image."""
+        text, font = self._fit(text)
+        left, _, right, _ = font.getbbox(text)
+        ascent, descent = font.getmetrics()
+        pad = max(2, font.size // 5)
+        width, height = right - left + 2 * pad, ascent + descent + max(0, pad - 2)
+        x, y = self._best_place(corners, width, height)
+        self._taken = np.append(self._taken, [(x, y, x + width, y + height)], axis=0)
+        plate = (x, y, x + width - 1, y + height - 1)
+        self._draw.rectangle(plate, fill=color)
+        self._draw.text(
+            (x + pad - left, y + (height - ascent - descent) // 2),
+            text,
+            font=font,
+            fill=text_color_on(color),
+        )
+
+    def _fit(self, text: str) -> tuple[str, Any]:
+        """The text and its font, made smaller and then shorter until it fits into the image."""
+        room_x, room_y = self._size
+        for size in range(font_size(self._size), _SMALLEST_FONT - 1, -1):
+            font = load_font(size, bold=True)
+            pad = max(2, size // 5)
+            if font.getlength(text) + 2 * pad < room_x and sum(font.getmetrics()) + pad < room_y:
+                return text, font
+        while len(text) > 1 and font.getlength(text) + 2 * pad >= room_x:
+            text = text[:-2].rstrip() + "…"
+        return text, font
+
+    def _best_place(
+        self, corners: tuple[int, int, int, int], width: int, height: int
+    ) -> tuple[int, int]:
+        """Upper left corner of a label: above the box, or else where it is in the way least."""
+        x0, y0, x1, y1 = corners
+        left, right = x0, x1 + 1 - width
+        candidates = [
+            (left, y0 - height),
+            (left, y0),
+            (left, y1 + 1),
+            (right, y0 - height),
+            (left, y1 + 1 - height),
+            (right, y1 + 1),
+            (right, y0),
+            (right, y1 + 1 - height),
+            (x1 + 1, y0),
+            (x0 - width, y0),
+        ]
+        best, best_cost = (0, 0), np.inf
+        for rank, (x, y) in enumerate(candidates):
+            place = (
+                int(np.clip(x, 0, max(0, self._size[0] - width))),
+                int(np.clip(y, 0, max(0, self._size[1] - height))),
+            )
+            area = (*place, place[0] + width, place[1] + height)
+            moved = abs(place[0] - x) + abs(place[1] - y)
+            hidden = _overlap(self._taken, area).sum() / (width * height)
+            # To cover a corner of a box does no harm.
+            covered = (_overlap(self._boxes, area) / self._areas - 0.25).clip(0).sum()
+            edges = _edges_under(self._boxes, area)
+            cost = 20 * hidden + 8 * covered + 0.04 * edges + 0.12 * rank + 0.01 * moved
+            if cost < best_cost:
+                best, best_cost = place, cost
+        return best
+
+
+def _overlap(places: NDArray[np.float64], area: Place) -> NDArray[np.float64]:
+    """Shared area of (N, 4) XYXY rectangles with another, (N,)."""
+    low = np.maximum(places[:, :2], area[:2])
+    high = np.minimum(places[:, 2:], area[2:])
+    shared: NDArray[np.float64] = (high - low).clip(0).prod(1)
+    return shared
+
+
+def _edges_under(boxes: NDArray[np.float64], area: Place) -> int:
+    """How many vertical and horizontal edges of boxes run through the inside of a rectangle."""
+    count = 0
+    for axis in (0, 1):
+        low, high = area[axis], area[axis + 2]
+        across_low, across_high = area[1 - axis], area[3 - axis]
+        beside = (boxes[:, 1 - axis] < across_high) & (boxes[:, 3 - axis] > across_low)
+        for side in (axis, axis + 2):
+            inside = (boxes[:, side] > low + 1) & (boxes[:, side] < high - 1)
+            count += int((beside & inside).sum())
+    return count

@@ -1,0 +1,60 @@
+"""Detection in single images, outside of any data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from torch import nn
+
+
+class Predictor:
+    """Runs a model on RGB arrays.
+
+    Args:
+        model: a Detectron2 model; it is put in evaluation mode.
+        augmentations: what is done to an image before, such as the ``augmentations`` of the mapper
+            that the model was evaluated with.
+        image_format: channel order that the model takes, "RGB" or "BGR".
+
+    Raises:
+        ValueError: if ``image_format`` is neither.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        augmentations: T.Augmentation | Sequence[T.Augmentation | T.Transform],
+        image_format: str = "RGB",
+    ) -> None:
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
+        self.model = model.eval()
+        if not isinstance(augmentations, T.Augmentation):
+            augmentations = T.AugmentationList(list(augmentations))
+        self.augmentations = augmentations
+        self.image_format = image_format
+
+    @torch.no_grad()
+    def __call__(self, image: NDArray[np.uint8]) -> Instances:
+        """Detects in one image.
+
+        Args:
+            image: (H, W, 3), RGB, 0..255.
+
+        Returns:
+            ``pred_boxes`` (XYXY pixels of ``image``), ``scores`` and ``pred_classes``, on the CPU.
+        """
+        height, width = image.shape[:2]
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        augmented = T.AugInput(np.ascontiguousarray(image))
+        self.augmentations(augmented)
+        pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        outputs = self.model([{"image": pixels, "height": height, "width": width}])
+        instances: Instances = outputs[0]["instances"].to("cpu")
+        return instances

@@ -1,0 +1,240 @@
+"""Contact sheets: found and true boxes of many images in one picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from PIL import Image, ImageDraw
+from torch import nn
+
+from .detections import BoxSet, Pixels, class_name, draw_detections
+from .palette import class_color, load_font
+
+Layout = Literal["side_by_side", "overlay"]
+
+_PAPER, _INK, _MUTED = (255, 255, 255), (34, 34, 34), (110, 110, 110)
+_MARGIN, _GAP, _LINE = 24, 20, 26
+_LEGEND_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image of a sheet.
+
+    Attributes:
+        image: (H, W, 3), uint8 RGB.
+        detections: found boxes, in pixels of the image.
+        truth: true boxes; None if they are not known.
+        caption: one line to stand below.
+    """
+
+    image: Pixels
+    detections: Instances | BoxSet
+    truth: Instances | BoxSet | None = None
+    caption: str = ""
+
+
+def detection_sheet(
+    rows: Sequence[SheetRow],
+    out_png: str | os.PathLike[str],
+    class_names: Sequence[str | None] | None = None,
+    *,
+    score_threshold: float = 0.5,
+    layout: Layout = "side_by_side",
+    tile_width: int = 480,
+    columns: int | None = None,
+) -> Path:
+    """Draws images with their boxes into one picture.
+
+    Images are brought to one width, small ones enlarged, before boxes and labels are drawn.
+
+    Args:
+        rows: the images.
+        out_png: file to write.
+        class_names: by class index.
+        score_threshold: detections with lower scores are left out.
+        layout: "side_by_side" puts the truth, where it is known, to the left of the detections;
+            "overlay" draws it into the same image as white dashed outlines.
+        tile_width: width of one image in pixels.
+        columns: rows of the argument that stand beside each other; by default as many as make the
+            sheet about as wide as high, and no more than four images.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if there are no rows.
+    """
+    if not rows:
+        raise ValueError("a detection sheet needs at least one image")
+    tiles = [_draw_tile(row, class_names, score_threshold, layout, tile_width) for row in rows]
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles)
+    columns = min(len(tiles), columns or _choose_columns(len(tiles), width, height, tile_width))
+    # Each line of tiles is as high as its highest.
+    lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in line) for line in lines]
+    sheet_width = 2 * _MARGIN + columns * width + (columns - 1) * _GAP
+    legend = _draw_legend(rows, class_names, score_threshold, layout, sheet_width - 2 * _MARGIN)
+    sheet_height = 2 * _MARGIN + legend.height + sum(heights) + (len(lines) - 1) * _GAP
+    sheet = Image.new("RGB", (sheet_width, sheet_height), _PAPER)
+    sheet.paste(legend, (_MARGIN, _MARGIN))
+    y = _MARGIN + legend.height
+    for line, line_height in zip(lines, heights, strict=True):
+        for column, tile in enumerate(line):
+            sheet.paste(tile, (_MARGIN + column * (width + _GAP), y))
+        y += line_height + _GAP
+    out = Path(out_png)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(out)
+    return out
+
+
+def make_validation_sheet(
+    model: nn.Module,
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    class_names: Sequence[str | None] | None,
+    out_png: str | os.PathLike[str],
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+) -> Path:
+    """Runs a model on images of a data set and draws what it finds beside what is there.
+
+    Args:
+        model: a Detectron2 model; it is left in the mode, training or evaluation, that it was in.
+        dataset_dicts: standard dicts with annotations.
+        mapper: maps a dict to the model's input, as for evaluation.
+        class_names: by class index.
+        out_png: file to write.
+        num_images: how many images, taken at equal distances from ``dataset_dicts``.
+        score_threshold: detections with lower scores are left out.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    places = np.linspace(0, len(dataset_dicts) - 1, min(num_images, len(dataset_dicts)))
+    chosen = [dataset_dicts[i] for i in dict.fromkeys(places.round().astype(int).tolist())]
+    rows = []
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for record in chosen:
+                image = read_image(record["file_name"], "RGB")
+                inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
+                found = BoxSet.from_instances(model([inputs])[0]["instances"])
+                found = found.select(score_threshold)
+                truth = BoxSet.from_annotations(record.get("annotations", ()))
+                caption = (
+                    f"{Path(record['file_name']).name}: {len(truth)} true, {len(found)} detected"
+                )
+                rows.append(SheetRow(image, found, truth, caption))
+    finally:
+        model.train(was_training)
+    return detection_sheet(rows, out_png, class_names, score_threshold=score_threshold)
+
+
+def _draw_tile(
+    row: SheetRow,
+    class_names: Sequence[str | None] | None,
+    score_threshold: float,
+    layout: Layout,
+    tile_width: int,
+) -> Image.Image:
+    """One row of a sheet: one or two images with the caption below."""
+    height, width = row.image.shape[:2]
+    factor = tile_width / width
+    size = (tile_width, max(1, round(height * factor)))
+    image = np.asarray(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS))
+    found, truth = _scaled(row.detections, factor), _scaled(row.truth, factor)
+    if layout == "overlay" or truth is None:
+        pictures = [
+            draw_detections(image, found, class_names, truth=truth, score_threshold=score_threshold)
+        ]
+    else:
+        pictures = [
+            draw_detections(image, BoxSet(truth.boxes, truth.classes), class_names, labels="none"),
+            draw_detections(image, found, class_names, score_threshold=score_threshold),
+        ]
+    tile = Image.new(
+        "RGB",
+        (len(pictures) * (tile_width + 4) - 4, size[1] + (_LINE if row.caption else 0)),
+        _PAPER,
+    )
+    for i, picture in enumerate(pictures):
+        tile.paste(Image.fromarray(picture), (i * (tile_width + 4), 0))
+    if row.caption:
+        font = load_font(14)
+        text = _shorten(row.caption, font, tile.width)
+        ImageDraw.Draw(tile).text((0, size[1] + 5), text, font=font, fill=_MUTED)
+    return tile
+
+
+def _scaled(boxes: Instances | BoxSet | None, factor: float) -> Any:
+    if boxes is None:
+        return None
+    return (boxes if isinstance(boxes, BoxSet) else BoxSet.from_instances(boxes)).scaled(factor)
+
+
+def _choose_columns(count: int, width: int, height: int, tile_width: int) -> int:
+    most = max(1, 4 * (tile_width + 4) // width)
+    return max(1, min(most, round(math.sqrt(count * height / width))))
+
+
+def _draw_legend(
+    rows: Sequence[SheetRow],
+    class_names: Sequence[str | None] | None,
+    score_threshold: float,
+    layout: Layout,
+    width: int,
+) -> Image.Image:
+    """What the two kinds of boxes are, and the colours of the classes that occur most."""
+    counts: dict[int, int] = {}
+    any_truth = any(row.truth is not None for row in rows)
+    for row in rows:
+        for boxes in (row.detections, row.truth):
+            if boxes is not None:
+                for index in _scaled(boxes, 1.0).select(score_threshold).classes:
+                    counts[int(index)] = counts.get(int(index), 0) + 1
+    if not any_truth:
+        title = f"Detections with a score of at least {score_threshold:g}"
+    elif layout == "overlay":
+        title = f"Colour: detections with a score of at least {score_threshold:g}. Dashes: truth"
+    else:
+        title = f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
+    bold, regular = load_font(15, bold=True), load_font(15)
+    entries = sorted(sorted(counts, key=lambda index: -counts[index])[:_LEGEND_CLASSES])
+    legend = Image.new("RGB", (width, _LINE * (2 + len(entries)) + 14), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    title = _shorten(title, bold, width)
+    draw.text((0, 0), title, font=bold, fill=_INK)
+    x, y = round(bold.getlength(title)) + 28, 0
+    for index in entries:
+        name = _shorten(class_name(class_names, index), regular, width - 22)
+        needed = 22 + round(regular.getlength(name))
+        if x + needed > width:
+            x, y = 0, y + _LINE
+        draw.rectangle((x, y + 2, x + 14, y + 16), outline=class_color(index), width=3)
+        draw.text((x + 22, y), name, font=regular, fill=_INK)
+        x += needed + 22
+    return legend.crop((0, 0, width, y + _LINE + 10))
+
+
+def _shorten(text: str, font: Any, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

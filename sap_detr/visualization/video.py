@@ -1,0 +1,121 @@
+"""Frames from video files and cameras, and videos from frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_DEFAULT_RATE = 25.0
+
+
+class VideoError(ValueError):
+    """A video or camera can't be used; the message names it."""
+
+
+class FrameReader:
+    """The frames of a video file or camera, opened at once and read one by one.
+
+    Args:
+        source: file, or number of a camera.
+
+    Attributes:
+        rate: frames per second; 25 where the source does not say.
+        num_frames: how many there are to come; None if that is not known, as with a camera.
+
+    Raises:
+        VideoError: if it can't be opened or has no frames.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | int) -> None:
+        self.name = f"webcam {source}" if isinstance(source, int) else f"video {source}"
+        if isinstance(source, int):
+            reason = "gives no pictures. Is it plugged in, free, and may this program use it?"
+            self._capture, first = _open(source)
+        else:
+            if not Path(source).is_file():
+                raise VideoError(f"there is no video file {source}")
+            reason = "has no frame that can be read. Is it a video?"
+            self._capture, first = _open(str(source))
+        if first is None:
+            raise VideoError(f"{self.name} {reason}")
+        self._first: Any = first
+        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
+        if not 1 <= self.rate <= 1000:
+            self.rate = _DEFAULT_RATE
+        count = 0 if isinstance(source, int) else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.num_frames = count if count > 0 else None
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """Frames (H, W, 3), RGB. The source is closed at the end."""
+        frame = self._first
+        try:
+            while frame is not None:
+                yield np.ascontiguousarray(frame[:, :, ::-1], dtype=np.uint8)
+                found, frame = self._capture.read()
+                if not found:
+                    return
+        finally:
+            self._capture.release()
+
+
+def _open(source: str | int) -> tuple[Any, Any]:
+    """An OpenCV capture and its first frame (BGR), or None for one that has no frame."""
+    # OpenCV's own warnings would bury the message that the user needs.
+    logging: Any = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        capture: Any = cv2.VideoCapture(source)
+        found, frame = capture.read() if capture.isOpened() else (False, None)
+        if not found:
+            capture.release()
+        return capture, frame if found else None
+    finally:
+        logging.setLogLevel(level)
+
+
+class FrameWriter:
+    """Writes frames of one size into an MP4 file; to be used in a ``with`` statement.
+
+    Args:
+        path: file to write.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], rate: float) -> None:
+        self.path = Path(path)
+        self.rate = rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> FrameWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        """Adds a frame (H, W, 3), RGB.
+
+        Raises:
+            VideoError: if the file can't be written.
+        """
+        if self._writer is None:
+            height, width = frame.shape[:2]
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
+            if not self._writer.isOpened():
+                raise VideoError(f"{self.path} can't be written: this OpenCV can't make MP4 files")
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

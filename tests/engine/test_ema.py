@@ -1,0 +1,42 @@
+import torch
+from torch import nn
+
+from sap_detr.engine import ModelEma
+
+
+def step(model, value):
+    with torch.no_grad():
+        model.weight.fill_(value)
+
+
+def test_average_and_restoring():
+    model = nn.Linear(1, 1, bias=False)
+    ema = ModelEma(model, decay=0.9)
+    step(model, 1.0)
+    ema.update()
+    step(model, 2.0)
+    ema.update()
+    with ema.applied():
+        assert torch.allclose(model.weight, torch.tensor(0.9 * 1 + 0.1 * 2))
+    assert model.weight.item() == 2.0
+
+    other_model = nn.Linear(1, 1, bias=False)
+    other = ModelEma(other_model, decay=0.9)
+    other.load_state_dict(ema.state_dict())
+    for m, e in ((model, ema), (other_model, other)):
+        step(m, 3.0)
+        e.update()
+    assert all(torch.equal(a, b) for a, b in zip(*(e.state_dict().values() for e in (ema, other))))
+
+
+def test_weights_come_back_after_an_error():
+    model = nn.Linear(1, 1, bias=False)
+    ema = ModelEma(model, decay=0.5)
+    ema.update()
+    step(model, 5.0)
+    try:
+        with ema.applied():
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert model.weight.item() == 5.0

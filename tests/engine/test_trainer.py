@@ -1,0 +1,154 @@
+"""Whole short runs on the CPU: everything between a config and a checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
+
+from sap_detr.checkpoint import load_checkpoint_file
+from sap_detr.config import ConfigError, add_sap_detr_config, load_config
+from sap_detr.engine import DetectionTrainer, accumulation_steps, prepare_data, setup_run
+
+
+def train(overrides, resume=False):
+    cfg = load_config("detr/detr_small_shapes.py", overrides)
+    prepare_data(cfg)
+    setup_run(cfg)
+    trainer = DetectionTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
+    trainer = train([*tiny_overrides, "schedule.epochs=1.5", "train.ema.enabled=true"])
+    out = tmp_path / "run"
+    # 18 images // 4 per iteration = 4 iterations an epoch.
+    assert (trainer.iterations_per_epoch, trainer.max_iter) == (4, 6)
+
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    merged = {key for line in lines for key in line}
+    assert {"total_loss", "loss_class", "loss_class_0", "loss_giou", "grad_norm", "lr"} <= merged
+    assert {"bbox/AP", "bbox/AP50", "class_error"} <= merged
+    assert [line["iteration"] for line in lines if "bbox/AP" in line][0] == 3
+
+    final = load_checkpoint_file(out / "model_final.pth")
+    assert final["trainer"]["iteration"] == 5
+    assert final["class_names"] == list(trainer.checkpointer.class_names)
+    assert len(final["class_names"]) == 6
+    assert (out / "model_best.pth").is_file()
+    assert (out / "model_0000003.pth").is_file()
+    # The average is another model than the last one, and has seen every step.
+    assert final["ema"]["num_updates"] == 6
+    name = "decoder.query_embed.weight"
+    assert not torch.equal(final["ema"][name], final["model"][name])
+
+    saved = load_config(str(out / "config.yaml"))
+    assert saved.model.num_classes == 6
+    assert saved.train.class_names == final["class_names"]
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tiny_overrides, tmp_path):
+    common = [*tiny_overrides, "train.eval_period=0", "train.ema.enabled=true"]
+    common += ["dataloader.test.dataset.names=[]", "schedule.drop_epochs=[1]", "schedule.epochs=2"]
+
+    def run(folder, resume=False, max_iter=8):
+        changes = [f"train.output_dir={tmp_path / folder}", f"train.max_iter={max_iter}"]
+        train([*common, *changes], resume)
+        return load_checkpoint_file(tmp_path / folder / "model_final.pth")
+
+    whole = run("whole")
+    run("parts", max_iter=3)
+    resumed = run("parts", resume=True)
+    assert resumed["trainer"]["iteration"] == whole["trainer"]["iteration"] == 7
+    for part in ("model", "ema"):
+        assert whole[part].keys() == resumed[part].keys()
+        for name, value in whole[part].items():
+            assert torch.equal(value, resumed[part][name]), f"{part}: {name}"
+    fresh = run("other", max_iter=3)
+    name = "decoder.query_embed.weight"
+    assert not torch.equal(fresh["model"][name], whole["model"][name])
+
+
+def test_accumulation_sees_the_same_images(tiny_overrides):
+    def image_ids(*extra):
+        cfg = load_config("detr/detr_small_shapes.py", [*tiny_overrides, *extra])
+        prepare_data(cfg)
+        trainer = DetectionTrainer(cfg)
+        steps = trainer._trainer.accumulation
+        batches = iter(trainer._trainer.data_loader)
+        ids = [inputs["image_id"] for _ in range(4 * steps) for inputs in next(batches)]
+        return steps, ids
+
+    steps, accumulated = image_ids("train.max_images_per_gpu=2")
+    assert steps == 2
+    assert (1, accumulated) == image_ids()
+
+
+def test_broken_weights_are_not_saved(tiny_overrides, tmp_path):
+    cfg = load_config("detr/detr_small_shapes.py", [*tiny_overrides, "train.log_period=100"])
+    prepare_data(cfg)
+    trainer = DetectionTrainer(cfg)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="total_loss"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("total", "processes", "most", "steps"),
+    [(16, 8, None, 1), (16, 8, 2, 1), (16, 2, 4, 2), (16, 1, 3, 8), (12, 1, 5, 3), (8, 8, 1, 1)],
+)
+def test_accumulation_keeps_the_total_batch(total, processes, most, steps):
+    assert accumulation_steps(total, processes, most) == steps
+    assert total % (processes * steps) == 0
+    assert most is None or total // processes // steps <= most
+
+
+def test_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(ConfigError, match="total_batch_size=16.*3 processes"):
+        accumulation_steps(16, 3, None)
+    with pytest.raises(ConfigError, match="max_images_per_gpu"):
+        accumulation_steps(16, 1, 0)
+
+
+def test_detectron2s_own_trainer_with_a_yacs_config(tiny_config, tiny_overrides, tmp_path):
+    prepare_data(tiny_config)
+    cfg = get_cfg()
+    add_sap_detr_config(cfg)
+    cfg.MODEL.LAZY_CONFIG = "detr/detr_small_shapes.py"
+    cfg.MODEL.LAZY_OVERRIDES = [o for o in tiny_overrides if o.startswith("model.")]
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.DATASETS.TRAIN = ("tiny_shapes_train",)
+    cfg.DATASETS.TEST = ("tiny_shapes_val",)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.INPUT.MIN_SIZE_TEST = 64
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.MAX_ITER = 2
+    cfg.SOLVER.STEPS = ()
+    cfg.TEST.EVAL_PERIOD = 0
+    cfg.OUTPUT_DIR = str(tmp_path / "yacs")
+    Path(cfg.OUTPUT_DIR).mkdir()
+
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name):
+            from sap_detr.evaluation import DetectionEvaluator
+
+            return DetectionEvaluator(dataset_name)
+
+    trainer = Trainer(cfg)
+    assert trainer.model.num_classes == 6
+    assert trainer.model.input_format == cfg.INPUT.FORMAT == "BGR"
+    before = trainer.model.decoder.query_embed.weight.clone()
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert not torch.equal(trainer.model.decoder.query_embed.weight, before)
+    assert "AP" in trainer._last_eval_results["bbox"]
+    assert (tmp_path / "yacs" / "model_final.pth").is_file()

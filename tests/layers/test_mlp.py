@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from sap_detr.layers import MLP, FeedForward, linear_side_by_side, xavier_init_matrices
+
+
+def test_mlp_has_relu_between_its_layers_only():
+    mlp = MLP(3, 5, 2, num_layers=3)
+    x = torch.randn(4, 3)
+    a, b, c = mlp.layers
+    torch.testing.assert_close(mlp(x), c(torch.relu(b(torch.relu(a(x))))))
+    assert (mlp(torch.randn(200, 3)) < 0).any()
+    assert [tuple(layer.weight.shape) for layer in mlp.layers] == [(5, 3), (5, 5), (2, 5)]
+
+
+def test_mlp_of_one_layer_is_linear():
+    mlp = MLP(3, 5, 2, num_layers=1)
+    assert [tuple(layer.weight.shape) for layer in mlp.layers] == [(2, 3)]
+
+
+def test_mlp_needs_a_layer():
+    with pytest.raises(ValueError, match="num_layers=0"):
+        MLP(3, 5, 2, num_layers=0)
+
+
+def test_feed_forward_drops_hidden_units_in_training_only():
+    ffn = FeedForward(4, 64, dropout=0.5)
+    x = torch.randn(3, 4)
+    assert not torch.equal(ffn(x), ffn(x))
+    ffn.eval()
+    expected = ffn.linear2(torch.relu(ffn.linear1(x)))
+    torch.testing.assert_close(ffn(x), expected)
+
+
+def test_linear_side_by_side_equals_each_layer_alone():
+    layers = [nn.Linear(4, n).double() for n in (2, 3, 5)]
+    x = torch.randn(2, 6, 4, dtype=torch.float64)
+    for found, layer in zip(linear_side_by_side(x, layers), layers, strict=True):
+        torch.testing.assert_close(found, layer(x), rtol=0, atol=1e-14)
+
+
+def test_xavier_init_draws_matrices_and_leaves_vectors():
+    module = nn.Sequential(nn.Linear(300, 100), nn.LayerNorm(100))
+    bias = module[0].bias.clone()
+    nn.init.constant_(module[1].weight, 7.0)
+    xavier_init_matrices(module)
+    bound = (6 / 400) ** 0.5
+    assert 0.99 * bound < module[0].weight.abs().max() <= bound
+    assert torch.equal(module[0].bias, bias)
+    assert (module[1].weight == 7).all()

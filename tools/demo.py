@@ -1,0 +1,291 @@
+#!/usr/bin/env python
+"""Detect objects in images, folders of images, a video or a webcam, and draw them.
+
+    demo.py --config-file detr/detr_r50_500ep --weights detr-r50-e632da11.pth --input a.jpg folder/
+    demo.py --config-file my_config.py --weights output/model_final.pth --video street.mp4
+    demo.py --config-file my_config.py --weights output/model_final.pth --webcam 0
+
+Pictures and videos are written to the output folder. Weights may be ours or published ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.config import instantiate
+from detectron2.data.detection_utils import read_image
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from PIL import Image
+from tqdm import tqdm
+
+from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
+from sap_detr.config import ConfigError, load_config
+from sap_detr.data import DatasetError
+from sap_detr.engine.setup import build_model, choose_device, prepare_data
+from sap_detr.visualization import (
+    FrameReader,
+    FrameWriter,
+    Predictor,
+    VideoError,
+    draw_detections,
+)
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
+ESCAPE_KEY = 27
+
+ClassNames = Sequence[str | None] | None
+Pixels = NDArray[np.uint8]
+
+
+class DemoError(ValueError):
+    """What was asked for can't be done; the message says why."""
+
+
+USER_ERRORS = (DemoError, VideoError, ConfigError, DatasetError, CheckpointError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 with one line for what can't be done."""
+    args = _parser().parse_args(argv)
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="a config, or the name of one"
+    )
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to load")
+    weights.add_argument(
+        "--random-weights", action="store_true", help="go without, to try out everything else"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--input", nargs="+", type=Path, metavar="PATH", help="images, and folders of images"
+    )
+    source.add_argument("--video", type=Path, metavar="FILE", help="video file")
+    source.add_argument(
+        "--webcam", type=int, metavar="N", help="number of the camera, most often 0"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/demo"),
+        metavar="FOLDER",
+        help="where to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score to show (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=100, help="most boxes to show (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-frames", type=int, metavar="N", help="where to stop a video or webcam"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the config's)")
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks what can be checked before the model is built, then does what was asked for.
+
+    Raises:
+        DemoError: or another of ``USER_ERRORS``, with what is wrong.
+    """
+    if args.weights is None and not args.random_weights:
+        raise DemoError(
+            "no weights: give --weights FILE (or --random-weights, whose boxes mean nothing)"
+        )
+    if args.max_frames is not None and args.max_frames < 1:
+        raise DemoError(f"--max-frames must be positive, got {args.max_frames}")
+    if args.output.exists() and not args.output.is_dir():
+        raise DemoError(f"--output {args.output} is a file, it must be a folder")
+    if args.input is not None:
+        images = find_images(args.input)
+        detector = build_detector(args)
+        args.output.mkdir(parents=True, exist_ok=True)
+        detect_in_images(detector, images, args.output)
+        return
+    reader = FrameReader(args.video if args.webcam is None else args.webcam)
+    detector = build_detector(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    name = f"{args.video.stem}_detections" if args.webcam is None else f"webcam_{args.webcam}"
+    out = args.output / f"{name}.mp4"
+    detect_in_frames(detector, reader, out, args.max_frames, window=args.webcam is not None)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Detects and draws: what images and videos have in common."""
+
+    predictor: Predictor
+    class_names: ClassNames
+    threshold: float
+    top_k: int
+
+    def __call__(self, image: Pixels, min_long_side: int = 0) -> tuple[Pixels, int]:
+        """The image (H, W, 3; RGB) with its detections drawn, and how many these are."""
+        instances = self.predictor(image)
+        count = min(self.top_k, int((instances.scores >= self.threshold).sum()))
+        drawn = draw_detections(
+            image,
+            instances,
+            self.class_names,
+            score_threshold=self.threshold,
+            top_k=self.top_k,
+            min_long_side=min_long_side,
+        )
+        return drawn, count
+
+
+def build_detector(args: argparse.Namespace) -> Detector:
+    """Model, weights and class names of a command line.
+
+    The classes are those named in the checkpoint, else those of the config's data set; failing
+    that, they are numbered.
+
+    Raises:
+        ConfigError, CheckpointError, DatasetError, OSError: with what is wrong.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    if args.device is not None:
+        cfg.train.device = args.device
+    choose_device(cfg.train.device)
+    checkpoint = None if args.weights is None else load_checkpoint_file(args.weights)
+    names: ClassNames = None if checkpoint is None else checkpoint.get("class_names")
+    if names is None:
+        names = _class_names_of_data(cfg)
+    else:
+        cfg.model.num_classes = len(names)
+    model = build_model(cfg)
+    if checkpoint is not None:
+        report = load_weights(model, checkpoint, class_names=names, source=str(args.weights))
+        report.require_complete()
+    mapper = instantiate(cfg.dataloader.test.mapper)
+    predictor = Predictor(model, mapper.augmentations, mapper.image_format)
+    return Detector(predictor, names, args.threshold, args.top_k)
+
+
+def _class_names_of_data(cfg: DictConfig) -> ClassNames:
+    """Names of the config's classes, whose number is set; None if only the number is known."""
+    given = cfg.model.num_classes
+    try:
+        return prepare_data(cfg)
+    except (ConfigError, DatasetError, FileNotFoundError) as error:
+        if given is None:
+            raise DemoError(
+                "the classes are not known: the weights hold no class names, and the config's data "
+                f"set can't be used ({error}). Add --opts model.num_classes=NUMBER"
+            ) from error
+        return None
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images that files and folders (without their sub-folders) stand for, in order.
+
+    Raises:
+        DemoError: if a path is missing, a file is no image or a folder has none.
+    """
+    images: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise DemoError(f"the folder {path} has no images ({', '.join(IMAGE_SUFFIXES)})")
+            images += found
+        elif path.is_file():
+            images.append(path)
+        else:
+            raise DemoError(f"there is no file or folder {path}")
+    for path in images:
+        try:
+            Image.open(path).close()
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _not_an_image(path, error) from error
+    return images
+
+
+def _not_an_image(path: Path, error: Exception) -> DemoError:
+    return DemoError(f"{path} can't be read as an image: {error}")
+
+
+def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
+    """One PNG file per image; those of the same name are numbered, so that none replaces another.
+
+    A file that is itself among the images is never chosen.
+    """
+    taken = {image.resolve() for image in images}
+    files = []
+    for image in images:
+        stems = itertools.chain([image.stem], (f"{image.stem}_{i}" for i in itertools.count(2)))
+        file = next(
+            file for stem in stems if (file := folder / f"{stem}.png").resolve() not in taken
+        )
+        taken.add(file.resolve())
+        files.append(file)
+    return files
+
+
+def detect_in_images(detector: Detector, images: Sequence[Path], folder: Path) -> None:
+    """Writes one picture per image, small ones enlarged.
+
+    Raises:
+        DemoError: if an image turns out to be damaged.
+    """
+    for path, out in zip(images, output_files(images, folder), strict=True):
+        try:
+            image = read_image(str(path), "RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _not_an_image(path, error) from error
+        drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
+        Image.fromarray(drawn).save(out)
+        print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {out}")
+
+
+def detect_in_frames(
+    detector: Detector, reader: FrameReader, out: Path, max_frames: int | None, window: bool
+) -> None:
+    """Writes a video, until the frames end or the user stops it by Ctrl-C, or Escape in the window."""
+    frames = itertools.islice(reader, max_frames)
+    total = min(filter(None, (reader.num_frames, max_frames)), default=None)
+    done = 0
+    with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
+        for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
+            drawn, _ = detector(frame)
+            writer.write(drawn)
+            done += 1
+            if window:
+                try:
+                    cv2.imshow(reader.name, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+                    if cv2.waitKey(1) == ESCAPE_KEY:
+                        break
+                except cv2.error:
+                    window = False
+                    print("this OpenCV shows no windows: recording only, Ctrl-C to stop")
+    print(f"{reader.name}: {done} frames, see {out}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Draw the losses and APs of training runs into one picture.
+
+plot_curves.py output/sap_detr output/detr --labels SAP-DETR DETR --out curves.png
+plot_curves.py output/sap_detr --x epoch --iterations-per-epoch 7392
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sap_detr.visualization import MetricsError, plot_curves
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    labels = args.labels or _default_labels(args.runs)
+    if len(labels) != len(args.runs):
+        parser.error(f"{len(args.runs)} runs need as many --labels, got {len(labels)}")
+    if len(set(labels)) != len(labels):
+        parser.error(f"--labels must differ from each other, got {' '.join(labels)}")
+    steps = args.iterations_per_epoch
+    if len(steps) not in (0, 1, len(labels)):
+        parser.error(f"give --iterations-per-epoch once or for each of the {len(labels)} runs")
+    if len(steps) == 1:
+        steps = steps * len(labels)
+    try:
+        out = plot_curves(
+            dict(zip(labels, args.runs, strict=True)),
+            args.out,
+            x=args.x,
+            iterations_per_epoch=dict(zip(labels, steps, strict=True)) if steps else None,
+        )
+    except (MetricsError, OSError, ValueError) as error:
+        print(f"plot_curves: {error}", file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="plot_curves.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="output folder, or its metrics.json"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=[], help="what to call the runs (default: their folders)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("curves.png"), help="file to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--x",
+        choices=("iteration", "epoch", "minutes"),
+        default="iteration",
+        help="what the horizontal axis counts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--iterations-per-epoch",
+        metavar="N",
+        nargs="+",
+        type=int,
+        default=[],
+        help="for --x epoch: one number, or one for each run",
+    )
+    return parser
+
+
+def _default_labels(runs: Sequence[Path]) -> list[str]:
+    """The runs' folder names, or whole paths where names are the same."""
+    folders = [run.parent if run.suffix == ".json" else run for run in runs]
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
