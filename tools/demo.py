@@ -267,7 +267,7 @@ def detect_in_images(detector: Detector, images: Sequence[Path], folder: Path) -
 def detect_in_frames(
     detector: Detector, reader: FrameReader, out: Path, max_frames: int | None, window: bool
 ) -> None:
-    """Writes a video, until the frames end or the user stops it by Ctrl-C, or Escape in the window."""
+    """Writes a video until the frames end or the user stops it: Ctrl-C, Escape in the window."""
     frames = itertools.islice(reader, max_frames)
     total = min(filter(None, (reader.num_frames, max_frames)), default=None)
     done = 0

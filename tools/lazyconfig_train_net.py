@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Trains or evaluates what a LazyConfig describes, on CPU or GPUs, on one machine or several.
 
-    tools/lazyconfig_train_net.py --config-file configs/detr/detr_r50_500ep.py --num-gpus 8
-    tools/lazyconfig_train_net.py --config-file FILE --eval-only train.init_checkpoint=WEIGHTS
-    tools/lazyconfig_train_net.py --config-file FILE --resume train.output_dir=FOLDER key=value ...
+tools/lazyconfig_train_net.py --config-file configs/detr/detr_r50_500ep.py --num-gpus 8
+tools/lazyconfig_train_net.py --config-file FILE --eval-only train.init_checkpoint=WEIGHTS
+tools/lazyconfig_train_net.py --config-file FILE --resume train.output_dir=FOLDER key=value ...
 """
 
 from __future__ import annotations

@@ -366,7 +366,6 @@ def _attach_annotations(
             }
         )
         usable += not crowd
-        annotations = None
     return usable
 
 

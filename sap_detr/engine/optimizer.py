@@ -20,7 +20,8 @@ def get_parameter_groups(
         base_lr: learning rate outside the backbone.
         backbone_factor: the backbone's rate as a part of ``base_lr``.
     """
-    backbone, others = [], []
+    backbone: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (backbone if "backbone" in name else others).append(parameter)

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class StepTrainer(SimpleTrainer):
         # told it where to start.
         TrainerBase.__init__(self)
         model.train()
-        self.model = model
+        self.model: nn.Module | DistributedDataParallel = model
         self.data_loader = data_loader
         self.optimizer = optimizer
         self.accumulation = accumulation
@@ -102,9 +102,10 @@ class StepTrainer(SimpleTrainer):
                 batch[0]["objects_per_batch"] = objects / len(batches)
         mean: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            sync = isinstance(self.model, DistributedDataParallel) and not last
-            with self.model.no_sync() if sync else nullcontext():
+            synchronised: AbstractContextManager[None] = nullcontext()
+            if isinstance(self.model, DistributedDataParallel) and index < len(batches) - 1:
+                synchronised = self.model.no_sync()
+            with synchronised:
                 with torch.autocast(
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
                 ):

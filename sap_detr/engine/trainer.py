@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,9 +19,11 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from ..checkpoint import SafeCheckpointer, unwrap_model
 from ..config import ConfigError
+from ..data import EpochSampler
 from .ema import EmaHook, ModelEma
 from .hooks import BestCheckpoint, ProgressBar
 from .setup import as_list, build_model
@@ -52,7 +54,8 @@ class DetectionTrainer(DefaultTrainer):
             cfg.dataloader.train.total_batch_size, world_size, cfg.train.max_images_per_gpu
         )
         loader = self.build_train_loader(cfg, accumulation)
-        images = len(loader.dataset)
+        self._sampler: EpochSampler = loader.sampler
+        images = self._sampler.size
         self.iterations_per_epoch = images // cfg.dataloader.train.total_batch_size
         schedule = instantiate(cfg.schedule)
         self.max_iter = cfg.train.max_iter or schedule.num_iterations(self.iterations_per_epoch)
@@ -91,10 +94,10 @@ class DetectionTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues from the last checkpoint, or loads ``train.init_checkpoint`` and starts at 0."""
+        """Continues from the last checkpoint, or starts from ``train.init_checkpoint``."""
         super().resume_or_load(resume)
         loader_step = self.start_iter * self._trainer.accumulation
-        self._trainer.data_loader.sampler.set_step(loader_step)
+        self._sampler.set_step(loader_step)
 
     def build_hooks(self) -> list[HookBase]:
         """``DefaultTrainer``'s hooks and ours."""
@@ -162,7 +165,7 @@ class DetectionTrainer(DefaultTrainer):
         return built
 
     @classmethod
-    def build_train_loader(cls, cfg: DictConfig, accumulation: int = 1) -> Iterable[Any]:
+    def build_train_loader(cls, cfg: DictConfig, accumulation: int = 1) -> Any:
         loader = cfg.dataloader.train.copy()
         loader.total_batch_size = loader.total_batch_size // accumulation
         loader.accumulation_steps = accumulation
@@ -170,7 +173,7 @@ class DetectionTrainer(DefaultTrainer):
         return instantiate(loader)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         loader = cfg.COMPUTED_LAZY_CONFIG.dataloader.test.copy()
         loader.dataset.names = dataset_name
         return instantiate(loader)
@@ -238,7 +241,7 @@ def broadcast_buffers(model: nn.Module) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def ddp_arguments(model: nn.Module, given: DictConfig) -> dict[str, Any]:
+def ddp_arguments(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of DistributedDataParallel; on the CPU it must not be told of devices."""
     device = next(model.parameters()).device
     ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None

@@ -45,7 +45,7 @@ class SetCriterion(nn.Module):
         """
         matches = self.matcher(predictions, targets)
         self._log_metrics(predictions, targets, matches)
-        weighted = {}
+        weighted: dict[str, Tensor] = {}
         for loss in self.losses:
             values = loss.weight * loss(predictions, targets, matches)
             weighted.update(zip(layer_keys(loss.name, len(values)), values.unbind(), strict=True))

@@ -60,7 +60,7 @@ class SoftmaxClassLoss:
         labels = torch.full(logits.shape[:-1], no_object, device=logits.device)
         labels = matches.scatter(matches.gather_targets(targets.labels), labels)
         nll = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
-        class_weight = torch.where(labels == no_object, self.no_object_weight, 1.0).to(nll.dtype)
+        class_weight = torch.ones_like(nll).masked_fill(labels == no_object, self.no_object_weight)
         return (class_weight * nll).sum((1, 2)) / class_weight.sum((1, 2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -85,8 +86,8 @@ class L1BoxCost:
         if self.corners:
             predicted, wanted = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)
         pairs = zip(predicted.unbind(-1), wanted.unbind(-1), strict=True)
-        distance = sum((p[..., None] - t[:, None]).abs() for p, t in pairs)
-        return self.weight * distance
+        distances = [(p[..., None] - t[:, None]).abs() for p, t in pairs]
+        return self.weight * (distances[0] + distances[1] + distances[2] + distances[3])
 
 
 class GIoUCost:
@@ -151,22 +152,24 @@ class HungarianMatcher(nn.Module):
         queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
         objects = np.zeros_like(queries)
         if sum(counts):
-            total = sum(cost(predictions, targets) for cost in self.costs)
+            total = functools.reduce(
+                torch.add, (cost(predictions, targets) for cost in self.costs)
+            )
             limit = self.NON_FINITE_COST
             cost = torch.nan_to_num(total, nan=limit, posinf=limit, neginf=limit).cpu().numpy()
             for layer in range(num_layers):
                 start = 0
-                for image, (count, num_objects) in enumerate(
+                for index, (count, num_objects) in enumerate(
                     zip(counts, targets.counts, strict=True)
                 ):
                     span = slice(start, start + count)
                     queries[layer, span], objects[layer, span] = linear_sum_assignment(
-                        cost[layer, image, :, :num_objects]
+                        cost[layer, index, :, :num_objects]
                     )
                     start += count
         images = np.repeat(np.arange(len(counts)), counts)
         device = predictions.logits.device
-        image, query, target = (
+        indices = [
             torch.from_numpy(x).to(device, non_blocking=True) for x in (images, queries, objects)
-        )
-        return Matches(image, query, target, counts)
+        ]
+        return Matches(indices[0], indices[1], indices[2], counts)

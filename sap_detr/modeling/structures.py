@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -89,7 +90,9 @@ class Predictions:
     @property
     def last_layer(self) -> Predictions:
         """The predictions of the last layer alone, still with a leading dimension of 1."""
-        layers = {name: x if x is None else x[-1:] for name, x in vars(self).items()}
+        layers: dict[str, Any] = {
+            name: x if x is None else x[-1:] for name, x in vars(self).items()
+        }
         return replace(self, **layers)
 
 

@@ -26,7 +26,8 @@ def test_average_and_restoring():
     for m, e in ((model, ema), (other_model, other)):
         step(m, 3.0)
         e.update()
-    assert all(torch.equal(a, b) for a, b in zip(*(e.state_dict().values() for e in (ema, other))))
+    expected, restored = ema.state_dict(), other.state_dict()
+    assert all(torch.equal(value, restored[name]) for name, value in expected.items())
 
 
 def test_weights_come_back_after_an_error():

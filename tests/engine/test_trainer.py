@@ -33,7 +33,7 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
     merged = {key for line in lines for key in line}
     assert {"total_loss", "loss_class", "loss_class_0", "loss_giou", "grad_norm", "lr"} <= merged
     assert {"bbox/AP", "bbox/AP50", "class_error"} <= merged
-    assert [line["iteration"] for line in lines if "bbox/AP" in line][0] == 3
+    assert next(line["iteration"] for line in lines if "bbox/AP" in line) == 3
 
     final = load_checkpoint_file(out / "model_final.pth")
     assert final["trainer"]["iteration"] == 5
@@ -110,7 +110,7 @@ def test_accumulation_keeps_the_total_batch(total, processes, most, steps):
 
 
 def test_batch_that_cannot_be_split_is_refused():
-    with pytest.raises(ConfigError, match="total_batch_size=16.*3 processes"):
+    with pytest.raises(ConfigError, match=r"total_batch_size=16.*3 processes"):
         accumulation_steps(16, 3, None)
     with pytest.raises(ConfigError, match="max_images_per_gpu"):
         accumulation_steps(16, 1, 0)

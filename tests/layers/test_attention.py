@@ -77,7 +77,9 @@ def test_attention_is_the_written_out_softmax(with_bias, scale):
                 if bias is not None:
                     logits = logits + bias[image, head, q, valid]
                 weights = logits.exp() / logits.exp().sum()
-                expected = sum(w * value[image, head, t] for w, t in zip(weights, valid, strict=True))
+                expected = sum(
+                    w * value[image, head, t] for w, t in zip(weights, valid, strict=True)
+                )
                 found = result[image, q, 7 * head : 7 * head + 7]
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 

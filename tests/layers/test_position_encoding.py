@@ -69,10 +69,7 @@ def test_dtype_is_kept(dtype):
 def test_no_float32_hides_in_float64():
     phase = torch.rand(50, dtype=torch.float64) * 6
     expected = [
-        [
-            (math.cos if k % 2 else math.sin)(p / 10000.0 ** (2 * (k // 2) / 128))
-            for k in range(128)
-        ]
+        [(math.cos if k % 2 else math.sin)(p / 10000.0 ** (2 * (k // 2) / 128)) for k in range(128)]
         for p in phase.tolist()
     ]
     found = sine_encoding(phase, 128, 10000.0)

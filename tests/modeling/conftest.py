@@ -110,3 +110,24 @@ def make_predictions() -> Callable[..., Predictions]:
         return Predictions(logits.requires_grad_(), boxes.requires_grad_())
 
     return make
+
+
+@pytest.fixture
+def copies_to_host(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], list[str]]:
+    """Runs a function and tells which of the methods that wait for the device it called."""
+
+    def run(function: Callable[[], object]) -> list[str]:
+        called = []
+        with monkeypatch.context() as patch:
+            for name in ("cpu", "item", "tolist", "nonzero", "__bool__", "__int__", "__float__"):
+                original = getattr(torch.Tensor, name)
+
+                def counted(self, *args, _name=name, _original=original, **options):
+                    called.append(_name)
+                    return _original(self, *args, **options)
+
+                patch.setattr(torch.Tensor, name, counted)
+            function()
+        return called
+
+    return run

@@ -59,9 +59,7 @@ def test_resnet101_has_the_parameters_of_torchvision():
     }
 
 
-@pytest.mark.parametrize(
-    "freeze_at, frozen", [(0, set()), (1, {"stem"}), (2, {"stem", "res2"})]
-)
+@pytest.mark.parametrize("freeze_at, frozen", [(0, set()), (1, {"stem"}), (2, {"stem", "res2"})])
 def test_stages_below_freeze_at_are_not_trained(freeze_at, frozen):
     with torch.device("meta"):
         model = build_resnet(50, freeze_at=freeze_at)

@@ -1,0 +1,121 @@
+"""Contact sheets, and the run of a model that fills them."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+from torch import nn
+
+from sap_detr.visualization import (
+    BoxSet,
+    SheetRow,
+    class_color,
+    detection_sheet,
+    make_validation_sheet,
+    sheet,
+)
+
+NONE = BoxSet(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+TRUE = BoxSet(np.array([[10.0, 10, 40, 30]]), np.array([1]))
+
+
+def row(height=60, width=80, truth=None, caption=""):
+    return SheetRow(np.full((height, width, 3), 100, np.uint8), NONE, truth, caption)
+
+
+def count(picture, color):
+    return int((np.asarray(picture) == np.array(color)).all(-1).sum())
+
+
+def test_the_size_follows_from_tiles_and_columns(tmp_path):
+    rows = [row(caption="one"), row(height=40, caption="two"), row(caption="three")]
+    out = detection_sheet(rows, tmp_path / "new" / "sheet.png", tile_width=160, columns=2)
+    margin, gap, line = sheet._MARGIN, sheet._GAP, sheet._LINE
+    legend = line + 10
+    width, height = Image.open(out).size
+    assert width == 2 * margin + 2 * 160 + gap
+    assert height == 2 * margin + legend + 2 * (120 + line) + gap
+
+
+def test_truth_stands_beside_the_detections_or_lies_under_them(tmp_path):
+    rows = [row(truth=TRUE)]
+    beside = Image.open(detection_sheet(rows, tmp_path / "a.png", ["a", "b"], tile_width=240))
+    left = beside.crop((sheet._MARGIN, 80, sheet._MARGIN + 240, beside.height))
+    right = beside.crop((sheet._MARGIN + 244, 80, beside.width, beside.height))
+    assert count(left, class_color(1)) > 100
+    assert count(right, class_color(1)) == 0
+
+    out = detection_sheet(rows, tmp_path / "b.png", ["a", "b"], layout="overlay", tile_width=240)
+    under = Image.open(out)
+    assert under.width == 2 * sheet._MARGIN + 240
+    assert count(under.crop((30, 80, 250, 220)), class_color(1)) == 0
+    assert count(under.crop((30, 80, 250, 220)), (255, 255, 255)) > 20
+
+
+def test_no_images_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="at least one"):
+        detection_sheet([], tmp_path / "a.png")
+
+
+class FindsTheTruth(nn.Module):
+    """Detects one object of class 1 at a known place, and one with a low score."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, batch):
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        self.seen += [inputs["file_name"] for inputs in batch]
+        size = (batch[0]["height"], batch[0]["width"])
+        boxes = Boxes(torch.tensor([[10.0, 10, 40, 30], [50, 40, 70, 55]]))
+        scores, classes = torch.tensor([0.9, 0.1]), torch.tensor([1, 0])
+        found = Instances(size, pred_boxes=boxes, scores=scores, pred_classes=classes)
+        return [{"instances": found}]
+
+
+def test_a_validation_sheet_shows_images_spread_over_the_data(tmp_path, monkeypatch):
+    records = []
+    for i in range(7):
+        file = tmp_path / f"{i}.png"
+        Image.new("RGB", (80, 60), (100, 100, 100)).save(file)
+        box = {"bbox": [10, 10, 30, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+        records.append({"file_name": str(file), "height": 60, "width": 80, "annotations": [box]})
+    shown = []
+    draw = sheet.detection_sheet
+    monkeypatch.setattr(
+        sheet, "detection_sheet", lambda rows, *a, **k: (shown.extend(rows), draw(rows, *a, **k))[1]
+    )
+    model = FindsTheTruth().train()
+    out = make_validation_sheet(
+        model,
+        records,
+        lambda record: {**record, "image": torch.zeros(3, 6, 8)},
+        ["a", "b"],
+        tmp_path / "sheet.png",
+        num_images=4,
+    )
+    assert [name[-5] for name in model.seen] == ["0", "2", "4", "6"]
+    assert model.training
+    assert [r.caption for r in shown][:2] == [
+        "0.png: 1 true, 1 detected",
+        "2.png: 1 true, 1 detected",
+    ]
+    assert shown[0].truth.boxes.tolist() == shown[0].detections.boxes.tolist()
+    picture = Image.open(out)
+    assert count(picture, class_color(1)) > 1000
+    assert count(picture, class_color(0)) == 0
+
+
+def test_more_images_than_there_are(tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (80, 60)).save(file)
+    model = FindsTheTruth().eval()
+    record = {"file_name": str(file), "annotations": []}
+    make_validation_sheet(model, [record], dict, None, tmp_path / "s.png", num_images=12)
+    assert len(model.seen) == 1
+    assert not model.training
+    with pytest.raises(ValueError, match="at least one"):
+        make_validation_sheet(model, [], dict, None, tmp_path / "s.png")

@@ -1,0 +1,33 @@
+"""Frames go into a file and come back."""
+
+import numpy as np
+import pytest
+
+from sap_detr.visualization import FrameReader, FrameWriter, VideoError
+
+
+@pytest.mark.parametrize("size", [(64, 96), (63, 97)])
+def test_frames_come_back_in_order_and_colour(tmp_path, size):
+    path = tmp_path / "v.mp4"
+    colors = [(220, 30, 30), (30, 30, 220)]
+    with FrameWriter(path, rate=10) as writer:
+        for color in colors:
+            writer.write(np.full((*size, 3), color, np.uint8))
+    reader = FrameReader(path)
+    assert reader.rate == pytest.approx(10)
+    assert reader.num_frames == 2
+    frames = list(reader)
+    assert len(frames) == 2
+    for frame, color in zip(frames, colors, strict=True):
+        assert abs(frame.shape[0] - size[0]) <= 1
+        np.testing.assert_allclose(frame[30, 40], color, atol=25)
+
+
+def test_what_is_no_video_is_an_error(tmp_path):
+    with pytest.raises(VideoError, match=r"no video file.*none\.mp4"):
+        FrameReader(tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("not a video")
+    with pytest.raises(VideoError, match=r"text\.mp4"):
+        FrameReader(tmp_path / "text.mp4")
+    with pytest.raises(VideoError, match="webcam 987"):
+        FrameReader(987)

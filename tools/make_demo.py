@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""The main job on generated images: data, training, evaluation, pictures. What `make demo` runs.
+
+    python tools/make_demo.py
+    python tools/make_demo.py --config-file detr/detr_small_shapes.py --output output/detr train.seed=1
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from sap_detr.config import load_config
+from sap_detr.data import get_dataset_dicts
+from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
+from sap_detr.engine.main import USER_ERRORS
+from sap_detr.visualization import make_validation_sheet, plot_curves
+
+DEFAULT_CONFIG = "detr/detr_small_shapes.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", default=DEFAULT_CONFIG, help="file or zoo name")
+    parser.add_argument("--output", default="output/demo", help="folder for everything")
+    parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config")
+    args = parser.parse_args(argv)
+    try:
+        run(args.config_file, Path(args.output), args.opts)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: str, output: Path, overrides: Sequence[str]) -> None:
+    """Trains a model from scratch and leaves its AP table, curves and detections in a folder."""
+    start = time.perf_counter()
+    cfg = load_config(config, [f"train.output_dir={output}", *overrides])
+    cfg.train.progress_bar = True
+    class_names = prepare_data(cfg)
+    setup_run(cfg)
+    trainer = DetectionTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+    results = dict(trainer._last_eval_results["bbox"])
+    minutes = (time.perf_counter() - start) / 60
+    table = tabulate([results], headers="keys", floatfmt=".1f", tablefmt="github")
+    report = f"{config}: {trainer.max_iter} iterations, {minutes:.1f} minutes in all\n\n{table}\n"
+    (output / "ap.md").write_text(report)
+    curves = plot_curves({Path(config).stem: output}, output / "curves.png")
+    sheet = make_validation_sheet(
+        trainer.checkpointer.model,
+        get_dataset_dicts(cfg.dataloader.test.dataset.names),
+        trainer.build_test_loader(trainer.cfg, trainer.cfg.DATASETS.TEST[0]).dataset.mapper,
+        class_names,
+        output / "detections.png",
+    )
+    print(f"\n{report}\ntable       {output / 'ap.md'}\ncurves      {curves}\ndetections  {sheet}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
