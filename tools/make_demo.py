@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """The main job on generated images: data, training, evaluation, pictures. What `make demo` runs.
 
-    python tools/make_demo.py
-    python tools/make_demo.py --config-file detr/detr_small_shapes.py --output output/detr train.seed=1
+python tools/make_demo.py
+python tools/make_demo.py --config-file detr/detr_small_shapes.py --output output/detr train.seed=1
 """
 
 from __future__ import annotations

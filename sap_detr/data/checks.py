@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -9,7 +10,7 @@ import os
 import reprlib
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,15 @@ class Problems:
             lines.append(f"  ... and {self.total - len(self.listed)} more")
         lines += [f"To do: {remedy}" for remedy in self.remedies]
         raise DatasetError("\n".join(lines))
+
+
+class _Fault(Exception):
+    """What is wrong with one entry, and what to do about it."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,8 @@ def _check_sections(content: Any, json_file: str, require_annotations: bool) -> 
 
 def _integer(value: Any) -> int | None:
     """An integer of at most 64 bits (also if written as 3.0), else None."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -235,6 +247,8 @@ def _integer(value: Any) -> int | None:
 
 def _float(value: Any) -> float | None:
     """A number as float (infinite if it is too large), else None."""
+    if type(value) is float:
+        return value
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -286,22 +300,25 @@ def _checked_images(entries: list[Any], image_root: str, problems: Problems) -> 
         if image_id is None:
             problems.add(where, f"id is {_shorten(entry.get('id'))}, not an integer", remedy)
             continue
-        where = f"image {image_id} ({_shorten(name)})"
         if image_id in images:
+            where = f"image {image_id} ({_shorten(name)})"
             other = os.path.relpath(images[image_id]["file_name"], image_root)
             problems.add(where, f"its id is that of {other!r} too", remedy)
             continue
         if not isinstance(name, str) or not name or "\0" in name:
+            where = f"image {image_id} ({_shorten(name)})"
             problems.add(where, "file_name is not the name of a file", remedy)
             continue
         height, width = _integer(entry.get("height")), _integer(entry.get("width"))
-        size = f"height {_shorten(entry.get('height'))}, width {_shorten(entry.get('width'))}"
         if height is None or width is None or height <= 0 or width <= 0:
-            problems.add(where, f"{size}: not two positive integers", remedy)
+            shown = f"height {_shorten(entry.get('height'))}, width {_shorten(entry.get('width'))}"
+            where = f"image {image_id} ({_shorten(name)})"
+            problems.add(where, f"{shown}: not two positive integers", remedy)
             height = width = 0
         elif height * width > MAX_IMAGE_PIXELS:
+            where = f"image {image_id} ({_shorten(name)})"
             limit = f"images are limited to {MAX_IMAGE_PIXELS} pixels: scale larger ones down"
-            problems.add(where, f"{size}: too large", limit)
+            problems.add(where, f"height {height}, width {width}: too large", limit)
         images[image_id] = {
             "file_name": str(Path(image_root, name)),
             "height": height,
@@ -322,71 +339,81 @@ def _attach_annotations(
     """Put the annotations into their images' dicts; returns how many of them can be trained on."""
     usable = 0
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            what = f"is {_shorten(entry)}, not an object"
-            problems.add(f"annotations[{index}]", what, "every annotation must be an object")
-            continue
-        found = f" {_shorten(entry['id'])}" if "id" in entry else f"s[{index}]"
-        where = f"annotation{found}"
-        image_id, category_id = _integer(entry.get("image_id")), _integer(entry.get("category_id"))
-        image = None if image_id is None else images.get(image_id)
-        if image is None:
-            what = f"image_id {_shorten(entry.get('image_id'))} is not the id of an image"
-            problems.add(where, what, "remove annotations of images that are not in the file")
-            continue
-        where += f" (image {image['image_id']}, {Path(image['file_name']).name!r})"
-        category = None if category_id is None else contiguous.get(category_id)
-        if category is None:
-            what = f"category_id {_shorten(entry.get('category_id'))} is not among the categories"
-            problems.add(where, what, "add the category, or remove its annotations")
-            continue
-        crowd = entry.get("iscrowd")
-        if crowd is None:
-            repairs["annotations without iscrowd (taken as 0)"] += 1
-        elif crowd not in (0, 1) or not isinstance(crowd, (int, float)):
-            problems.add(where, f"iscrowd is {_shorten(crowd)}", "iscrowd must be 0 or 1")
-            continue
-        fault = box_fault(entry.get("bbox"))
-        if fault is not None:
-            problems.add(where, fault, "boxes are [x, y, width, height] in pixels")
+        try:
+            image = _image_of(entry, images)
+            annotation = _checked_annotation(entry, contiguous, repairs)
+        except _Fault as fault:
+            problems.add(_name_annotation(entry, index, images), fault.what, fault.remedy)
             continue
         if not image["width"]:
             continue
-        box, repair = _clip_box([float(v) for v in entry["bbox"]], image["width"], image["height"])
+        box, repair = _clip_box(annotation["bbox"], image["width"], image["height"])
         if repair is not None:
             repairs[repair] += 1
-        if box is None:
-            continue
-        image["annotations"].append(
-            {
-                "bbox": box,
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": category,
-                "iscrowd": int(crowd or 0),
-            }
-        )
-        usable += not crowd
+        if box is not None:
+            image["annotations"].append({**annotation, "bbox": box})
+            usable += not annotation["iscrowd"]
     return usable
 
 
-def box_fault(box: Any, mode: BoxMode = BoxMode.XYWH_ABS) -> str | None:
-    """What is wrong with a box: not four finite numbers, or a negative size. None if nothing is."""
+def _image_of(entry: Any, images: Mapping[int, Json]) -> Json:
+    if not isinstance(entry, dict):
+        what = f"is {_shorten(entry)}, not an object"
+        raise _Fault(what, "every annotation must be an object")
+    image_id = _integer(entry.get("image_id"))
+    if image_id is None or image_id not in images:
+        what = f"image_id {_shorten(entry.get('image_id'))} is not the id of an image"
+        raise _Fault(what, "remove annotations of images that are not in the file")
+    return images[image_id]
+
+
+def _checked_annotation(entry: Json, contiguous: Mapping[int, int], repairs: Counter[str]) -> Json:
+    """Detectron2's form of an annotation."""
+    category_id = _integer(entry.get("category_id"))
+    if category_id is None or category_id not in contiguous:
+        what = f"category_id {_shorten(entry.get('category_id'))} is not among the categories"
+        raise _Fault(what, "add the category, or remove its annotations")
+    crowd = entry.get("iscrowd")
+    if crowd is None:
+        repairs["annotations without iscrowd (taken as 0)"] += 1
+        crowd = 0
+    elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
+        raise _Fault(f"iscrowd is {_shorten(crowd)}", "iscrowd must be 0 or 1")
+    return {
+        "bbox": _checked_box(entry.get("bbox"), "boxes are [x, y, width, height] in pixels"),
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous[category_id],
+        "iscrowd": int(crowd),
+    }
+
+
+def _name_annotation(entry: Any, index: int, images: Mapping[int, Json]) -> str:
+    if not isinstance(entry, dict) or "id" not in entry:
+        where = f"annotations[{index}]"
+    else:
+        where = f"annotation {_shorten(entry['id'])}"
+    with contextlib.suppress(_Fault):
+        image = _image_of(entry, images)
+        where += f" (image {image['image_id']}, {Path(image['file_name']).name!r})"
+    return where
+
+
+def _checked_box(box: Any, remedy: str, mode: BoxMode = BoxMode.XYWH_ABS) -> list[float]:
+    """Four finite numbers of a box that has no negative size."""
     if box is None:
-        return "bbox is missing"
-    shown = f"bbox {_shorten(box)}"
-    if not isinstance(box, Iterable) or isinstance(box, (str, bytes, dict)):
-        return f"{shown} is not four numbers"
-    numbers = [_float(v) for v in box]
-    if len(numbers) != 4 or any(v is None for v in numbers):
-        return f"{shown} is not four numbers"
-    x, y, width, height = (v for v in numbers if v is not None)
-    if not all(math.isfinite(v) for v in (x, y, width, height)):
-        return f"{shown} is not finite"
+        raise _Fault("bbox is missing", remedy)
+    numbers = [_float(v) for v in box] if isinstance(box, (list, tuple, np.ndarray)) else []
+    found = [v for v in numbers if v is not None]
+    if len(numbers) != 4 or len(found) != 4:
+        raise _Fault(f"bbox {_shorten(box)} is not four numbers", remedy)
+    x, y, width, height = found
+    if not all(map(math.isfinite, found)):
+        raise _Fault(f"bbox {_shorten(box)} is not finite", remedy)
     if mode == BoxMode.XYXY_ABS:
         width, height = width - x, height - y
     if width < 0 or height < 0:
-        return f"{shown} has a negative width or height"
-    return None
+        raise _Fault(f"bbox {_shorten(box)} has a negative width or height", remedy)
+    return found
 
 
 def _clip_box(
@@ -568,21 +595,11 @@ def check_dataset_dicts(
             continue
         num_objects = 0
         for number, annotation in enumerate(record.get("annotations", ())):
-            where = f"image {record.get('image_id')!r} ({str(file_name)!r}), annotation {number}"
-            mode = annotation.get("bbox_mode")
-            if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
-                remedy = "bbox_mode must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS"
-                problems.add(where, f"bbox_mode is {mode!r}", remedy)
-                continue
-            fault = box_fault(annotation.get("bbox"), BoxMode(mode))
-            if fault is not None:
-                problems.add(where, fault, "correct or remove these boxes")
-                continue
-            category = _integer(annotation.get("category_id"))
-            limit = math.inf if class_names is None else len(class_names)
-            if category is None or not 0 <= category < limit:
-                what = f"category_id is {annotation.get('category_id')!r}"
-                problems.add(where, what, f"class indices go from 0 to {limit - 1}")
+            try:
+                category = _checked_class(annotation, class_names)
+            except _Fault as fault:
+                where = f"{_name_image(record)}, annotation {number}"
+                problems.add(where, fault.what, fault.remedy)
                 continue
             if annotation.get("iscrowd", 0):
                 num_crowd += 1
@@ -594,14 +611,32 @@ def check_dataset_dicts(
     problems.raise_if_any()
     if class_names is None:
         class_names = [str(i) for i in range(max(counts, default=-1) + 1)]
+    class_counts: Counter[str] = Counter()
+    for index, class_name in enumerate(class_names):
+        class_counts[class_name] += counts[index]
     return DatasetSummary(
         name=name,
         num_images=len(dicts),
         num_empty_images=num_empty,
         num_crowd=num_crowd,
         max_objects=max_objects,
-        class_counts={n: counts[i] for i, n in enumerate(class_names)},
+        class_counts=dict(class_counts),
     )
+
+
+def _checked_class(annotation: Json, class_names: Sequence[str] | None) -> int:
+    """The class index of an annotation of a standard dict, after a look at its box."""
+    mode = annotation.get("bbox_mode")
+    if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
+        remedy = "bbox_mode must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS"
+        raise _Fault(f"bbox_mode is {mode!r}", remedy)
+    _checked_box(annotation.get("bbox"), "correct or remove these boxes", BoxMode(mode))
+    category = _integer(annotation.get("category_id"))
+    limit = math.inf if class_names is None else len(class_names)
+    if category is None or not 0 <= category < limit:
+        what = f"category_id is {_shorten(annotation.get('category_id'))}"
+        raise _Fault(what, f"class indices go from 0 to {limit - 1}")
+    return category
 
 
 def check_image_files(

@@ -109,8 +109,8 @@ def _to_instances(
 ) -> Instances:
     """Transform annotations into ``Instances`` of an image of ``new_size`` (height, width).
 
-    Boxes are clipped to the original image first, so that a flip or a crop moves what is in the
-    image only, then to the new one. Boxes without area are dropped.
+    Boxes are clipped to the original image first, because an augmentation that pads would make
+    room for what lies outside, and to the new one at the end. Boxes without area are dropped.
     """
     xyxy = [
         BoxMode.convert(np.asarray(a["bbox"], np.float64)[None], a["bbox_mode"], BoxMode.XYXY_ABS)

@@ -87,23 +87,23 @@ def check_before_launch(cfg: DictConfig, args: argparse.Namespace) -> None:
     if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"train.init_checkpoint: there is no file {checkpoint}")
     prepare_data(cfg)
-    tested = as_list(cfg.dataloader.test.dataset.names)
-    names = tested
+    trained: list[str] = []
     if not args.eval_only:
         accumulation_steps(
             cfg.dataloader.train.total_batch_size,
             args.num_gpus * args.num_machines,
             cfg.train.max_images_per_gpu,
         )
-        names = tested + as_list(cfg.dataloader.train.dataset.names)
+        trained = as_list(cfg.dataloader.train.dataset.names)
     if not cfg.train.check_data:
         return
-    summaries = check_datasets(names)
+    check_datasets(as_list(cfg.dataloader.test.dataset.names), require_annotations=False)
+    images = sum(summary.num_images for summary in check_datasets(trained))
     batch = cfg.dataloader.train.total_batch_size
-    if not args.eval_only and sum(s.num_images for s in summaries[len(tested) :]) < batch:
+    if trained and images < batch:
         raise ConfigError(
-            f"the training data has fewer images than dataloader.train.total_batch_size={batch}; "
-            "lower it"
+            f"the training data has {images} images, fewer than "
+            f"dataloader.train.total_batch_size={batch}; lower that"
         )
 
 

@@ -152,9 +152,7 @@ class HungarianMatcher(nn.Module):
         queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
         objects = np.zeros_like(queries)
         if sum(counts):
-            total = functools.reduce(
-                torch.add, (cost(predictions, targets) for cost in self.costs)
-            )
+            total = functools.reduce(torch.add, (cost(predictions, targets) for cost in self.costs))
             limit = self.NON_FINITE_COST
             cost = torch.nan_to_num(total, nan=limit, posinf=limit, neginf=limit).cpu().numpy()
             for layer in range(num_layers):

@@ -107,10 +107,15 @@ def test_crowds_are_left_out(record: dict[str, Any]) -> None:
     assert DetrDatasetMapper(True, [])(record)["instances"].gt_classes.tolist() == [2]
 
 
-def test_boxes_are_clipped_before_a_flip(record: dict[str, Any]) -> None:
+def test_boxes_are_clipped_before_an_augmentation_that_pads(record: dict[str, Any]) -> None:
+    class PadByTen(T.Augmentation):
+        def get_transform(self, image: np.ndarray) -> T.Transform:
+            return T.ExtentTransform((-10, -10, 50, 40), (50, 60))
+
     record["annotations"] = [_annotation([-10, -5, 20, 45], XYXY, 1)]
-    output = DetrDatasetMapper(True, [T.RandomFlip(1.0)])(record)
-    assert output["instances"].gt_boxes.tensor.tolist() == [[20, 0, 40, 30]]
+    output = DetrDatasetMapper(True, [PadByTen()])(record)
+    assert output["image"].shape == (3, 50, 60)
+    assert output["instances"].gt_boxes.tensor.tolist() == [[10, 10, 30, 40]]
 
 
 def test_a_crop_cuts_boxes_keeps_slivers_and_drops_empty_ones(record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator
 
 from sap_detr.checkpoint import load_checkpoint_file
 from sap_detr.config import ConfigError, add_sap_detr_config, load_config
@@ -139,9 +140,7 @@ def test_detectron2s_own_trainer_with_a_yacs_config(tiny_config, tiny_overrides,
     class Trainer(DefaultTrainer):
         @classmethod
         def build_evaluator(cls, cfg, dataset_name):
-            from sap_detr.evaluation import DetectionEvaluator
-
-            return DetectionEvaluator(dataset_name)
+            return COCOEvaluator(dataset_name)
 
     trainer = Trainer(cfg)
     assert trainer.model.num_classes == 6

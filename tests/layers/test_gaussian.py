@@ -37,9 +37,7 @@ def test_both_forms_equal_the_formula_in_values_and_gradients(form, padded):
     mask = mask if padded else None
     inputs = make_inputs()
     expected = written_out(*inputs, scale=12**-0.5, padding_mask=mask)
-    result = gaussian_attention(
-        *inputs, SIZE, form=form, key_padding_mask=mask, scale=12**-0.5
-    )
+    result = gaussian_attention(*inputs, SIZE, form=form, key_padding_mask=mask, scale=12**-0.5)
     assert (result - expected).abs().max() < 1e-10
     weight = torch.randn_like(expected)
     gradients = torch.autograd.grad((result * weight).sum(), inputs)

@@ -126,9 +126,7 @@ def test_predictions_that_are_not_finite_are_matched_last(
     assert len(matcher(replace(predictions, boxes=everything), targets).query[0]) == 3
 
 
-def test_the_cost_crosses_to_the_host_once(
-    matcher, make_predictions, make_targets, copies_to_host
-):
+def test_the_cost_crosses_to_the_host_once(matcher, make_predictions, make_targets, copies_to_host):
     predictions, targets = make_predictions(3, 4, 6), make_targets((2, 0, 3, 1))
     assert copies_to_host(lambda: matcher(predictions, targets)) == ["cpu"]
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
-from sap_detr.modeling import FeatureMap, Matches, Targets, padding_mask_at
+from sap_detr.modeling import FeatureMap, Matches, Predictions, Targets, padding_mask_at
 
 CPU = torch.device("cpu")
 
@@ -65,6 +65,16 @@ def test_tokens_go_row_by_row_and_back():
     back = level.with_tokens(level.tokens + 1)
     assert torch.equal(back.features, features + 1)
     assert back.padding_mask is mask
+
+
+def test_last_layer_keeps_the_leading_dimension():
+    logits, boxes = torch.randn(3, 1, 2, 5), torch.rand(3, 1, 2, 4)
+    last = Predictions(logits, boxes).last_layer
+    assert torch.equal(last.logits, logits[2:])
+    assert torch.equal(last.boxes, boxes[2:])
+    assert last.points is None
+    points = torch.rand(3, 1, 2, 2)
+    assert torch.equal(Predictions(logits, boxes, points=points).last_layer.points, points[2:])
 
 
 def test_targets_are_fractions_of_their_own_image():

@@ -1,4 +1,5 @@
 from detectron2.config import LazyCall as L
+from detectron2.evaluation import COCOEvaluator
 
 from sap_detr.data import (
     DetrDatasetMapper,
@@ -9,7 +10,6 @@ from sap_detr.data import (
     build_train_loader,
     get_dataset_dicts,
 )
-from sap_detr.evaluation import DetectionEvaluator
 
 SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -38,5 +38,5 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(DetectionEvaluator)(dataset_name="${..test.dataset.names}"),
+    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}", tasks=["bbox"]),
 )

@@ -12,6 +12,7 @@ dataset = L(register_shapes)(
     num_val=200,
     image_size=[128, 160],
     seed=0,
+    max_objects=6,
 )
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
