@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 # Without a limit torch starts one thread per core, which is slow for small inputs and unfair on
 # shared machines.
 export OMP_NUM_THREADS ?= 2
+# Threads that spin while they wait make a busy machine ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup venv demo test test-slow lint format clean python-is-right

@@ -1,4 +1,4 @@
-"""Configs: loading LazyConfig files by path or zoo name, overriding them, and the bridge to yacs."""
+"""Configs: loading LazyConfig files by path or name, overriding them, and the bridge to yacs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def _check_override(cfg: DictConfig, override: str) -> None:
         if OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
             continue
-        if not isinstance(node, DictConfig) or part not in node:
+        # Not `in node`, which is false of keys that are there without a value ("???").
+        if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118
             known = [str(k) for k in node] if isinstance(node, DictConfig) else []
             where = ".".join(parts[:depth]) or "the config"
             close = difflib.get_close_matches(part, known, n=3) or sorted(known)

@@ -133,6 +133,8 @@ class DetectionTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def after_step(self) -> None:
+        done = (self.iter + 1) / self.iterations_per_epoch
+        self.storage.put_scalar("epoch", done, smoothing_hint=False)
         if self.iter == self.max_iter - 1:
             self._trainer.flush_metrics()
         super().after_step()

@@ -60,7 +60,6 @@ def build_small_resnet(
     width: int = 32,
     blocks_per_stage: Sequence[int] = (1, 1, 1, 1),
     out_features: Sequence[str] = ("res5",),
-    last_stride: int = 2,
     norm: str = "BN",
 ) -> ResNet:
     """Builds a narrow ResNet of basic blocks, small enough to be trained from scratch on a CPU.
@@ -69,13 +68,11 @@ def build_small_resnet(
         width: channels of stem and res2; every later stage has twice those of the one before.
         blocks_per_stage: blocks of res2, res3, ...; as many stages as there are entries.
         out_features: stages to return.
-        last_stride: stride of the last stage; 1 doubles its resolution.
         norm: normalisation of the convolutions, by Detectron2's names.
     """
     stages = []
     for index, num_blocks in enumerate(blocks_per_stage):
-        last = index == len(blocks_per_stage) - 1
-        stride = 1 if index == 0 else last_stride if last else 2
+        stride = 1 if index == 0 else 2
         stages.append(
             ResNet.make_stage(
                 BasicBlock,

@@ -32,7 +32,7 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
 
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     merged = {key for line in lines for key in line}
-    assert {"total_loss", "loss_class", "loss_class_0", "loss_giou", "grad_norm", "lr"} <= merged
+    assert {"total_loss", "loss_class", "loss_class_0", "loss_giou", "grad_norm", "epoch"} <= merged
     assert {"bbox/AP", "bbox/AP50", "class_error"} <= merged
     assert next(line["iteration"] for line in lines if "bbox/AP" in line) == 3
 

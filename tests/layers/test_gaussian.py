@@ -80,5 +80,5 @@ def test_bias_and_padding_mask_of_attention_add_up():
 
 def test_unknown_form_is_named():
     assert check_gaussian_form("folded") == "folded"
-    with pytest.raises(ValueError, match="'bias', 'folded'.*'gauss'"):
+    with pytest.raises(ValueError, match=r"'bias', 'folded'.*'gauss'"):
         check_gaussian_form("gauss")

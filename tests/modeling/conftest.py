@@ -6,23 +6,25 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from detectron2.config import instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sap_detr.config import load_config
-from sap_detr.modeling import DetectionTransformer, Predictions, Targets
+from sap_detr.modeling import DetectionTransformer, Predictions, Targets, build_small_resnet
 
 TINY = (
     "model.num_classes=3",
-    "model.backbone.width=8",
-    "model.neck.in_channels=[64]",
+    "model.neck.in_features=[res4]",
+    "model.neck.in_channels=[32]",
     "model.neck.embed_dim=32",
     "model.encoder.num_layers=1",
     "model.encoder.ffn_dim=48",
+    "model.encoder.dropout=0",
     "model.decoder.num_queries=6",
     "model.decoder.num_layers=2",
     "model.decoder.ffn_dim=48",
+    "model.decoder.dropout=0",
 )
 
 BuildDetr = Callable[..., DetectionTransformer]
@@ -32,14 +34,18 @@ MakeTargets = Callable[..., Targets]
 
 @pytest.fixture(scope="session")
 def build_tiny_detr() -> BuildDetr:
-    """Builds a DETR of 3 classes, 6 queries, 2 layers and width 32: ``(*overrides, seed=0)``.
+    """Builds a DETR of 3 classes, 6 queries, 2 layers and stride 16: ``(*overrides, seed=0)``.
 
     Weights are random, also those of the norms: what a trained network has, and new norms lack, is
     that zeros do not stay zeros.
     """
 
     def build(*overrides: str, seed: int = 0) -> DetectionTransformer:
-        cfg = load_config("common/models/detr_small.py", [*TINY, *overrides])
+        cfg = load_config("common/models/detr_r50.py", TINY)
+        cfg.model.backbone = LazyCall(build_small_resnet)(
+            width=8, blocks_per_stage=[1, 1, 1], out_features=["res4"]
+        )
+        cfg = LazyConfig.apply_overrides(cfg, list(overrides))
         torch.manual_seed(seed)
         model = instantiate(cfg.model)
         for module in model.modules():

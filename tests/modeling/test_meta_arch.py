@@ -112,7 +112,7 @@ def test_images_are_normalised_before_they_are_padded_with_zeros(model, inputs):
 
 
 def test_bgr_images_are_turned_into_rgb(build_tiny_detr, model, inputs):
-    bgr = build_tiny_detr("+model.input_format=BGR").double().eval()
+    bgr = build_tiny_detr("model.input_format=BGR").double().eval()
     flipped = [{**x, "image": x["image"].flip(0)} for x in inputs]
     assert_same(predict(bgr, flipped), predict(model, inputs))
     assert not torch.equal(predict(bgr, inputs).logits, predict(model, inputs).logits)
@@ -120,7 +120,7 @@ def test_bgr_images_are_turned_into_rgb(build_tiny_detr, model, inputs):
 
 def test_unknown_channel_order_is_an_error(build_tiny_detr):
     with pytest.raises(ValueError, match="'RGB' or 'BGR', got 'GRB'"):
-        build_tiny_detr("+model.input_format=GRB")
+        build_tiny_detr("model.input_format=GRB")
 
 
 @pytest.mark.parametrize("config", ["detr/detr_r50_500ep.py", "detr/detr_dc5_r50_500ep.py"])
@@ -182,13 +182,20 @@ def test_the_backbone_reads_the_padding(model, padded):
     assert (together.boxes[:, :1] - alone.boxes).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("last_stride", [1, 2])
+@pytest.mark.parametrize("num_stages", [3, 4])
 @pytest.mark.parametrize("size", [(100, 121), (190, 64), (143, 191), (64, 161)])
 def test_padding_invariant_predictions_are_those_of_the_image_alone(
-    build_tiny_detr, make_inputs, size, last_stride
+    build_tiny_detr, make_inputs, size, num_stages
 ):
-    options = ("+model.padding_invariant=True", f"model.backbone.last_stride={last_stride}")
-    model = build_tiny_detr(*options).double().eval()
+    stage, channels = f"res{num_stages + 1}", 4 * 2**num_stages
+    model = build_tiny_detr(
+        "model.padding_invariant=True",
+        f"model.backbone.blocks_per_stage={[1] * num_stages}",
+        f"model.backbone.out_features=[{stage}]",
+        f"model.neck.in_features=[{stage}]",
+        f"model.neck.in_channels=[{channels}]",
+    )
+    model = model.double().eval()
     batch = make_inputs([(143, 61), size], (1, 1))
     together = predict(model, batch)
     for image in range(2):

@@ -160,7 +160,7 @@ def test_outside_points_are_counted_per_object():
 def test_terms_say_which_prediction_is_missing(call):
     predictions = make_predictions()
     bare = Predictions(predictions.logits, predictions.boxes)
-    with pytest.raises(ValueError, match="needs a decoder that predicts (points|objectness)"):
+    with pytest.raises(ValueError, match=r"needs a decoder that predicts (points|objectness)"):
         call(bare, make_targets(), make_matches())
 
 

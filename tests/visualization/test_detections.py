@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image, ImageDraw
 
 from sap_detr.visualization import BoxSet, class_color, class_name, draw_detections
+from sap_detr.visualization.detections import _Labeler
 from sap_detr.visualization.palette import text_color_on
 
 GREY = 100
@@ -82,6 +84,15 @@ def test_labels_stay_inside(box, name):
     assert xs_ink.min() >= 1
     assert ys_ink.max() <= 118
     assert xs_ink.max() <= 158
+
+
+def test_names_that_do_not_fit_are_shortened():
+    labeler = _Labeler(ImageDraw.Draw(Image.new("RGB", (160, 120)), "RGBA"), (160, 120), [])
+    text, font = labeler._fit("a name that is far too long for an image this narrow")
+    assert text.startswith("a name that")
+    assert text.endswith("…")
+    assert font.getlength(text) < 156
+    assert labeler._fit("cat 0.87")[0] == "cat 0.87"
 
 
 def test_labels_of_equal_boxes_do_not_cover_each_other():

@@ -43,7 +43,8 @@ def test_truth_stands_beside_the_detections_or_lies_under_them(tmp_path):
     beside = Image.open(detection_sheet(rows, tmp_path / "a.png", ["a", "b"], tile_width=240))
     left = beside.crop((sheet._MARGIN, 80, sheet._MARGIN + 240, beside.height))
     right = beside.crop((sheet._MARGIN + 244, 80, beside.width, beside.height))
-    assert count(left, class_color(1)) > 100
+    ys, xs = np.nonzero((np.asarray(left) == np.array(class_color(1))).all(-1))
+    assert (xs.min(), xs.max() + 1, ys.max() + 1 - ys.min()) == (30, 120, 60)
     assert count(right, class_color(1)) == 0
 
     out = detection_sheet(rows, tmp_path / "b.png", ["a", "b"], layout="overlay", tile_width=240)

@@ -6,9 +6,10 @@ from .detr_r50 import model
 
 # Small enough to learn from scratch on two CPU cores in minutes.
 model.backbone = L(build_small_resnet)(
-    width=32, blocks_per_stage=[1, 1, 1, 1], out_features=["res5"], last_stride=1, norm="BN"
+    width=32, blocks_per_stage=[1, 1, 1], out_features=["res4"], norm="BN"
 )
-model.neck.in_channels = [256]
+model.neck.in_features = ["res4"]
+model.neck.in_channels = [128]
 model.neck.embed_dim = 128
 model.encoder.num_layers = 2
 model.encoder.ffn_dim = 256
