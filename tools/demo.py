@@ -4,8 +4,11 @@
     demo.py --config-file detr/detr_r50_500ep --weights detr-r50-e632da11.pth --input a.jpg folder/
     demo.py --config-file my_config.py --weights output/model_final.pth --video street.mp4
     demo.py --config-file my_config.py --weights output/model_final.pth --webcam 0
+    demo.py --config-file my_config.py --weights output/model_final.pth --input a.jpg --points
 
 Pictures and videos are written to the output folder. Weights may be ours or published ones.
+With --points (SAP-DETR only) pictures also show how the reference points of the detections move
+through the decoder, and the folder attention/ what their queries look at in each layer.
 """
 
 from __future__ import annotations
@@ -20,8 +23,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from detectron2.config import instantiate
 from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
@@ -32,15 +37,21 @@ from sap_detr.config import ConfigError, load_config
 from sap_detr.data import DatasetError
 from sap_detr.engine.setup import build_model, choose_device, prepare_data
 from sap_detr.visualization import (
+    AttentionRecorder,
+    BoxSet,
     FrameReader,
     FrameWriter,
     Predictor,
     VideoError,
+    attention_sheet,
     draw_detections,
+    draw_points,
 )
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
+SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
+SHEET_ROWS = 6
 ESCAPE_KEY = 27
 
 ClassNames = Sequence[str | None] | None
@@ -101,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-frames", type=int, metavar="N", help="where to stop a video or webcam"
     )
+    parser.add_argument(
+        "--points",
+        type=int,
+        nargs="?",
+        const=SHEET_ROWS,
+        metavar="N",
+        help="draw the points' ways, and the attention of the N best detections (default: "
+        "%(const)s) of each image",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the config's)")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
@@ -120,13 +140,16 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.max_frames is not None and args.max_frames < 1:
         raise DemoError(f"--max-frames must be positive, got {args.max_frames}")
+    if args.points is not None and (args.input is None or args.points < 1):
+        raise DemoError("--points needs images (--input), and at least one detection to draw")
     if args.output.exists() and not args.output.is_dir():
         raise DemoError(f"--output {args.output} is a file, it must be a folder")
     if args.input is not None:
         images = find_images(args.input)
         detector = build_detector(args)
+        painter = None if args.points is None else PointPainter(detector, args.points)
         args.output.mkdir(parents=True, exist_ok=True)
-        detect_in_images(detector, images, args.output)
+        detect_in_images(detector, images, args.output, painter)
         return
     reader = FrameReader(args.video if args.webcam is None else args.webcam)
     detector = build_detector(args)
@@ -147,17 +170,55 @@ class Detector:
 
     def __call__(self, image: Pixels, min_long_side: int = 0) -> tuple[Pixels, int]:
         """The image (H, W, 3; RGB) with its detections drawn, and how many these are."""
-        instances = self.predictor(image)
-        count = min(self.top_k, int((instances.scores >= self.threshold).sum()))
-        drawn = draw_detections(
-            image,
-            instances,
-            self.class_names,
-            score_threshold=self.threshold,
-            top_k=self.top_k,
-            min_long_side=min_long_side,
-        )
-        return drawn, count
+        shown = self.find(image)
+        return self.draw(image, shown, min_long_side), len(shown)
+
+    def find(self, image: Pixels) -> Instances:
+        """The detections that are to be shown, the best first."""
+        found = self.predictor(image)
+        found = found[found.scores.argsort(descending=True, stable=True)]
+        return found[found.scores >= self.threshold][: self.top_k]
+
+    def draw(self, image: Pixels, shown: Instances, min_long_side: int) -> Pixels:
+        """The image with these detections drawn."""
+        return draw_detections(image, shown, self.class_names, min_long_side=min_long_side)
+
+
+class PointPainter:
+    """Draws how the points of detections move, and what their queries look at.
+
+    Args:
+        detector: with a model that has points.
+        num_rows: how many detections a sheet of attention has at most.
+
+    Raises:
+        DemoError: if the model has no points.
+    """
+
+    def __init__(self, detector: Detector, num_rows: int) -> None:
+        self.detector = detector
+        self.num_rows = num_rows
+        try:
+            self.recorder = AttentionRecorder(detector.predictor.model.decoder)
+        except ValueError as error:
+            raise DemoError(f"--points: {error}") from error
+
+    def __call__(self, image: Pixels, title: str, sheet: Path) -> tuple[Pixels, int]:
+        """Like the detector, with points; where something is detected, a sheet is written too."""
+        detector = self.detector
+        with self.recorder:
+            shown = detector.find(image)
+        # A query may be detected as several classes: the best one counts.
+        _, first = np.unique(shown.query_index.numpy(), return_index=True)
+        queries = shown[torch.from_numpy(np.sort(first))]
+        traces = self.recorder.traces(queries.query_index.tolist())
+        drawn = detector.draw(image, shown, SMALLEST_WITH_POINTS)
+        drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
+        if traces:
+            best = BoxSet.from_instances(queries[: self.num_rows])
+            best_traces = traces[: self.num_rows]
+            attention_sheet(image, best, best_traces, sheet, detector.class_names, title=title)
+        return drawn, len(shown)
 
 
 def build_detector(args: argparse.Namespace) -> Detector:
@@ -248,20 +309,27 @@ def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
     return files
 
 
-def detect_in_images(detector: Detector, images: Sequence[Path], folder: Path) -> None:
-    """Writes one picture per image, small ones enlarged.
+def detect_in_images(
+    detector: Detector, images: Sequence[Path], folder: Path, painter: PointPainter | None = None
+) -> None:
+    """Writes one picture per image, small ones enlarged; with a painter, sheets of attention too.
 
     Raises:
         DemoError: if an image turns out to be damaged.
     """
-    for path, out in zip(images, output_files(images, folder), strict=True):
+    sheets = output_files(images, folder / "attention")
+    for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
         try:
             image = read_image(str(path), "RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise _not_an_image(path, error) from error
-        drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
+        if painter is None:
+            drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
+        else:
+            drawn, count = painter(image, path.name, sheet)
         Image.fromarray(drawn).save(out)
-        print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {out}")
+        see = f"{out} and {sheet}" if painter is not None and count else out
+        print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {see}")
 
 
 def detect_in_frames(

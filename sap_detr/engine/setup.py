@@ -65,7 +65,13 @@ def prepare_data(cfg: DictConfig) -> list[str] | None:
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """Builds the model of a config on its device."""
+    """Builds the model of a config on its device.
+
+    Raises:
+        ConfigError: if the number of classes is not settled.
+    """
+    if cfg.model.num_classes is None:
+        resolve_num_classes(cfg, None, "")
     return instantiate(cfg.model).to(choose_device(cfg.train.device))
 
 

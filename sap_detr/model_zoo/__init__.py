@@ -84,23 +84,27 @@ def get(name: str, trained: bool | str = False, num_classes: int | None = None) 
             ``NAME.safetensors`` or ``NAME.pth`` in the folder that the environment variable
             ``SAP_DETR_CHECKPOINTS`` names, for example ``detr/detr_r50_500ep.pth``. No weights are
             downloaded.
-        num_classes: number of classes; that of the config's data set by default.
+        num_classes: number of classes; by default that of the weights, if they name their classes,
+            or of the config's data set, if Detectron2 knows it without looking at files.
 
     Raises:
         FileNotFoundError: if there is no such config, or no such weights.
+        ConfigError: if the number of classes is not known.
     """
+    from ..checkpoint import load_checkpoint_file, load_weights
     from ..engine.setup import build_model, prepare_data
 
     cfg = get_config(name, trained)
+    checkpoint = load_checkpoint_file(cfg.train.init_checkpoint) if trained else {}
+    if num_classes is None and checkpoint.get("class_names"):
+        num_classes = len(checkpoint["class_names"])
     if num_classes is not None:
         cfg.model.num_classes = num_classes
-    else:
+    elif "dataset" not in cfg:
         prepare_data(cfg)
     model = build_model(cfg)
     if trained:
-        from ..checkpoint import load_weights
-
-        load_weights(model, cfg.train.init_checkpoint)
+        load_weights(model, checkpoint, source=cfg.train.init_checkpoint).require_complete()
     return model.eval()
 
 

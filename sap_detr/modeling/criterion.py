@@ -54,7 +54,7 @@ class SetCriterion(nn.Module):
     @torch.no_grad()
     def _log_metrics(self, predictions: Predictions, targets: Targets, matches: Matches) -> None:
         storage = _current_event_storage()
-        if storage is None or not self.metrics or storage.iter % self.metric_period:
+        if storage is None or not self.metrics or (storage.iter + 1) % self.metric_period:
             return
         values = [metric(predictions, targets, matches)[-1] for metric in self.metrics]
         names = [metric.name for metric in self.metrics]

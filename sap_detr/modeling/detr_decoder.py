@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..layers import MLP, FeedForward, MultiheadAttention, full_precision, xavier_init_matrices
-from .structures import FeatureMap, Predictions
+from .structures import FeatureMap, Predictions, single_level
 
 
 class DetrDecoderLayer(nn.Module):
@@ -84,9 +85,9 @@ class DetrDecoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DetrDecoderLayer(embed_dim, num_heads, ffn_dim, dropout) for _ in range(num_layers)
-        )
+        layer = DetrDecoderLayer(embed_dim, num_heads, ffn_dim, dropout)
+        # Copies, as published: biases start equal in all layers, matrices are drawn anew below.
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         xavier_init_matrices(self)
         self.norm = nn.LayerNorm(embed_dim)
         self.query_embed = nn.Embedding(num_queries, embed_dim)
@@ -103,7 +104,7 @@ class DetrDecoder(nn.Module):
         Returns:
             Predictions of all layers, or of the last one with L = 1.
         """
-        (level,) = memory
+        level = single_level(memory)
         tokens, mask = level.tokens, level.token_padding_mask
         key = tokens + level.token_position
         query_position = self.query_embed.weight[None]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..layers import MLP, FeedForward, MultiheadAttention, xavier_init_matrices
-from .structures import FeatureMap
+from .structures import FeatureMap, single_level
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -87,9 +87,7 @@ class TransformerEncoder(nn.Module):
         Raises:
             ValueError: if there is more than one level.
         """
-        if len(maps) != 1:
-            raise ValueError(f"this encoder takes a single feature level, got {len(maps)}")
-        (level,) = maps
+        level = single_level(maps)
         tokens, position, mask = level.tokens, level.token_position, level.token_padding_mask
         for layer in self.layers:
             tokens = layer(tokens, position, mask)

@@ -133,8 +133,8 @@ class HungarianMatcher(nn.Module):
         costs: summands of the cost, weights included.
     """
 
-    # Larger than any sum of real costs, and so small that sums of it stay exact.
-    NON_FINITE_COST = 1e6
+    # Larger than any sum of real costs.
+    NON_FINITE_COST = 1e8
 
     def __init__(self, costs: Sequence[CostTerm]) -> None:
         super().__init__()

@@ -37,7 +37,8 @@ class DetectionTransformer(nn.Module):
             RGB.
         padding_invariant: run the backbone on one unpadded image after another where sizes differ,
             so that no feature depends on how much an image is padded. Encoder and DETR's decoder
-            have that property by themselves; other decoders have a switch of the same name.
+            have that property by themselves; other decoders have a switch of the same name. Not
+            for training batch norms: they would see one image at a time.
 
     Raises:
         ValueError: if ``input_format`` is neither.
@@ -74,7 +75,8 @@ class DetectionTransformer(nn.Module):
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            buffer = torch.tensor(list(values)).view(3, 1, 1)
+            # In double precision, so that a model in float64 has the exact values.
+            buffer = torch.tensor(list(values), dtype=torch.float64).view(3, 1, 1)
             self.register_buffer(name, buffer, persistent=False)
 
     @classmethod
@@ -118,12 +120,14 @@ class DetectionTransformer(nn.Module):
 
         Nothing is rounded up to a multiple of a stride: padding beyond need changes predictions.
         """
+        dtype = next(self.backbone.parameters()).dtype
+        mean, std = self.pixel_mean.to(dtype), self.pixel_std.to(dtype)
         images = []
         for inputs in batched_inputs:
             image = inputs["image"].to(self.device, non_blocking=True)
             if self.input_format == "BGR":
                 image = image.flip(0)
-            images.append((image - self.pixel_mean) / self.pixel_std)
+            images.append((image - mean) / std)
         return ImageList.from_tensors(images)
 
     def predict(

@@ -28,10 +28,12 @@ class SoftmaxPostprocessor(nn.Module):
             output_sizes: (height, width) in pixels that the boxes of each image shall refer to.
 
         Returns:
-            Per image, ``pred_boxes`` (XYXY pixels), ``scores`` and ``pred_classes``, Q of each.
+            Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
+            ``query_index``, Q of each.
         """
         scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
-        return make_instances(scores, labels, predictions.boxes[-1], output_sizes)
+        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
+        return make_instances(scores, labels, predictions.boxes[-1], queries, output_sizes)
 
 
 class SigmoidTopKPostprocessor(nn.Module):
@@ -57,19 +59,24 @@ class SigmoidTopKPostprocessor(nn.Module):
             output_sizes: (height, width) in pixels that the boxes of each image shall refer to.
 
         Returns:
-            Per image, ``pred_boxes`` (XYXY pixels), ``scores`` and ``pred_classes``, the best
-            first.
+            Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
+            ``query_index``, the best first.
         """
         logits, boxes = predictions.logits[-1], predictions.boxes[-1]
         num_classes = logits.shape[-1]
         pairs = logits.sigmoid().flatten(1)
         scores, index = pairs.topk(min(self.num_detections, pairs.shape[1]))
-        query = (index // num_classes)[..., None].expand(-1, -1, 4)
-        return make_instances(scores, index % num_classes, boxes.gather(1, query), output_sizes)
+        queries = index // num_classes
+        boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+        return make_instances(scores, index % num_classes, boxes, queries, output_sizes)
 
 
 def make_instances(
-    scores: Tensor, labels: Tensor, boxes: Tensor, output_sizes: Sequence[tuple[int, int]]
+    scores: Tensor,
+    labels: Tensor,
+    boxes: Tensor,
+    queries: Tensor,
+    output_sizes: Sequence[tuple[int, int]],
 ) -> list[Instances]:
     """Packs detections for Detectron2.
 
@@ -77,11 +84,12 @@ def make_instances(
         scores: (B, n).
         labels: (B, n).
         boxes: (B, n, 4), cxcywh as fractions of the image.
+        queries: (B, n), which query each detection is of.
         output_sizes: (height, width) of each image in pixels.
     """
     sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
     pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
     return [
-        Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c)
-        for size, b, s, c in zip(output_sizes, pixels, scores, labels, strict=True)
+        Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c, query_index=q)
+        for size, b, s, c, q in zip(output_sizes, pixels, scores, labels, queries, strict=True)
     ]

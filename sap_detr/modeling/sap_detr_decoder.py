@@ -36,7 +36,7 @@ from .reference_points import (
     inverse_sigmoid,
     point_towards_sides,
 )
-from .structures import FeatureMap, Predictions
+from .structures import FeatureMap, Predictions, single_level
 
 # Of the inverse sigmoid, in checkpoints and everywhere else. It is large: a point that is less than
 # a thousandth of the image from the corner of its cell is taken to be that far.
@@ -307,11 +307,10 @@ class ContentInitializer(nn.Module):
             x = x.masked_fill(padding_mask[:, None], 0)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
-            x = (
-                norm(x)
-                if padding_mask is None
-                else masked_group_norm(x, cast(nn.GroupNorm, norm), padding_mask)
-            )
+            if padding_mask is None:
+                x = norm(x)
+            else:
+                x = masked_group_norm(x, cast(nn.GroupNorm, norm), padding_mask)
             x = F.relu(x)
         grid = (2 * points - 1)[:, :, None]
         sampled = F.grid_sample(full_precision(x), grid, align_corners=False)
@@ -414,7 +413,7 @@ class SapDetrDecoder(nn.Module):
         Returns:
             Predictions of all layers, or of the last one with L = 1.
         """
-        (level,) = memory
+        level = single_level(memory)
         grid = full_precision(self.reference_points).sigmoid()[None]
         points, sides = grid, full_precision(self.reference_sides).sigmoid()[None]
         content = self.initial_content(level, grid)

@@ -69,6 +69,17 @@ class FeatureMap:
         return replace(self, features=tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
+def single_level(maps: Sequence[FeatureMap]) -> FeatureMap:
+    """The only one of a list of levels.
+
+    Raises:
+        ValueError: if there are several, or none.
+    """
+    if len(maps) != 1:
+        raise ValueError(f"this encoder or decoder takes a single feature level, got {len(maps)}")
+    return maps[0]
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a decoder returns, all layers stacked; the last one is the output of the model.

@@ -1,25 +1,31 @@
 """Pictures: detections in images and videos, contact sheets, and curves of training runs."""
 
+from .attention import AttentionRecorder, QueryTrace
 from .curves import Curve, MetricsError, last_layer_losses, plot_curves, read_metrics
 from .detections import BoxSet, class_name, draw_detections
 from .palette import class_color
+from .points import attention_sheet, draw_points
 from .predictor import Predictor
 from .sheet import SheetRow, detection_sheet, make_validation_sheet
 from .video import FrameReader, FrameWriter, VideoError
 
 __all__ = [
+    "AttentionRecorder",
     "BoxSet",
     "Curve",
     "FrameReader",
     "FrameWriter",
     "MetricsError",
     "Predictor",
+    "QueryTrace",
     "SheetRow",
     "VideoError",
+    "attention_sheet",
     "class_color",
     "class_name",
     "detection_sheet",
     "draw_detections",
+    "draw_points",
     "last_layer_losses",
     "make_validation_sheet",
     "plot_curves",

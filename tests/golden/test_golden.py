@@ -78,14 +78,7 @@ def run_model(case: dict, num_classes: int) -> Run:
 
 
 @pytest.fixture(scope="module")
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def run(request, float64) -> Run:
+def run(request) -> Run:
     """One forward pass, shared by the tests of a case; 91 classes through the 80-row selection."""
     case = golden_cases.load(request.param, request.config.getoption("--golden-dir"))
     if case["method"] not in CONFIGS:

@@ -184,14 +184,14 @@ def test_points_move_in_their_own_cells(grid):
     model = make_model(grid_size=list(grid)).eval()
     rows, columns = grid
     for head in model.decoder.point_heads:
-        head.layers[-1].bias.data = torch.tensor([8.0, -2.0])
+        head.layers[-1].bias.data = torch.tensor([12.0, -2.0])
     predictions = predict(model, make_inputs())
     assert predictions.boxes.shape == (3, 2, rows * columns, 4)
     # The corners of the first row and column are a thousandth inside of the image.
     offset = predictions.points.detach() - model.decoder.reference_points.sigmoid()
     x, y = (offset * torch.tensor([columns, rows])).unbind(-1)
-    assert x.min() > 0.6
-    assert x.max() < 1
+    assert x.min() > 0.9
+    assert x.max() <= 1
     assert y.min() > 0
     assert y.max() < 0.1
 
@@ -313,15 +313,14 @@ def test_bfloat16_autocast_is_close(form):
     assert (half.points - full.points).abs().max() < 2e-2
 
 
-@pytest.mark.parametrize("padding_invariant", [False, True])
-def test_compiled_model_predicts_the_same(padding_invariant):
-    model = make_model(padding_invariant).eval()
+@pytest.mark.parametrize("padding_invariant, backend", [(False, "aot_eager"), (True, "eager")])
+def test_compiled_model_predicts_the_same(padding_invariant, backend):
+    model = make_model(padding_invariant, num_layers=2).eval()
     images = model.preprocess(make_inputs())
-    compiled = torch.compile(model.predict, backend="aot_eager", fullgraph=True)
+    arguments = (images.tensor, images.image_sizes)
+    compiled = torch.compile(model.predict, backend=backend, fullgraph=True)
     with torch.no_grad():
-        for all_layers in (True, False):
-            arguments = (images.tensor, images.image_sizes, all_layers)
-            assert largest_difference(compiled(*arguments), model.predict(*arguments)) < 1e-5
+        assert largest_difference(compiled(*arguments), model.predict(*arguments)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+from ..common.data.coco import dataloader
+from ..common.models.sap_detr_r50 import model
+from ..common.optim import optimizer
+from ..common.schedule import schedule
+from ..common.train import train
+
+# 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch).
+dataloader.train.total_batch_size = 16
+schedule.epochs = 50
+# 40 ep = 295680 iters.
+schedule.drop_epochs = [40]
+schedule.warmup_iters = 1000
+
+# torchvision's ImageNet weights ("IMAGENET1K_V1"), as its own file or as Detectron2's.
+train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+train.output_dir = "output/sap_detr_r50_50ep"

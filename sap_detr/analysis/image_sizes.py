@@ -1,0 +1,31 @@
+"""The image sizes that published costs are means over, recorded so that no data set is needed."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+from ..data import resized_shape
+
+# Orders of COCO val2017: of the annotation file, which gives the published figures, and of the ids,
+# which is that of today's loaders. Their first 100 images are not the same.
+ORDERS = ("file", "id")
+
+
+def coco_val2017_sizes(
+    order: str, short_side: int = 800, max_size: int = 1333
+) -> list[tuple[int, int]]:
+    """(height, width) in pixels of the first 100 images of COCO val2017, resized for inference.
+
+    Args:
+        order: "file" or "id", see ``ORDERS``.
+        short_side, max_size: see :func:`sap_detr.data.resized_shape`.
+
+    Raises:
+        ValueError: if there is no such order.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
+    file = resources.files(__package__) / "coco_val2017_first100_sizes.json"
+    images = json.loads(file.read_text(encoding="utf-8"))[order]
+    return [resized_shape(height, width, short_side, max_size) for _, height, width in images]

@@ -1,0 +1,62 @@
+"""How many parameters a model has, in total and part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a model or of a part of it. Buffers, such as frozen batch norm's, are none.
+
+    Attributes:
+        total: all of them, each counted once however many modules share it.
+        trained: those of them that require a gradient.
+    """
+
+    total: int
+    trained: int
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Counts the parameters of a model; works on the meta device as well."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return ParameterCount(
+        total=sum(size for size, _ in sizes), trained=sum(size for size, train in sizes if train)
+    )
+
+
+def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, ParameterCount]:
+    """Counts the parameters of each part of a model.
+
+    Args:
+        model: the model.
+        depth: 1 for the model's own children (backbone, neck, encoder, decoder), 2 for their
+            children, and so on. A parameter that lies less deep counts for the module it is in.
+
+    Returns:
+        Dotted module name ("" is the model itself) to its count, in the order of the model, without
+        parts that have no parameters. A parameter of several parts counts for the first, so that
+        the counts add up to those of the model.
+
+    Raises:
+        ValueError: if ``depth`` is less than 1.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    parts: dict[str, ParameterCount] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name.rpartition(".")[0], depth)
+        old = parts.get(part, ParameterCount(0, 0))
+        size = parameter.numel()
+        parts[part] = ParameterCount(
+            old.total + size, old.trained + (size if parameter.requires_grad else 0)
+        )
+    return parts
+
+
+def part_of(name: str, depth: int) -> str:
+    """The part that a module belongs to: the first ``depth`` pieces of its dotted name."""
+    return ".".join(name.split(".")[:depth])

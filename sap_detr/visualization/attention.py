@@ -1,0 +1,267 @@
+"""Records what SAP-DETR's queries look at and where their points move, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from ..layers import full_precision
+from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
+from ..modeling.reference_points import corners_from_sides, point_towards_sides
+from ..modeling.sap_detr_decoder import PointCrossAttention, split_gaussian
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QueryTrace:
+    """What one query does in the L layers of the decoder.
+
+    Coordinates are fractions of the image without padding, points (x, y) and boxes XYXY; points and
+    boxes may lie outside of it.
+
+    Attributes:
+        query: index of the query.
+        cell: (4,), the cell of the grid that the point can't leave.
+        start: (2,), where the point starts: the cell's upper left corner.
+        points: (L, 2), the points that the heads predict after each layer.
+        boxes: (L, 4), the boxes that the heads predict after each layer.
+        entering_points: (L, 2), the points that the layers are given. They are not the predicted
+            ones of the layer before: the updates between layers see the content without its norm.
+        entering_boxes: (L, 4), the boxes that the layers are given, as points with sides.
+        centres: (L, M, 2), the centres of the Gaussians of the M heads; None if there are none.
+        attention: (L, M, H, W), the weights of the cross-attention, which sum up to 1 over the
+            H x W cells of the features that are not padding.
+    """
+
+    query: int
+    cell: Floats
+    start: Floats
+    points: Floats
+    boxes: Floats
+    entering_points: Floats
+    entering_boxes: Floats
+    centres: Floats | None
+    attention: Floats
+
+
+@dataclass(frozen=True)
+class DotProductAttention:
+    """The arguments of one call of scaled dot-product attention.
+
+    Attributes:
+        query: (B, M, Q, E).
+        key: (B, M, N, E).
+        value: (B, M, N, V).
+        mask: broadcastable to (B, M, Q, N): added to the logits, or if bool, False where there
+            shall be no attention; None for neither.
+        scale: factor of the dot products.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+
+    def weights(self, image: int, queries: Sequence[int]) -> Tensor:
+        """Attention weights (M, n, N) of n queries of an image, in full precision."""
+        chosen = torch.as_tensor(queries, dtype=torch.long, device=self.query.device)
+        query, key = full_precision(self.query[image][:, chosen]), full_precision(self.key[image])
+        logits = self.scale * query @ key.transpose(-1, -2)
+        if self.mask is not None:
+            mask = self.mask.expand(*self.query.shape[:3], self.key.shape[2])[image][:, chosen]
+            if mask.dtype == torch.bool:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            else:
+                logits = logits + full_precision(mask)
+        return logits.softmax(-1)
+
+
+class DotProductCapture(TorchFunctionMode):
+    """Keeps the arguments of every scaled dot-product attention computed while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[DotProductAttention] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs ``func`` as it would without this mode."""
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.calls.append(_dot_product_attention(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def _dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> DotProductAttention:
+    mask = None if attn_mask is None else attn_mask.detach()
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return DotProductAttention(query.detach(), key.detach(), value.detach(), mask, scale)
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The cross-attention of one decoder layer.
+
+    Attributes:
+        attention: what it computes the attention weights from.
+        points: (B or 1, Q, 2), as the layer was given them.
+        sides: (B or 1, Q, 4), as the layer was given them.
+        centres: (B, M, Q, 2), the centres of the Gaussians in cells; None if there are none.
+    """
+
+    attention: DotProductAttention
+    points: Tensor
+    sides: Tensor
+    centres: Tensor | None
+
+
+class AttentionRecorder:
+    """A context in which a decoder's forward passes are recorded; only the last one is kept.
+
+    Inside, the decoder predicts with all of its layers, and every cross-attention runs twice: the
+    second time its dot products are seen. Outside, nothing is different from a decoder that was
+    never recorded. ::
+
+        with AttentionRecorder(model.decoder) as recorder:
+            instances = predictor(image)
+        traces = recorder.traces(instances.query_index.tolist())
+
+    Args:
+        decoder: of SAP-DETR.
+
+    Raises:
+        ValueError: if it is another decoder, one without reference points.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        if not isinstance(decoder, SapDetrDecoder):
+            raise ValueError(
+                "points and their attention can be drawn for models with a SapDetrDecoder; this "
+                f"one has a {type(decoder).__name__}, whose queries have no points in a grid"
+            )
+        self.decoder = decoder
+        self.layers: list[LayerRecord] = []
+        self._level: FeatureMap | None = None
+        self._predictions: Predictions | None = None
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> AttentionRecorder:
+        self._handles = [
+            self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.decoder.register_forward_hook(self._end),
+        ]
+        for module in self.decoder.modules():
+            if isinstance(module, PointCrossAttention):
+                self._handles.append(module.register_forward_hook(self._record_layer))
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(
+        self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        memory: Sequence[FeatureMap] = args[0]
+        (self._level,) = memory
+        self.layers, self._predictions = [], None
+        return (memory,), {"all_layers": True}
+
+    def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:
+        self._predictions = predictions
+
+    @torch.no_grad()
+    def _record_layer(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        assert isinstance(module, PointCrossAttention)
+        content, position, memory, _ = args
+        with DotProductCapture() as capture:
+            module.forward(*args)
+        (attention,) = capture.calls
+        points, sides = position.points.detach(), position.sides.detach()
+        centres = None
+        if module.gaussian_head is not None:
+            offset, _ = split_gaussian(module.gaussian_head(content), module.num_heads)
+            centres = memory.extent[:, None, None] * point_towards_sides(
+                points[:, None], sides[:, None], offset.tanh()
+            )
+        self.layers.append(LayerRecord(attention, points, sides, centres))
+
+    def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
+        """What queries did in the recorded forward pass.
+
+        Args:
+            queries: their indices; for detections, ``query_index`` of the instances.
+            image: index of the image in the batch.
+
+        Raises:
+            RuntimeError: if no forward pass was recorded.
+        """
+        level, predictions = self._level, self._predictions
+        if level is None or predictions is None or predictions.points is None:
+            raise RuntimeError("nothing is recorded: run the model inside of the context first")
+        extent = _of_image(level.extent(valid_only=True), image)
+        columns, rows = (int(length) for length in extent)
+        weights = [layer.attention.weights(image, queries) for layer in self.layers]
+        maps = torch.stack(weights).unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
+        start = full_precision(self.decoder.reference_points.detach()).sigmoid()
+        cells = torch.cat((start, start + 1 / self.decoder.grid_size), dim=-1)
+        points = predictions.points[:, image]
+        boxes = cxcywh_to_xyxy(predictions.boxes[:, image])
+        entering_points = torch.stack([_of_image(x.points, image) for x in self.layers])
+        entering_sides = torch.stack([_of_image(x.sides, image) for x in self.layers])
+        entering_boxes = corners_from_sides(entering_points, entering_sides)
+        centres = [x.centres[image] / extent for x in self.layers if x.centres is not None]
+        return [
+            QueryTrace(
+                query=query,
+                cell=_to_numpy(cells[query]),
+                start=_to_numpy(start[query]),
+                points=_to_numpy(points[:, query]),
+                boxes=_to_numpy(boxes[:, query]),
+                entering_points=_to_numpy(entering_points[:, query]),
+                entering_boxes=_to_numpy(entering_boxes[:, query]),
+                centres=_to_numpy(torch.stack(centres)[:, :, query]) if centres else None,
+                attention=_to_numpy(maps[:, :, i]),
+            )
+            for i, query in enumerate(queries)
+        ]
+
+
+def _of_image(x: Tensor, image: int) -> Tensor:
+    return x[image if x.shape[0] > 1 else 0]
+
+
+def _to_numpy(x: Tensor) -> Floats:
+    array: Floats = x.detach().float().cpu().numpy()
+    return array
