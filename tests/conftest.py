@@ -52,6 +52,7 @@ def tiny_overrides(shapes_folder, tmp_path) -> list[str]:
         "model.decoder.ffn_dim=32",
         "schedule.warmup_iters=2",
         "train.log_period=2",
+        "model.criterion.metric_period=2",
         "train.device=cpu",
         f"train.output_dir={tmp_path}/run",
     ]

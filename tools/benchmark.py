@@ -22,7 +22,7 @@ from sap_detr.analysis import (
     CONVENTION,
     build_without_weights,
     coco_val2017_sizes,
-    flop_record,
+    flop_records,
     flop_table,
     parameter_record,
     parameter_table,
@@ -69,12 +69,11 @@ def run_flops(args: argparse.Namespace) -> None:
         (name, *build_without_weights(name, args.num_classes, args.overrides))
         for name in args.config_file
     ]
-    records = []
-    for name, model, classes in models:
-        for label, sizes in images.items():
-            about = {"config": name, "overrides": args.overrides, "classes": classes}
-            record = {**about, "images": label, **flop_record(model, sizes, args.depth)}
-            records.append(record)
+    records = [
+        {"config": name, "overrides": args.overrides, "classes": classes, **record}
+        for name, model, classes in models
+        for record in flop_records(model, images, args.depth)
+    ]
     notes = "\n\n".join(filter(None, [uncounted_note(records), f"GFLOPs. {CONVENTION}"]))
     print(flop_table(records), notes, sep="\n\n")
     _write(args, records, f"{flop_table(records, 'github')}\n\n{notes}", convention=CONVENTION)

@@ -7,7 +7,7 @@ from .published import count_published_flops, reformulation_savings
 from .report import (
     CONVENTION,
     build_without_weights,
-    flop_record,
+    flop_records,
     flop_table,
     parameter_record,
     parameter_table,
@@ -25,7 +25,7 @@ __all__ = [
     "count_parameters",
     "count_parameters_by_part",
     "count_published_flops",
-    "flop_record",
+    "flop_records",
     "flop_table",
     "mean_flops",
     "parameter_record",

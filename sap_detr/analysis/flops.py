@@ -247,30 +247,22 @@ RULES: dict[str, Rule] = {
     "aten.upsample_bilinear2d": _samples(4),
 }
 
-# Not counted by convention, besides views and what torch itself tags as elementwise.
-_FREE = {
-    # Softmax, reductions, sorting, pooling, batch normalisation.
-    *("_softmax", "_log_softmax", "_safe_softmax", "softmax"),
-    *("sum", "mean", "amax", "amin", "max", "min", "any", "all", "argmax", "cumsum"),
-    *("sort", "topk", "nonzero", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "avg_pool2d"),
-    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
-    *("cudnn_batch_norm", "_batch_norm_no_update"),
-    # Moving and making data.
-    *("cat", "stack", "clone", "copy_", "_to_copy", "contiguous", "index", "index_select"),
-    *("gather", "scatter", "index_put", "index_put_", "_index_put_impl_", "embedding"),
-    *("constant_pad_nd", "flip", "roll", "repeat", "upsample_nearest1d", "upsample_nearest2d"),
-    *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "zeros"),
-    *("zeros_like", "new_zeros", "ones", "ones_like", "new_ones", "full", "full_like", "new_full"),
-    *("arange", "linspace", "eye", "scalar_tensor", "fill_", "zero_", "lift_fresh", "tril", "triu"),
-    *(
-        "_unsafe_view",
-        "_local_scalar_dense",
-        "item",
-        "is_same_size",
-        "_fused_sdp_choice",
-        "split_with_sizes_copy",
-    ),
-}
+# Not counted by convention, besides views and what torch itself tags as elementwise: softmax,
+# reductions, sorting, pooling and batch normalisation; then moving and making data.
+_FREE_NAMES = """
+    _softmax _log_softmax _safe_softmax softmax sum mean amax amin max min any all argmax cumsum
+    sort topk nonzero max_pool2d_with_indices _adaptive_avg_pool2d avg_pool2d native_batch_norm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+    cudnn_batch_norm floor_divide
+
+    cat stack clone copy_ _to_copy contiguous _unsafe_view unsqueeze_ index _unsafe_index
+    index_select index_put index_put_ _index_put_impl_ gather scatter embedding constant_pad_nd
+    flip roll repeat split_with_sizes_copy tril triu upsample_nearest1d upsample_nearest2d
+    empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones
+    ones_like new_ones full full_like new_full arange linspace eye scalar_tensor fill_ zero_
+    lift_fresh item _local_scalar_dense is_same_size _fused_sdp_choice
+"""
+_FREE = frozenset(_FREE_NAMES.split())
 
 
 def _is_free(func: Any, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from ..config import ConfigError, load_config
 from ..modeling import DetectionTransformer
-from .flops import FlopCount, count_detector_flops, mean_flops
+from .flops import count_detector_flops, mean_flops
 from .parameters import count_parameters, count_parameters_by_part
 from .published import count_published_flops
 
@@ -89,38 +89,44 @@ def parameter_record(
     }
 
 
-def flop_record(model: nn.Module, sizes: Sequence[tuple[int, int]], depth: int = 1) -> Record:
-    """Counts the multiply-adds of a model, as the mean over images.
+def flop_records(
+    model: nn.Module, images: Mapping[str, Sequence[tuple[int, int]]], depth: int = 1
+) -> list[Record]:
+    """Counts the multiply-adds of a model, as means over sets of images.
 
     Args:
         model: see :func:`build_without_weights`.
-        sizes: (height, width) of the images in pixels, resized; every size is computed once.
+        images: name of a set to the (height, width) in pixels of its images, resized. Every size is
+            computed once.
         depth: of the parts.
 
     Returns:
-        ``published``, ``all_heads`` and ``inference``, each with ``total`` and ``parts`` in
-        multiply-adds, and ``uncounted``: name to calls per image, of operators that are neither
-        counted nor free by convention.
+        For each set ``images``, its name; ``published``, ``all_heads`` and ``inference``, each with
+        ``total`` and ``parts`` in multiply-adds; and ``uncounted``: name to calls per image, of
+        operators that are neither counted nor free by convention.
     """
-    weighted = list(Counter(sizes).items())
-    pairs = [count_published_flops(model, size) for size, _ in weighted]
-    times = [number for _, number in weighted]
-    counts = {
-        "published": mean_flops(zip([pair[1] for pair in pairs], times, strict=True)),
-        "all_heads": mean_flops(zip([pair[0] for pair in pairs], times, strict=True)),
-        "inference": mean_flops(
-            (count_detector_flops(model, size, all_layers=False), number)
-            for size, number in weighted
-        ),
-    }
-    return {
-        **{name: _totals(count, depth) for name, count in counts.items()},
-        "uncounted": dict(counts["all_heads"].uncounted),
-    }
-
-
-def _totals(count: FlopCount, depth: int) -> Record:
-    return {"total": count.total, "parts": count.by_part(depth)}
+    counts = {}
+    for size in dict.fromkeys(size for sizes in images.values() for size in sizes):
+        executed, as_published = count_published_flops(model, size)
+        counts[size] = {
+            "published": as_published,
+            "all_heads": executed,
+            "inference": count_detector_flops(model, size, all_layers=False),
+        }
+    records = []
+    for name, sizes in images.items():
+        times = Counter(sizes)
+        means = {
+            kind: mean_flops((counts[size][kind], number) for size, number in times.items())
+            for kind in ("published", "all_heads", "inference")
+        }
+        totals = {
+            kind: {"total": mean.total, "parts": mean.by_part(depth)}
+            for kind, mean in means.items()
+        }
+        uncounted = dict(means["all_heads"].uncounted)
+        records.append({"images": name, **totals, "uncounted": uncounted})
+    return records
 
 
 def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
@@ -141,7 +147,7 @@ def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
 
 
 def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`flop_record` returned, with ``config``, ``images`` and ``classes`` added.
+    """Formats what :func:`flop_records` returned, with ``config`` and ``classes`` added.
 
     Numbers are in units of 1e9. Parts are those of "all heads", as executed.
     """

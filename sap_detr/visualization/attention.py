@@ -19,6 +19,7 @@ from ..layers import full_precision
 from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
 from ..modeling.reference_points import corners_from_sides, point_towards_sides
 from ..modeling.sap_detr_decoder import PointCrossAttention, split_gaussian
+from ..modeling.structures import single_level
 
 Floats = NDArray[np.float32]
 
@@ -194,7 +195,7 @@ class AttentionRecorder:
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         memory: Sequence[FeatureMap] = args[0]
-        (self._level,) = memory
+        self._level = single_level(memory)
         self.layers, self._predictions = [], None
         return (memory,), {"all_layers": True}
 

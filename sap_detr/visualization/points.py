@@ -109,8 +109,8 @@ class View:
 def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[int]) -> Pixels:
     """Draws the cells of queries and the ways of their points.
 
-    A point starts at the ring in the corner of its cell. There is a dot for each layer, the larger
-    the later; the last, with the white rim, is the final point.
+    A point starts at the small white dot in the corner of its cell. Each layer has a dot, and later
+    ones are larger; the last, with the white rim, is the final point.
 
     Args:
         image: (H, W, 3), RGB; it is not changed.
@@ -124,7 +124,7 @@ def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[i
     width = line_width(canvas.view.size)
     for trace in traces:
         canvas.rectangle(trace.cell, _DARK, width, opacity=0.3)
-        canvas.rectangle(trace.cell, _WHITE, width / 2, opacity=0.6)
+        canvas.rectangle(trace.cell, _WHITE, width / 2, opacity=0.5)
     for trace, index in reversed(list(zip(traces, classes, strict=True))):
         x0, y0, x1, y1 = canvas.view.to_pixels(trace.cell)
         radius = max(2.0, min(2.2 * width, 0.12 * (x1 - x0), 0.12 * (y1 - y0)))
@@ -259,9 +259,10 @@ class _Canvas:
 
         The radius in pixels is that of the disc.
         """
-        self._disc(xy, radius + (2.5 if rim else 1), _DARK)
+        edge, rim_width = max(1.0, radius / 10), max(1.5, radius / 5) if rim else 0.0
+        self._disc(xy, radius + rim_width + edge, _DARK)
         if rim:
-            self._disc(xy, radius + 1.5, rim)
+            self._disc(xy, radius + rim_width, rim)
         self._disc(xy, radius, color)
 
     def text(self, xy: Floats, text: str, size: int, color: RGB) -> None:

@@ -11,11 +11,16 @@ CONFIGS = ("common/models/detr_small.py", "common/models/sap_detr_small.py")
 
 
 @pytest.fixture(scope="module")
-def main():
+def benchmark():
     spec = importlib.util.spec_from_file_location("benchmark", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
+    return module
+
+
+@pytest.fixture
+def main(benchmark):
+    return lambda *arguments: benchmark.main([str(argument) for argument in arguments])
 
 
 def test_params(main, tmp_path, capsys):
@@ -50,15 +55,18 @@ def test_flops(main, tmp_path, capsys):
         assert "multiply-add" in text
 
 
-def test_overrides_and_recorded_sizes(main, tmp_path):
+def test_overrides_and_recorded_sizes(benchmark, main, monkeypatch, tmp_path):
+    sizes = {"file": [(64, 64), (64, 96)], "id": [(64, 64)]}
+    monkeypatch.setattr(benchmark, "coco_val2017_sizes", sizes.__getitem__)
     file = tmp_path / "flops.json"
     tiny = ("model.backbone.width=4", "model.neck.in_channels=[16]", "model.encoder.num_layers=0")
-    common = ("--coco-val2017", "file", "--json", file, "--overrides", *tiny)
+    common = ("--coco-val2017", "file", "id", "--json", file, "--overrides", *tiny)
     assert main("flops", "--config-file", CONFIGS[0], *common) == 0
-    (record,) = json.loads(file.read_text())["records"]
-    assert record["images"] == "first 100 of COCO val2017 by file"
-    assert record["overrides"] == list(tiny)
-    assert "encoder" not in record["all_heads"]["parts"]
+    by_file, by_id = json.loads(file.read_text())["records"]
+    assert by_file["images"] == "first 100 of COCO val2017 by file"
+    assert by_file["all_heads"]["total"] > by_id["all_heads"]["total"]
+    assert by_id["overrides"] == list(tiny)
+    assert "encoder" not in by_id["all_heads"]["parts"]
 
 
 @pytest.mark.parametrize(

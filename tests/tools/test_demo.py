@@ -95,6 +95,53 @@ def test_a_video_is_drawn_frame_by_frame(tmp_path, weights):
     assert frames[0].std() > 5
 
 
+@pytest.fixture
+def sap_detr_arguments(tiny_overrides, tmp_path, photo):
+    changes = [x for x in tiny_overrides if not x.startswith("model.decoder.num_queries")]
+    changes.append("model.decoder.grid_size=[2,3]")
+    paths = ["--input", str(photo), "--output", str(tmp_path / "out")]
+    args = ["--config-file", "sap_detr/sap_detr_small_shapes.py", "--random-weights", *paths]
+    return [*args, "--threshold", "0", "--opts", *changes]
+
+
+def test_points_are_drawn_and_attention_gets_a_sheet(tmp_path, sap_detr_arguments, capsys):
+    out = tmp_path / "out"
+    assert demo.main(["--points", "2", *sap_detr_arguments]) == 0
+    assert f"see {out / 'photo.png'} and {out / 'attention' / 'photo.png'}" in (
+        capsys.readouterr().out
+    )
+    drawn = Image.open(out / "photo.png")
+    assert max(drawn.size) == demo.SMALLEST_WITH_POINTS
+    two_rows = Image.open(out / "attention" / "photo.png").height
+    assert demo.main(["--points", "3", *sap_detr_arguments]) == 0
+    assert Image.open(out / "attention" / "photo.png").height > two_rows
+    assert demo.main(["--points", *sap_detr_arguments[:-1], "model.decoder.num_layers=1"]) == 0
+
+
+def test_points_and_sheet_are_of_the_queries_that_are_detected(
+    tmp_path, sap_detr_arguments, monkeypatch
+):
+    shown = {}
+    monkeypatch.setattr(
+        demo,
+        "attention_sheet",
+        lambda image, boxes, traces, *args, **kwargs: shown.update(boxes=boxes, traces=traces),
+    )
+    assert demo.main(["--points", "4", *sap_detr_arguments]) == 0
+    boxes, traces = shown["boxes"], shown["traces"]
+    assert len({trace.query for trace in traces}) == len(traces) == 4
+    assert (np.diff(boxes.scores) <= 0).all()
+    for box, trace in zip(boxes.boxes, traces, strict=True):
+        assert box == pytest.approx(trace.boxes[-1] * (96, 64, 96, 64), abs=1e-2)
+
+
+def test_where_nothing_is_detected_there_is_no_sheet(tmp_path, sap_detr_arguments, capsys):
+    sap_detr_arguments[sap_detr_arguments.index("--threshold") + 1] = "1.1"
+    assert demo.main(["--points", *sap_detr_arguments]) == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.png"]
+    assert "attention" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -107,6 +154,9 @@ def test_a_video_is_drawn_frame_by_frame(tmp_path, weights):
         (["--weights", "{tmp}/none.pth", "--input", "{photo}"], "none.pth"),
         (["--random-weights", "--input", "{photo}", "--output", "{photo}"], "must be a folder"),
         (["--random-weights", "--input", "{photo}", "--max-frames", "0"], "--max-frames"),
+        (["--random-weights", "--input", "{photo}", "--points"], "has a DetrDecoder"),
+        (["--random-weights", "--input", "{photo}", "--points", "0"], "--points needs"),
+        (["--random-weights", "--webcam", "0", "--points"], "--points needs"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):

@@ -26,6 +26,7 @@ model = L(DetectionTransformer)(
         in_features=["res5"],
         in_channels=[2048],
         embed_dim=256,
+        norm_groups=None,
         position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=10000.0),
     ),
     encoder=L(TransformerEncoder)(
@@ -54,6 +55,7 @@ model = L(DetectionTransformer)(
             L(GIoULoss)(weight=2.0),
         ],
         metrics=[L(ClassError)(), L(CardinalityError)()],
+        metric_period=20,
     ),
     postprocessor=L(SoftmaxPostprocessor)(),
     # None: the number of classes of the training data set.

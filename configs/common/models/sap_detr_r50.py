@@ -28,6 +28,7 @@ model = L(DetectionTransformer)(
         in_features=["res5"],
         in_channels=[2048],
         embed_dim=256,
+        norm_groups=None,
         position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=20.0),
     ),
     encoder=L(TransformerEncoder)(
@@ -70,6 +71,7 @@ model = L(DetectionTransformer)(
             L(GIoULoss)(weight=2.0, eps=1e-6),
         ],
         metrics=[L(OutsidePoints)(), L(ClassError)()],
+        metric_period=20,
     ),
     postprocessor=L(SigmoidTopKPostprocessor)(num_detections=300),
     # None: the number of classes of the training data set.
