@@ -41,7 +41,7 @@ def tiny_overrides(shapes_folder, tmp_path) -> list[str]:
         "dataloader.test.mapper.augmentations.short_side=64",
         "dataloader.train.total_batch_size=4",
         "model.backbone.width=8",
-        "model.neck.in_channels=[32]",
+        "model.neck.in_channels=[16]",
         "model.neck.embed_dim=32",
         "model.encoder.num_layers=1",
         "model.encoder.ffn_dim=32",

@@ -21,7 +21,7 @@ from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
 from sap_detr.engine.main import USER_ERRORS
 from sap_detr.visualization import make_validation_sheet, plot_curves
 
-DEFAULT_CONFIG = "detr/detr_small_shapes.py"
+DEFAULT_CONFIG = "sap_detr/sap_detr_small_shapes.py"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,8 @@ from ..common.optim import optimizer
 from ..common.schedule import schedule
 from ..common.train import train
 
-# 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch).
+# 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch; published:
+# 369650, because the last, smaller batch of an epoch is trained on too).
 dataloader.train.total_batch_size = 16
 schedule.epochs = 50
 # 40 ep = 295680 iters.

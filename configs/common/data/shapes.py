@@ -8,21 +8,21 @@ from .coco import dataloader
 dataset = L(register_shapes)(
     name="shapes",
     folder="datasets/shapes",
-    num_train=2000,
-    num_val=200,
-    image_size=[128, 160],
+    num_train=4000,
+    num_val=300,
+    image_size=[64, 64],
     seed=0,
-    max_objects=6,
+    max_objects=4,
 )
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
 
-# The sizes of the objects stay as they are drawn, give or take a quarter.
+# The sizes of the objects stay nearly as they are drawn.
 train_mapper = dataloader.train.mapper
-train_mapper.augmentations.short_sides = [104, 112, 120, 128, 136, 144, 152]
-train_mapper.augmentations.max_size = 192
+train_mapper.augmentations.short_sides = [60, 64, 68]
+train_mapper.augmentations.max_size = 96
 train_mapper.augmentations_with_crop = None
-dataloader.test.mapper.augmentations.short_side = 128
-dataloader.test.mapper.augmentations.max_size = 192
+dataloader.test.mapper.augmentations.short_side = 64
+dataloader.test.mapper.augmentations.max_size = 96
 dataloader.train.num_workers = 0
 dataloader.test.num_workers = 0
