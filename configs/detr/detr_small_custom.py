@@ -5,7 +5,8 @@ from ..common.schedule import schedule
 from ..common.train import train
 
 # A small model from scratch, for a look at one's own images on a CPU: dataset.folder=PATH.
-dataloader.train.mapper.augmentations.short_sides = [128, 136, 144, 152, 160]
+# One size for all: SAP-DETR as published depends on how images are padded.
+dataloader.train.mapper.augmentations.short_sides = [144]
 dataloader.train.mapper.augmentations.max_size = 256
 dataloader.train.mapper.augmentations_with_crop = None
 dataloader.test.mapper.augmentations.short_side = 144
@@ -22,11 +23,12 @@ schedule.warmup_iters = 100
 
 # Nothing is pretrained: one rate for all.
 optimizer.lr = 7e-4
+optimizer.fused = True
 optimizer.params.backbone_factor = 1.0
 model.criterion.losses[0].weight = 2.0
 
 train.ema.enabled = True
-train.ema.decay = 0.998
+train.ema.decay = 0.995
 train.eval_period = 250
 train.checkpointer.period = 250
 train.output_dir = "output/detr_small_custom"

@@ -133,12 +133,24 @@ def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "thesis.tex"]
 
 
+def test_smallest_radius() -> None:
+    def radii(least: int) -> list[float]:
+        rng = np.random.RandomState(0)
+        return [drawing._random_placement(rng, 64, 64, least).radii[0] for _ in range(200)]
+
+    assert 9 <= min(radii(9)) < 9.5
+    assert min(radii(drawing.SMALLEST_RADIUS)) < 7
+    assert max(radii(9)) <= 0.3 * 64
+    assert set(radii(30)) == {30.0}
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         {"num_train": 0},
         {"num_val": "3"},
         {"max_objects": True},
+        {"min_radius": 0},
         {"seed": -1},
         {"image_size": 8},
         {"image_size": (64,)},

@@ -11,7 +11,7 @@ model.backbone = L(build_small_resnet)(
 )
 model.neck.in_features = ["res3"]
 model.neck.in_channels = [96]
-model.neck.embed_dim = 128
+model.neck.embed_dim = 96
 # Nothing is pretrained, so features and position encoding shall start at the same scale.
 model.neck.norm_groups = 16
 model.encoder.num_layers = 2

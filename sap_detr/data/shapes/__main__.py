@@ -7,6 +7,7 @@ import sys
 
 from ..checks import DatasetError
 from .dataset import generate_shapes
+from .drawing import SMALLEST_RADIUS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-objects", type=int, default=8, help="most shapes in an image")
+    parser.add_argument(
+        "--min-radius", type=int, default=SMALLEST_RADIUS, help="of the shapes, in pixels"
+    )
     args = parser.parse_args(arguments)
     ranges = []
     for side in (args.height, args.width):
@@ -37,7 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         ranges.append((side[0], side[-1]))
     try:
         folder = generate_shapes(
-            args.folder, args.num_train, args.num_val, ranges, args.seed, args.max_objects
+            args.folder,
+            args.num_train,
+            args.num_val,
+            ranges,
+            args.seed,
+            args.max_objects,
+            args.min_radius,
         )
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)

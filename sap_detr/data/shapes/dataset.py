@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..checks import DatasetError
 from ..coco_folder import register_coco
-from .drawing import CLASS_NAMES, DrawnShape, draw_image
+from .drawing import CLASS_NAMES, SMALLEST_RADIUS, DrawnShape, draw_image
 
 __all__ = ["CLASS_NAMES", "generate_shapes", "register_shapes"]
 
@@ -40,10 +40,12 @@ def generate_shapes(
     image_size: ImageSize = ((128, 192), (128, 192)),
     seed: int = 0,
     max_objects: int = 8,
+    min_radius: int = SMALLEST_RADIUS,
 ) -> Path:
     """Write ``train/*.jpg``, ``train.json`` and the same for ``val`` to a folder, if not there yet.
 
-    An image is a function of (seed, split, its index) and of the image size and ``max_objects``:
+    An image is a function of (seed, split, its index) and of the image size, ``max_objects`` and
+    ``min_radius``:
     more images don't change the first ones. The folder appears in one piece, by a rename: an
     interrupted run leaves no half of a set, and of several processes that generate at once one wins
     and the others take what it wrote.
@@ -55,6 +57,7 @@ def generate_shapes(
             (lowest width, highest width)) from which every image draws its own.
         seed: another seed, another set.
         max_objects: most shapes in an image.
+        min_radius: of the shapes, in pixels.
 
     Returns:
         The folder.
@@ -63,7 +66,7 @@ def generate_shapes(
         DatasetError: if the parameters make no sense, or the folder holds something else or a set
             that was generated with other parameters.
     """
-    parameters = _checked_parameters(num_train, num_val, image_size, seed, max_objects)
+    parameters = _checked_parameters(num_train, num_val, image_size, seed, max_objects, min_radius)
     # A rename does not go through a symbolic link.
     target = Path(os.path.realpath(Path(folder).expanduser()))
     if _holds_set(target, parameters):
@@ -93,6 +96,7 @@ def register_shapes(
     image_size: ImageSize = ((128, 192), (128, 192)),
     seed: int = 0,
     max_objects: int = 8,
+    min_radius: int = SMALLEST_RADIUS,
 ) -> list[str]:
     """Generate the set if needed and register it as ``{name}_train`` and ``{name}_val``.
 
@@ -106,15 +110,25 @@ def register_shapes(
         DatasetError: as ``generate_shapes`` does, or if one of the names stands for another data
             set already.
     """
-    root = generate_shapes(folder, num_train, num_val, image_size, seed, max_objects)
+    root = generate_shapes(folder, num_train, num_val, image_size, seed, max_objects, min_radius)
     return [register_coco(f"{name}_{s}", root / f"{s}.json", root / s) for s in _SPLITS]
 
 
 def _checked_parameters(
-    num_train: int, num_val: int, image_size: ImageSize, seed: int, max_objects: int
+    num_train: int,
+    num_val: int,
+    image_size: ImageSize,
+    seed: int,
+    max_objects: int,
+    min_radius: int,
 ) -> dict[str, Any]:
     heights, widths = _size_ranges(image_size)
-    counts = {"num_train": num_train, "num_val": num_val, "max_objects": max_objects}
+    counts = {
+        "num_train": num_train,
+        "num_val": num_val,
+        "max_objects": max_objects,
+        "min_radius": min_radius,
+    }
     for key, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise DatasetError(f"shapes: {key} must be a positive integer, got {value!r}")
@@ -128,6 +142,7 @@ def _checked_parameters(
         "widths": widths,
         "seed": seed,
         "max_objects": max_objects,
+        "min_radius": min_radius,
     }
 
 
@@ -195,7 +210,9 @@ def _write_split(
     for index in range(count):
         rng = np.random.RandomState([parameters["seed"], split_number, index])
         height, width = int(rng.randint(low_h, high_h + 1)), int(rng.randint(low_w, high_w + 1))
-        pixels, shapes = draw_image(rng, height, width, parameters["max_objects"])
+        pixels, shapes = draw_image(
+            rng, height, width, parameters["max_objects"], parameters["min_radius"]
+        )
         file_name = f"{index:06d}.jpg"
         Image.fromarray(pixels).save(folder / file_name, quality=_JPEG_QUALITY)
         images.append({"id": index + 1, "file_name": file_name, "height": height, "width": width})

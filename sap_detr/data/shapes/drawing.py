@@ -17,7 +17,7 @@ EMPTY_FRACTION = 0.02
 MIN_INSIDE = 0.6
 MIN_VISIBLE = 0.5
 _PLACEMENT_ATTEMPTS = 12
-_MIN_RADIUS = 6.0
+SMALLEST_RADIUS = 6
 
 Array = NDArray[np.float32]
 
@@ -94,7 +94,11 @@ class _Placement:
 
 
 def draw_image(
-    rng: np.random.RandomState, height: int, width: int, max_objects: int
+    rng: np.random.RandomState,
+    height: int,
+    width: int,
+    max_objects: int,
+    min_radius: int = SMALLEST_RADIUS,
 ) -> tuple[NDArray[np.uint8], list[DrawnShape]]:
     """Draw one image.
 
@@ -106,6 +110,7 @@ def draw_image(
         rng: a legacy ``RandomState``, whose streams numpy promises never to change.
         max_objects: at most that many shapes; at least one, but for ``EMPTY_FRACTION`` of the
             images.
+        min_radius: of the shapes, in pixels; the largest is 0.3 of the shorter side, or this.
 
     Returns:
         The image (height, width, 3) RGB, and its shapes from back to front.
@@ -117,7 +122,7 @@ def draw_image(
     totals: list[int] = []
     for _ in range(count):
         for _ in range(_PLACEMENT_ATTEMPTS):
-            placement = _random_placement(rng, height, width)
+            placement = _random_placement(rng, height, width, min_radius)
             stencil = _stencil(placement, height, width)
             if stencil is None or stencil.coverage.sum() < MIN_INSIDE * placement.area:
                 continue
@@ -167,11 +172,13 @@ def _unit_shape(
     return _on_circle(72), _on_circle(72, rng.uniform(0.5, 0.68))
 
 
-def _random_placement(rng: np.random.RandomState, height: int, width: int) -> _Placement:
+def _random_placement(
+    rng: np.random.RandomState, height: int, width: int, min_radius: int
+) -> _Placement:
     class_index = int(rng.randint(len(CLASS_NAMES)))
     outline, hole = _unit_shape(CLASS_NAMES[class_index], rng)
-    largest = max(0.3 * min(height, width), _MIN_RADIUS)
-    radius = rng.uniform(math.sqrt(_MIN_RADIUS), math.sqrt(largest)) ** 2
+    largest = max(0.3 * min(height, width), min_radius)
+    radius = rng.uniform(math.sqrt(min_radius), math.sqrt(largest)) ** 2
     radii = (radius, radius * rng.uniform(0.6, 1.0))
     angle = rng.uniform(0.0, 2 * math.pi)
     center = (rng.uniform(0.0, width), rng.uniform(0.0, height))
