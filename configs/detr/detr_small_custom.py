@@ -1,8 +1,5 @@
 from ..common.data.coco_folder import dataloader, dataset
-from ..common.models.detr_small import model
-from ..common.optim import optimizer
-from ..common.schedule import schedule
-from ..common.train import train
+from .detr_small_shapes import model, optimizer, schedule, train
 
 # A small model from scratch, for a look at one's own images on a CPU: dataset.folder=PATH.
 # One size for all: SAP-DETR as published depends on how images are padded.
@@ -19,16 +16,6 @@ model.decoder.num_queries = 42
 
 schedule.epochs = 40
 schedule.drop_epochs = [32]
-schedule.warmup_iters = 100
-
-# Nothing is pretrained: one rate for all.
-optimizer.lr = 7e-4
-optimizer.fused = True
-optimizer.params.backbone_factor = 1.0
-model.criterion.losses[0].weight = 2.0
-
-train.ema.enabled = True
-train.ema.decay = 0.995
 train.eval_period = 250
 train.checkpointer.period = 250
 train.output_dir = "output/detr_small_custom"
