@@ -4,11 +4,11 @@ from ..common.optim import optimizer
 from ..common.schedule import schedule
 from ..common.train import train
 
-# 11 ep = 5500 iters * 8 images/iter / 4000 images.
+# 9 ep = 4500 iters * 8 images/iter / 4000 images.
 dataloader.train.total_batch_size = 8
-schedule.epochs = 11
-# 9 ep = 4500 iters.
-schedule.drop_epochs = [9]
+schedule.epochs = 9
+# 7.5 ep = 3750 iters.
+schedule.drop_epochs = [7.5]
 schedule.warmup_iters = 100
 
 # Nothing is pretrained: one rate for all.
