@@ -73,6 +73,7 @@ class StepTrainer(SimpleTrainer):
         self._batches: Iterator[list[dict[str, Any]]] | None = None
         self._unread: list[tuple[int, float, Tensor]] = []
         self._metric_names: list[str] = []
+        self.failure: FloatingPointError | None = None
 
     def run_step(self) -> None:
         """Takes one optimizer step."""
@@ -132,7 +133,10 @@ class StepTrainer(SimpleTrainer):
 
         Raises:
             FloatingPointError: if one of them is not finite; it names the terms and the iteration.
+                From then on every call raises it.
         """
+        if self.failure is not None:
+            raise self.failure
         if not self._unread:
             return
         unread, self._unread = self._unread, []
@@ -144,10 +148,11 @@ class StepTrainer(SimpleTrainer):
             bad = [name for name, value in metrics.items() if not math.isfinite(value)]
             # An overflow of the scaled loss is the scaler's business: it skips the step.
             if bad and not (self.grad_scaler.is_enabled() and bad == ["grad_norm"]):
-                raise FloatingPointError(
+                self.failure = FloatingPointError(
                     f"iteration {iteration}: {', '.join(bad)} became infinite or NaN; "
                     f"all terms: {metrics}"
                 )
+                raise self.failure
             storage.iter = iteration
             storage.put_scalars(data_time=data_time, **metrics)
         storage.iter = now

@@ -124,8 +124,11 @@ class DetectionTrainer(DefaultTrainer):
         """Evaluates the model, or its moving average if there is one, on the test sets.
 
         Without DistributedDataParallel around it: processes may have different numbers of images,
-        and its collective calls would then wait for ever.
+        and its collective calls would then wait for ever. After a failure there is nothing to
+        evaluate, though Detectron2 still asks for it.
         """
+        if self._trainer.failure is not None:
+            return {}
         model = unwrap_model(self.model)
         broadcast_buffers(model)
         with nullcontext() if self.ema is None else self.ema.applied():

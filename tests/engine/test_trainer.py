@@ -89,8 +89,13 @@ def test_accumulation_sees_the_same_images(tiny_overrides):
     assert (1, accumulated) == image_ids()
 
 
-def test_broken_weights_are_not_saved(tiny_overrides, tmp_path):
-    cfg = load_config("detr/detr_small_shapes.py", [*tiny_overrides, "train.log_period=100"])
+@pytest.mark.parametrize("noticed_by", ["checkpoint", "evaluation", "end of training"])
+def test_broken_weights_are_not_saved(noticed_by, tiny_overrides, tmp_path):
+    periods = {"checkpoint": (3, 0), "evaluation": (1000, 3), "end of training": (1000, 0)}
+    checkpoint, evaluation = periods[noticed_by]
+    changes = ["train.log_period=100", "train.max_iter=6", f"train.eval_period={evaluation}"]
+    changes.append(f"train.checkpointer.period={checkpoint}")
+    cfg = load_config("detr/detr_small_shapes.py", [*tiny_overrides, *changes])
     prepare_data(cfg)
     trainer = DetectionTrainer(cfg)
     with torch.no_grad():

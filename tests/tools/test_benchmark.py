@@ -59,7 +59,7 @@ def test_overrides_and_recorded_sizes(benchmark, main, monkeypatch, tmp_path):
     sizes = {"file": [(64, 64), (64, 96)], "id": [(64, 64)]}
     monkeypatch.setattr(benchmark, "coco_val2017_sizes", sizes.__getitem__)
     file = tmp_path / "flops.json"
-    tiny = ("model.backbone.width=4", "model.neck.in_channels=[16]", "model.encoder.num_layers=0")
+    tiny = ("model.backbone.width=4", "model.neck.in_channels=[8]", "model.encoder.num_layers=0")
     common = ("--coco-val2017", "file", "id", "--json", file, "--overrides", *tiny)
     assert main("flops", "--config-file", CONFIGS[0], *common) == 0
     by_file, by_id = json.loads(file.read_text())["records"]

@@ -173,7 +173,7 @@ def _unit_shape(
 
 
 def _random_placement(
-    rng: np.random.RandomState, height: int, width: int, min_radius: int
+    rng: np.random.RandomState, height: int, width: int, min_radius: int = SMALLEST_RADIUS
 ) -> _Placement:
     class_index = int(rng.randint(len(CLASS_NAMES)))
     outline, hole = _unit_shape(CLASS_NAMES[class_index], rng)
