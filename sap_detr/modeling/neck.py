@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers import SinePositionEncoding, full_precision_dtype
+from ..layers import SinePositionEncoding, full_precision_dtype, masked_group_norm
 from .structures import FeatureMap, padding_mask_at
 
 
@@ -20,6 +20,8 @@ class ProjectionNeck(nn.Module):
         embed_dim: width D of the result.
         position_encoding: makes (B, D, H, W) from a padding mask.
         norm_groups: groups of a group normalisation after each projection; None for none.
+        padding_invariant: keep padding out of the statistics of that normalisation, where the
+            published codes count it in.
 
     Raises:
         ValueError: if ``in_features`` and ``in_channels`` differ in length.
@@ -32,6 +34,7 @@ class ProjectionNeck(nn.Module):
         embed_dim: int,
         position_encoding: SinePositionEncoding,
         norm_groups: int | None = None,
+        padding_invariant: bool = False,
     ) -> None:
         super().__init__()
         if len(in_features) != len(in_channels):
@@ -46,6 +49,7 @@ class ProjectionNeck(nn.Module):
             for _ in in_channels
         )
         self.position_encoding = position_encoding
+        self.padding_invariant = padding_invariant
 
     def forward(
         self,
@@ -67,9 +71,13 @@ class ProjectionNeck(nn.Module):
         for name, projection, norm in zip(
             self.in_features, self.projections, self.norms, strict=True
         ):
-            x = norm(projection(features[name]))
+            x = projection(features[name])
             height, width = x.shape[-2:]
             mask = padding_mask_at(image_sizes, padded_size, (height, width), x.device)
+            if self.padding_invariant and mask is not None and isinstance(norm, nn.GroupNorm):
+                x = masked_group_norm(x, norm, mask)
+            else:
+                x = norm(x)
             cells = mask
             if cells is None:
                 cells = torch.zeros(1, height, width, dtype=torch.bool, device=x.device)

@@ -182,10 +182,10 @@ def test_the_backbone_reads_the_padding(model, padded):
     assert (together.boxes[:, :1] - alone.boxes).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("num_stages", [3, 4])
+@pytest.mark.parametrize(("num_stages", "norm_groups"), [(3, "null"), (4, "null"), (3, 8)])
 @pytest.mark.parametrize("size", [(100, 121), (190, 64), (143, 191), (64, 161)])
 def test_padding_invariant_predictions_are_those_of_the_image_alone(
-    build_tiny_detr, make_inputs, size, num_stages
+    build_tiny_detr, make_inputs, size, num_stages, norm_groups
 ):
     stage, channels = f"res{num_stages + 1}", 4 * 2**num_stages
     model = build_tiny_detr(
@@ -194,6 +194,7 @@ def test_padding_invariant_predictions_are_those_of_the_image_alone(
         f"model.backbone.out_features=[{stage}]",
         f"model.neck.in_features=[{stage}]",
         f"model.neck.in_channels=[{channels}]",
+        f"model.neck.norm_groups={norm_groups}",
     )
     model = model.double().eval()
     batch = make_inputs([(143, 61), size], (1, 1))

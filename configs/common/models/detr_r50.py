@@ -27,6 +27,7 @@ model = L(DetectionTransformer)(
         in_channels=[2048],
         embed_dim=256,
         norm_groups=None,
+        padding_invariant="${..padding_invariant}",
         position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=10000.0),
     ),
     encoder=L(TransformerEncoder)(
@@ -60,4 +61,6 @@ model = L(DetectionTransformer)(
     postprocessor=L(SoftmaxPostprocessor)(),
     # None: the number of classes of the training data set.
     num_classes=None,
+    # True: the same predictions however much an image is padded, which is not how it was published.
+    padding_invariant=False,
 )

@@ -29,6 +29,7 @@ model = L(DetectionTransformer)(
         in_channels=[2048],
         embed_dim=256,
         norm_groups=None,
+        padding_invariant="${..padding_invariant}",
         position_encoding=L(SinePositionEncoding)(embed_dim="${..embed_dim}", temperature=20.0),
     ),
     encoder=L(TransformerEncoder)(
