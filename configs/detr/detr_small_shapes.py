@@ -4,11 +4,11 @@ from ..common.optim import optimizer
 from ..common.schedule import schedule
 from ..common.train import train
 
-# 9 ep = 4500 iters * 8 images/iter / 4000 images.
+# 8 ep = 4000 iters * 8 images/iter / 4000 images.
 dataloader.train.total_batch_size = 8
-schedule.epochs = 9
-# 7.5 ep = 3750 iters.
-schedule.drop_epochs = [7.5]
+schedule.epochs = 8
+# 6.5 ep = 3250 iters.
+schedule.drop_epochs = [6.5]
 schedule.warmup_iters = 100
 
 # Nothing is pretrained: one rate for all.

@@ -256,7 +256,7 @@ def _draw(
     panels = [left, right]
     for bottom in below:
         for axes, term in zip(np.ravel(bottom.subplots(1, len(terms))), terms, strict=True):
-            _loss_panel(axes, f"{term}, last layer", term, metrics, clocks)
+            _loss_panel(axes, term, term, metrics, clocks)
             panels.append(axes)
     # The same span everywhere, so that one can look from the loss up to the AP.
     highest = max((axes.dataLim.x1 for axes in panels if axes.has_data()), default=1.0)

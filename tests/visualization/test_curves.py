@@ -131,7 +131,7 @@ def test_the_picture_shows_every_run_in_its_own_colour(tmp_path, drawn):
         "AP 40.0",
         "AP50 50.0",
     }
-    panel(figure, "loss_class, last layer")
+    panel(figure, "loss_class")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["first", "second"]
 
 
