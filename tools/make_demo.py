@@ -63,6 +63,7 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
         trainer.build_test_loader(trainer.cfg, trainer.cfg.DATASETS.TEST[0]).dataset.mapper,
         class_names,
         output / "detections.png",
+        score_threshold=0.35,
     )
     print(f"\n{report}\ntable       {output / 'ap.md'}\ncurves      {curves}\ndetections  {sheet}")
 
