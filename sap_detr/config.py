@@ -44,6 +44,11 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def _check_override(cfg: DictConfig, override: str) -> None:
     key, equals, _ = override.partition("=")
+    if override.startswith("-"):
+        raise ConfigError(
+            f"{override!r} stands behind the changes to the config: options such as --resume go "
+            "before the first key.path=value"
+        )
     if not equals:
         raise ConfigError(f"cannot read the override {override!r}: write it as key.path=value")
     if key.startswith("+"):

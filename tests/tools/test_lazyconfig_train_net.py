@@ -144,6 +144,7 @@ def run_and_get_error(arguments, capfd):
         ([], "dataloader.train.total_batch_size=1000", "1000"),
         ([], "dataloader.train.dataset.names=unknown", "unknown"),
         ([], "train.device=cuda", "no GPU"),
+        ([], "--resume", "--resume.*before the first"),
     ],
 )
 def test_mistakes_are_told_in_one_line_before_anything_starts(
