@@ -47,6 +47,7 @@ def mapped_packages() -> dict[str, str]:
 
 
 MAPPED = mapped_packages()
+PROJECTS = [name for name in MAPPED if re.fullmatch(r"sap_detr\.projects\.\w+", name)]
 
 setup(
     name="sap-detr",
@@ -57,6 +58,10 @@ setup(
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
     package_data={"": ["py.typed", "*.json"]},
+    # Where tools find methods that no config has named yet, see `sap_detr.projects.load_projects`.
+    entry_points={
+        "sap_detr.projects": [f"{name.rpartition('.')[2]} = {name}" for name in PROJECTS],
+    },
     # Detectron2 is missing here on purpose. It is not published on PyPI under its own name, so that
     # naming it would make every installation fail, and a direct reference to its repository would
     # force a compiler on everybody. `tools/install_detectron2.py` or its own instructions install

@@ -33,6 +33,7 @@ from sap_detr.checkpoint import (
     save_checkpoint_file,
     select_class_rows,
 )
+from sap_detr.projects import load_projects
 
 State = dict[str, torch.Tensor]
 Names = list[str | None] | None
@@ -40,6 +41,8 @@ Names = list[str | None] | None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    # Their names of parameters are needed before any config is.
+    load_projects()
     arguments = _parser().parse_args(argv)
     try:
         for line in convert(**vars(arguments)):

@@ -278,11 +278,11 @@ DETECTRON2_DETR = NameMap(
 
 _SAP_DETR_SELF_ATTENTION = {
     "sa_qcontent_proj": "query_content",
-    "sa_point_qpos_proj": "query_point",
-    "sa_bbox_qpos_proj": "query_sides",
+    "sa_point_qpos_proj": "query_positions.0",
+    "sa_bbox_qpos_proj": "query_positions.1",
     "sa_kcontent_proj": "key_content",
-    "sa_point_kpos_proj": "key_point",
-    "sa_bbox_kpos_proj": "key_sides",
+    "sa_point_kpos_proj": "key_positions.0",
+    "sa_bbox_kpos_proj": "key_positions.1",
     "sa_v_proj": "value",
     "self_attn.out_proj": "out_proj",
 }

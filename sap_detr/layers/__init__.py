@@ -1,8 +1,16 @@
 """Tensors in, tensors out: building blocks that know nothing of detection."""
 
-from .attention import MultiheadAttention, attention, merge_heads, split_heads
+from .attention import (
+    MultiheadAttention,
+    PositionedSelfAttention,
+    attention,
+    merge_heads,
+    split_heads,
+)
+from .deformable_attention import DeformableAttention, deformable_attention
 from .gaussian import (
     GAUSSIAN_FORMS,
+    cell_centres,
     check_gaussian_form,
     gaussian_attention,
     gaussian_axes,
@@ -11,26 +19,34 @@ from .gaussian import (
 )
 from .mlp import MLP, FeedForward, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
-from .position_encoding import SinePositionEncoding, sine_encoding
+from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
+from .roi_pooling import interpolation_weights, roi_align
 
 __all__ = [
     "GAUSSIAN_FORMS",
     "MLP",
+    "DeformableAttention",
     "FeedForward",
     "MultiheadAttention",
+    "PositionedSelfAttention",
     "SinePositionEncoding",
     "attention",
+    "cell_centres",
     "check_gaussian_form",
+    "deformable_attention",
+    "encode_points",
     "full_precision",
     "full_precision_dtype",
     "gaussian_attention",
     "gaussian_axes",
     "gaussian_bias",
     "gaussian_features",
+    "interpolation_weights",
     "linear_side_by_side",
     "masked_group_norm",
     "merge_heads",
+    "roi_align",
     "sine_encoding",
     "split_heads",
     "xavier_init_matrices",

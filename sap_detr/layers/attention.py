@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .mlp import linear_side_by_side
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -31,7 +35,7 @@ def attention(
 
     Args:
         query: (B, M, Q, E).
-        key: (B, M, N, E).
+        key: (B, M, N, E), or (B, 1, N, E) for keys that all heads share.
         value: (B, M, N, V); V may differ from E.
         key_padding_mask: (B, N) bool, True on tokens that must not be attended to, or None.
             Every image needs at least one token that is not padding.
@@ -46,11 +50,91 @@ def attention(
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
         mask = ~padded if bias is None else bias.masked_fill(padded, -torch.inf)
+    if key.shape[1] != query.shape[1] and not query.is_cuda:
+        return merge_heads(_shared_key_attention(query, key, value, mask, dropout, scale))
+    key = key.expand(-1, query.shape[1], -1, -1)
     return merge_heads(
         F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
         )
     )
+
+
+def _shared_key_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """Attention with one key for all heads: one product of all heads' queries with it.
+
+    Where ``scaled_dot_product_attention`` has no fused kernel it would copy the key for every head.
+    """
+    num_heads = query.shape[1]
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    logits = torch.bmm(query.flatten(1, 2), key[:, 0].transpose(1, 2)).unflatten(1, (num_heads, -1))
+    if mask is not None:
+        logits = (
+            logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        )
+    weights = F.dropout(logits.softmax(-1), dropout, training=dropout > 0)
+    return weights @ value
+
+
+class PositionedSelfAttention(nn.Module):
+    """Self-attention whose queries and keys are sums of a projected content and projected positions.
+
+    Args:
+        embed_dim: width D.
+        num_heads: attention heads.
+        dropout: probability of dropping an attention weight.
+        num_positions: number of position embeddings.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, dropout: float, num_positions: int = 1
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+        def linear() -> nn.Linear:
+            return nn.Linear(embed_dim, embed_dim)
+
+        self.query_content = linear()
+        self.query_positions = nn.ModuleList(linear() for _ in range(num_positions))
+        self.key_content = linear()
+        self.key_positions = nn.ModuleList(linear() for _ in range(num_positions))
+        self.value = linear()
+        self.out_proj = linear()
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, content: Tensor, *positions: Tensor) -> Tensor:
+        """Maps content (B, Q, D) to (B, Q, D).
+
+        Args:
+            content: (B, Q, D).
+            positions: (B or 1, Q, D) each, as many as there are projections.
+        """
+        query, key, value = linear_side_by_side(
+            content, (self.query_content, self.key_content, self.value)
+        )
+        for position, to_query, to_key in zip(
+            positions, self.query_positions, self.key_positions, strict=True
+        ):
+            of_query, of_key = linear_side_by_side(
+                position, (cast(nn.Linear, to_query), cast(nn.Linear, to_key))
+            )
+            query, key = query + of_query, key + of_key
+        attended = attention(
+            split_heads(query, self.num_heads),
+            split_heads(key, self.num_heads),
+            split_heads(value, self.num_heads),
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(attended)
 
 
 class MultiheadAttention(nn.Module):

@@ -34,13 +34,28 @@ class SinePositionEncoding(nn.Module):
     count of the same column or row, so that an image has the same encoding alone and in a padded
     batch.
 
+    With ``cell_centres``, columns (rows) of nothing but padding have phases near -3e6 in the
+    published arithmetic, so that their encoding is noise that differs between dtypes. No valid cell
+    sees it in its own encoding, but what reads the features of padded cells does (SAM-DETR's
+    queries). ``well_conditioned`` ends that.
+
     Args:
         embed_dim: number of channels D, a multiple of 4.
         temperature: 10000 in DETR and SAM-DETR, 20 in SAP-DETR.
         eps: added to the last count before dividing by it.
+        cell_centres: count 0.5, 1.5, ... instead of 1, 2, ... (SAM-DETR).
+        well_conditioned: divide by 1 at least. The same encoding on all cells that are not padding,
+            up to rounding; not for published weights on padded batches.
     """
 
-    def __init__(self, embed_dim: int, temperature: float = 10000.0, eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        temperature: float = 10000.0,
+        eps: float = 1e-6,
+        cell_centres: bool = False,
+        well_conditioned: bool = False,
+    ) -> None:
         super().__init__()
         if embed_dim % 4:
             raise ValueError(
@@ -49,6 +64,8 @@ class SinePositionEncoding(nn.Module):
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.eps = eps
+        self.shift = 0.5 if cell_centres else 0.0
+        self.well_conditioned = well_conditioned
 
     def forward(self, padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """Encodes every cell, padded ones included.
@@ -61,9 +78,29 @@ class SinePositionEncoding(nn.Module):
             (B, D, H, W).
         """
         valid = (~padding_mask).to(dtype)
-        rows, columns = valid.cumsum(1), valid.cumsum(2)
-        y = 2 * math.pi * rows / (rows[:, -1:, :] + self.eps)
-        x = 2 * math.pi * columns / (columns[:, :, -1:] + self.eps)
+        rows, columns = valid.cumsum(1) - self.shift, valid.cumsum(2) - self.shift
+        y = rows / self._divisor(rows[:, -1:, :]) * (2 * math.pi)
+        x = columns / self._divisor(columns[:, :, -1:]) * (2 * math.pi)
         half = self.embed_dim // 2
         encoded = [sine_encoding(phase, half, self.temperature) for phase in (y, x)]
         return torch.cat(encoded, dim=-1).permute(0, 3, 1, 2)
+
+    def _divisor(self, last: Tensor) -> Tensor:
+        if self.well_conditioned:
+            return (last + self.shift).clamp(min=1) + self.eps
+        # In this order, as published: where nothing is valid it decides about the result.
+        return (last + self.eps) + self.shift
+
+
+def encode_points(points: Tensor, embed_dim: int, temperature: float) -> Tensor:
+    """Sine encoding of the coordinates of points or corners, side by side.
+
+    Args:
+        points: (..., n) fractions of the image.
+        embed_dim: D; every coordinate gets D/2 channels.
+        temperature: see :func:`sine_encoding`.
+
+    Returns:
+        (..., n * D/2), in the order of the coordinates.
+    """
+    return sine_encoding(2 * math.pi * points, embed_dim // 2, temperature).flatten(-2)

@@ -23,7 +23,8 @@ def list_configs() -> list[str]:
     root = _config_root()
     files = sorted(root.glob("**/*.py")) + sorted(root.parent.glob("projects/*/configs/*.py"))
     names = [_name_of(file, root) for file in files]
-    return [name for name in names if not name.startswith("common/")]
+    # "common" folders hold parts.
+    return [name for name in names if "common" not in name.split("/")]
 
 
 def _name_of(file: Path, root: Path) -> str:

@@ -3,6 +3,7 @@
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys
+from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
 from .detr_decoder import DetrDecoder, DetrDecoderLayer
 from .encoder import TransformerEncoder, TransformerEncoderLayer
 from .losses import (
@@ -29,6 +30,7 @@ from .matcher import (
 from .meta_arch import DetectionTransformer
 from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
+from .reference_points import inverse_sigmoid
 from .sap_detr_decoder import SapDetrDecoder, SapDetrDecoderLayer
 from .structures import FeatureMap, Matches, Predictions, Targets, padding_mask_at
 
@@ -36,6 +38,8 @@ __all__ = [
     "CardinalityError",
     "ClassError",
     "CostTerm",
+    "DeformableEncoder",
+    "DeformableEncoderLayer",
     "DetectionTransformer",
     "DetrDecoder",
     "DetrDecoderLayer",
@@ -68,6 +72,7 @@ __all__ = [
     "build_resnet",
     "build_small_resnet",
     "cxcywh_to_xyxy",
+    "inverse_sigmoid",
     "iou_and_giou",
     "layer_keys",
     "make_instances",

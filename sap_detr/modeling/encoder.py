@@ -11,7 +11,31 @@ from ..layers import MLP, FeedForward, MultiheadAttention, xavier_init_matrices
 from .structures import FeatureMap, single_level
 
 
-class TransformerEncoderLayer(nn.Module):
+class PostNormEncoderLayer(nn.Module):
+    """What encoder layers share: their modules, and all that follows the attention.
+
+    Args:
+        self_attn: the self-attention of the tokens.
+        embed_dim: width D of the tokens.
+        ffn_dim: hidden width of the feed-forward network.
+        dropout: dropout probability of the feed-forward network and of what is added to the tokens.
+    """
+
+    def __init__(self, self_attn: nn.Module, embed_dim: int, ffn_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Adds what the attention read, then the feed-forward network: (B, N, D) each."""
+        tokens = self.norm1(tokens + self.dropout(attended))
+        return self.norm2(tokens + self.dropout(self.ffn(tokens)))
+
+
+class TransformerEncoderLayer(PostNormEncoderLayer):
     """Self-attention and a feed-forward network, each followed by its normalisation.
 
     Args:
@@ -30,15 +54,12 @@ class TransformerEncoderLayer(nn.Module):
         dropout: float,
         scale_position: bool = False,
     ) -> None:
-        super().__init__()
-        self.position_scale = (
+        position_scale = (
             MLP(embed_dim, embed_dim, embed_dim, num_layers=2) if scale_position else None
         )
-        self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
-        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
+        super().__init__(self_attn, embed_dim, ffn_dim, dropout)
+        self.position_scale = position_scale
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Maps tokens (B, N, D) to (B, N, D).
@@ -52,10 +73,7 @@ class TransformerEncoderLayer(nn.Module):
         if self.position_scale is not None:
             position = position * self.position_scale(tokens)
         query = tokens + position
-        tokens = self.norm1(
-            tokens + self.dropout(self.self_attn(query, query, tokens, padding_mask))
-        )
-        return self.norm2(tokens + self.dropout(self.ffn(tokens)))
+        return self.finish(tokens, self.self_attn(query, query, tokens, padding_mask))
 
 
 class TransformerEncoder(nn.Module):

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from ..layers import (
     MLP,
     FeedForward,
+    PositionedSelfAttention,
     attention,
     check_gaussian_form,
+    encode_points,
     full_precision,
     gaussian_attention,
     linear_side_by_side,
     masked_group_norm,
-    sine_encoding,
     split_heads,
     xavier_init_matrices,
 )
@@ -83,49 +84,6 @@ class LayerMemory:
     padding_mask: Tensor | None
     size: tuple[int, int]
     extent: Tensor
-
-
-class PointSelfAttention(nn.Module):
-    """Self-attention whose queries and keys are sums of content, point and sides.
-
-    Args:
-        embed_dim: width D.
-        num_heads: attention heads.
-        dropout: probability of dropping an attention weight.
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.query_content = nn.Linear(embed_dim, embed_dim)
-        self.query_point = nn.Linear(embed_dim, embed_dim)
-        self.query_sides = nn.Linear(embed_dim, embed_dim)
-        self.key_content = nn.Linear(embed_dim, embed_dim)
-        self.key_point = nn.Linear(embed_dim, embed_dim)
-        self.key_sides = nn.Linear(embed_dim, embed_dim)
-        self.value = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, content: Tensor, position: QueryPosition) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D)."""
-        query, key, value = linear_side_by_side(
-            content, (self.query_content, self.key_content, self.value)
-        )
-        point_query, point_key = linear_side_by_side(
-            position.point_embed, (self.query_point, self.key_point)
-        )
-        sides_query, sides_key = linear_side_by_side(
-            position.sides_embed, (self.query_sides, self.key_sides)
-        )
-        attended = attention(
-            split_heads(query + (point_query + sides_query), self.num_heads),
-            split_heads(key + (point_key + sides_key), self.num_heads),
-            split_heads(value, self.num_heads),
-            dropout=self.dropout if self.training else 0.0,
-        )
-        return self.out_proj(attended)
 
 
 class PointCrossAttention(nn.Module):
@@ -246,7 +204,7 @@ class SapDetrDecoderLayer(nn.Module):
         gaussian_form: str = "bias",
     ) -> None:
         super().__init__()
-        self.self_attn = PointSelfAttention(embed_dim, num_heads, dropout)
+        self.self_attn = PositionedSelfAttention(embed_dim, num_heads, dropout, num_positions=2)
         self.cross_attn = PointCrossAttention(
             embed_dim, num_heads, dropout, gaussian, gaussian_form
         )
@@ -264,7 +222,8 @@ class SapDetrDecoderLayer(nn.Module):
         shared_query: Tensor | None = None,
     ) -> Tensor:
         """Maps content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
-        content = self.norm1(content + self.dropout(self.self_attn(content, position)))
+        attended = self.self_attn(content, position.point_embed, position.sides_embed)
+        content = self.norm1(content + self.dropout(attended))
         content = self.norm2(
             content + self.dropout(self.cross_attn(content, position, memory, shared_query))
         )
@@ -507,19 +466,15 @@ class SapDetrDecoder(nn.Module):
             points, sides: of the queries.
             content: (B, Q, D), what the sines are scaled by; None for no scaling.
         """
-        point_sine = self._sine(points)
-        sides_sine = self._sine(corners_from_sides(points, sides))
+        point_sine = encode_points(points, self.embed_dim, self.temperature)
+        corners = corners_from_sides(points, sides)
+        sides_sine = encode_points(corners, self.embed_dim, self.temperature)
         point_embed, sides_embed = self.point_embed(point_sine), self.sides_embed(sides_sine)
         if content is not None and self.sine_scale is not None:
             scale = self.sine_scale(content)
             point_sine = point_sine * scale
             sides_sine = sides_sine * torch.cat((scale, scale), dim=-1)
         return QueryPosition(points, sides, point_embed, sides_embed, point_sine, sides_sine)
-
-    def _sine(self, coordinates: Tensor) -> Tensor:
-        """Encodes (..., n) coordinates as (..., n * D / 2), x first."""
-        encoded = sine_encoding(2 * math.pi * coordinates, self.embed_dim // 2, self.temperature)
-        return encoded.flatten(-2)
 
 
 def _equal_heads(

@@ -11,6 +11,7 @@ from torch import nn
 
 from sap_detr import model_zoo
 from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS, select_class_rows
+from sap_detr.projects import sam_detr  # noqa: F401, for its names of parameters
 
 
 def resnet_config(variant: dict, name: str) -> DictConfig:
@@ -20,8 +21,19 @@ def resnet_config(variant: dict, name: str) -> DictConfig:
     return cfg.model
 
 
+def sam_detr_config(variant: dict) -> DictConfig:
+    levels = "ms_" if variant["multiscale"] else ""
+    cfg = model_zoo.get_config(f"sam_detr/common/sam_detr_{levels}r50.py")
+    cfg.model.backbone.depth = variant["depth"]
+    cfg.model.backbone.dc5 = variant["dc5"]
+    cfg.model.neck.norm_groups = 32 if variant["group_norm"] else None
+    cfg.model.decoder.gaussian = variant["smca"]
+    return cfg.model
+
+
 CONFIGS = {
     "detr": partial(resnet_config, name="detr_r50"),
+    "sam_detr": sam_detr_config,
     "sap_detr": partial(resnet_config, name="sap_detr_r50"),
 }
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from sap_detr.layers import MultiheadAttention, attention
+from sap_detr.layers import MultiheadAttention, PositionedSelfAttention, attention
 
 
 def make_pair(dropout: float = 0.0) -> tuple[MultiheadAttention, nn.MultiheadAttention]:
@@ -106,3 +106,45 @@ def test_dropout_is_of_training_only():
 def test_width_must_be_a_multiple_of_the_heads():
     with pytest.raises(ValueError, match=r"embed_dim=10 .* num_heads=4"):
         MultiheadAttention(10, 4)
+
+
+@pytest.mark.parametrize("mask", [None, padding(2, 7, {0: [5, 6], 1: [0, 3]})])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_shared_keys_are_the_same_for_every_head(mask, with_bias):
+    query = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    key = torch.randn(2, 1, 7, 6, dtype=torch.float64, requires_grad=True)
+    value = torch.randn(2, 4, 7, 3, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, 4, 5, 7, dtype=torch.float64) if with_bias else None
+    options = {"key_padding_mask": mask, "bias": bias, "scale": 0.3}
+    results, gradients = [], []
+    for keys in (key, key.repeat(1, 4, 1, 1)):
+        result = attention(query, keys, value, **options)
+        weight = torch.arange(result.numel(), dtype=torch.float64).view_as(result).cos()
+        results.append(result)
+        gradients.append(torch.autograd.grad((result * weight).sum(), (query, key, value)))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_shared_keys_with_dropout_keep_the_mean():
+    query, key, value = torch.randn(1, 2, 3, 4), torch.randn(1, 1, 5, 4), torch.randn(1, 2, 5, 4)
+    whole = attention(query, key, value)
+    several = torch.stack([attention(query, key, value, dropout=0.5) for _ in range(800)])
+    assert not torch.equal(several[0], several[1])
+    assert (several.mean(0) - whole).abs().max() < 0.2
+
+
+def test_positioned_self_attention_is_the_written_out_one():
+    module = PositionedSelfAttention(12, 3, dropout=0.0, num_positions=2).double()
+    content = torch.randn(2, 5, 12, dtype=torch.float64)
+    positions = [torch.randn(1, 5, 12, dtype=torch.float64) for _ in range(2)]
+    query, key = module.query_content(content), module.key_content(content)
+    for position, of_query, of_key in zip(
+        positions, module.query_positions, module.key_positions, strict=True
+    ):
+        query, key = query + of_query(position), key + of_key(position)
+    q, k, v = (x.view(2, 5, 3, 4).transpose(1, 2) for x in (query, key, module.value(content)))
+    read = (q @ k.transpose(2, 3) / 2).softmax(-1) @ v
+    expected = module.out_proj(read.transpose(1, 2).flatten(2))
+    assert (module(content, *positions) - expected).abs().max() < 1e-10
+    assert not module.out_proj.bias.any()

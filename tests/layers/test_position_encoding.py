@@ -79,3 +79,46 @@ def test_no_float32_hides_in_float64():
 def test_width_must_be_a_multiple_of_four():
     with pytest.raises(ValueError, match="embed_dim=6 must be a multiple of 4"):
         SinePositionEncoding(6)
+
+
+def ragged_mask() -> torch.Tensor:
+    """The second image has whole rows and columns of padding, the third is 1 cell."""
+    return mask_of([(5, 6), (3, 4), (1, 1)], 5, 6)
+
+
+def test_cell_centres_count_from_a_half():
+    mask = ragged_mask()
+    found = SinePositionEncoding(16, cell_centres=True)(mask, torch.float64)
+    for image, (rows, columns) in enumerate([(5, 6), (3, 4), (1, 1)]):
+        for length, at, axis in ((rows, 0, "y"), (columns, 8, "x")):
+            centres = (torch.arange(length, dtype=torch.float64) + 0.5) / (length + 1e-6)
+            expected = sine_encoding(2 * math.pi * centres, 8, 10000.0)
+            line = found[image, at : at + 8]
+            line = line[:, :length, 0] if axis == "y" else line[:, 0, :length]
+            torch.testing.assert_close(line.T, expected, rtol=0, atol=1e-10)
+
+
+def test_published_arithmetic_decides_on_what_is_only_padding():
+    """In the last column of the smaller image the divisor is what is left of (-0.5 + eps) + 0.5."""
+    encoding = SinePositionEncoding(16, cell_centres=True)(ragged_mask(), torch.float64)[1]
+    # No row is valid there: the count is -0.5.
+    phase = torch.tensor(-0.5 / ((-0.5 + 1e-6) + 0.5) * 2 * math.pi, dtype=torch.float64)
+    expected = sine_encoding(phase, 8, 10000.0)
+    torch.testing.assert_close(encoding[:8, 0, 5], expected, rtol=0, atol=1e-8)
+    assert abs(phase) > 3e6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_well_conditioned_form_differs_on_padding_only(dtype):
+    mask = ragged_mask()
+    published = SinePositionEncoding(16, cell_centres=True)(mask, dtype)
+    ours = SinePositionEncoding(16, cell_centres=True, well_conditioned=True)(mask, dtype)
+    difference = (published - ours).abs().amax(1)
+    assert difference[~mask].max() < 1e-5
+    assert difference[mask].max() > 0.1
+    # And it is the same in both precisions, which the published one is not.
+    other = torch.float64 if dtype is torch.float32 else torch.float32
+    again = SinePositionEncoding(16, cell_centres=True, well_conditioned=True)(mask, other)
+    assert (again - ours).abs().max() < 1e-5
+    noisy = SinePositionEncoding(16, cell_centres=True)(mask, other)
+    assert (noisy - published).abs().max() > 0.1

@@ -20,7 +20,6 @@ from sap_detr.modeling.reference_points import boxes_from_sides, grid_points, in
 from sap_detr.modeling.sap_detr_decoder import (
     LayerMemory,
     PointCrossAttention,
-    PointSelfAttention,
     QueryPosition,
 )
 
@@ -81,19 +80,6 @@ def make_position(batch: int, queries: int, width: int) -> QueryPosition:
 
 def heads_of(x: torch.Tensor, num_heads: int) -> torch.Tensor:
     return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)
-
-
-def test_self_attention_is_the_written_out_one():
-    module = PointSelfAttention(12, 3, dropout=0.0).double()
-    content, position = torch.randn(2, 5, 12, dtype=torch.float64), make_position(1, 5, 12)
-    query = module.query_content(content) + module.query_point(position.point_embed)
-    query = query + module.query_sides(position.sides_embed)
-    key = module.key_content(content) + module.key_point(position.point_embed)
-    key = key + module.key_sides(position.sides_embed)
-    q, k, v = (heads_of(x, 3) for x in (query, key, module.value(content)))
-    read = (q @ k.transpose(2, 3) / 2).softmax(-1) @ v
-    expected = module.out_proj(read.transpose(1, 2).flatten(2))
-    assert (module(content, position) - expected).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("form", ["bias", "folded"])

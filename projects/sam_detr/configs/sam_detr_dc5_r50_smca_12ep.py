@@ -1,0 +1,4 @@
+from .sam_detr_dc5_r50_12ep import dataloader, model, optimizer, schedule, train
+
+model.decoder.gaussian = True
+train.output_dir = "output/sam_detr_dc5_r50_smca_12ep"

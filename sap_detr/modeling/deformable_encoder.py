@@ -1,0 +1,139 @@
+"""The deformable transformer encoder: mixes the levels of a feature pyramid into memories."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import DeformableAttention, cell_centres, xavier_init_matrices
+from .encoder import PostNormEncoderLayer
+from .structures import FeatureMap
+
+
+class DeformableEncoderLayer(PostNormEncoderLayer):
+    """Deformable self-attention and a feed-forward network, each followed by its normalisation.
+
+    Args:
+        embed_dim: width D of the tokens.
+        num_heads: attention heads.
+        ffn_dim: hidden width of the feed-forward network.
+        dropout: dropout probability; attention weights are not dropped.
+        num_levels: feature levels L.
+        num_points: points that a head reads on each level.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        num_levels: int,
+        num_points: int,
+    ) -> None:
+        self_attn = DeformableAttention(embed_dim, num_heads, num_levels, num_points)
+        super().__init__(self_attn, embed_dim, ffn_dim, dropout)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """Maps tokens (B, N, D) to (B, N, D).
+
+        Args:
+            tokens: (B, N, D), those of all levels, N = sum of all H * W.
+            position: (B or 1, N, D), added to queries but not to values.
+            reference_points: (B or 1, N, L, 2), see :func:`level_reference_points`.
+            sizes: (H, W) of every level.
+            padding_mask: (B, N) bool or None. Padding is read as 0, but padded tokens are computed
+                like any others.
+        """
+        attended = self.self_attn(tokens + position, reference_points, tokens, sizes, padding_mask)
+        return self.finish(tokens, attended)
+
+
+class DeformableEncoder(nn.Module):
+    """Deformable DETR's encoder over several levels, without a final normalisation.
+
+    Args:
+        num_layers: number of layers.
+        embed_dim, num_heads, ffn_dim, dropout, num_levels, num_points: see
+            :class:`DeformableEncoderLayer`.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 6,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 1024,
+        dropout: float = 0.1,
+        num_levels: int = 3,
+        num_points: int = 4,
+    ) -> None:
+        super().__init__()
+        layer = DeformableEncoderLayer(
+            embed_dim, num_heads, ffn_dim, dropout, num_levels, num_points
+        )
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+        xavier_init_matrices(self)
+        for copied in self.layers:
+            # The offsets start in another way.
+            cast(DeformableAttention, copied.self_attn).reset_parameters()
+        self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
+
+    def forward(self, maps: Sequence[FeatureMap]) -> list[FeatureMap]:
+        """Returns the memories: the same levels, with mixed features.
+
+        The embedding of the level has been added to their positions.
+
+        Raises:
+            ValueError: if there are not ``num_levels`` levels.
+        """
+        if len(maps) != len(self.level_embed):
+            raise ValueError(
+                f"this encoder takes num_levels={len(self.level_embed)} feature levels, "
+                f"got {len(maps)}"
+            )
+        maps = [
+            replace(level, position=level.position + embed[:, None, None])
+            for level, embed in zip(maps, self.level_embed, strict=True)
+        ]
+        sizes = [(level.features.shape[-2], level.features.shape[-1]) for level in maps]
+        tokens = torch.cat([level.tokens for level in maps], dim=1)
+        position = torch.cat([level.token_position for level in maps], dim=1)
+        masks = [mask for level in maps if (mask := level.token_padding_mask) is not None]
+        mask = torch.cat(masks, dim=1) if masks else None
+        reference_points = level_reference_points(maps)
+        for layer in self.layers:
+            tokens = layer(tokens, position, reference_points, sizes, mask)
+        memories = tokens.split([height * width for height, width in sizes], dim=1)
+        return [level.with_tokens(x) for level, x in zip(maps, memories, strict=True)]
+
+
+def level_reference_points(maps: Sequence[FeatureMap]) -> Tensor:
+    """Where the tokens of all levels are on each of them.
+
+    A point is at the same fraction of the unpadded image on all levels. Padding makes that differ
+    from the same fraction of the map, since each level rounds it to cells of its own.
+
+    Returns:
+        (B or 1, N, L, 2), (x, y) in cells; the middle of the first one is at 0.5.
+    """
+    extents = [level.extent(valid_only=True) for level in maps]
+    fractions = []
+    for level, extent in zip(maps, extents, strict=True):
+        height, width = level.features.shape[-2:]
+        x = cell_centres(width, extent).expand(height, -1)
+        y = cell_centres(height, extent)[:, None].expand(-1, width)
+        fractions.append(torch.stack((x, y), dim=-1).flatten(0, 1) / extent[:, None])
+    return torch.cat(fractions, dim=1)[:, :, None] * torch.stack(extents, dim=1)[:, None]
