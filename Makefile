@@ -37,7 +37,7 @@ test-slow: $(STAMP) ## The tests that take minutes
 lint: $(STAMP) ## Linter, formatting, and types, without changing anything
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy sap_detr
+	$(PY) -m mypy
 
 format: $(STAMP) ## Format the code and apply the linter's safe fixes
 	$(PY) -m ruff check --fix --exit-zero .

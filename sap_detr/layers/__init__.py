@@ -8,6 +8,7 @@ from .attention import (
     split_heads,
 )
 from .deformable_attention import DeformableAttention, deformable_attention
+from .folded_conv import FoldedConv2d, fold_frozen_norms
 from .gaussian import (
     GAUSSIAN_FORMS,
     cell_centres,
@@ -28,6 +29,7 @@ __all__ = [
     "MLP",
     "DeformableAttention",
     "FeedForward",
+    "FoldedConv2d",
     "MultiheadAttention",
     "PositionedSelfAttention",
     "SinePositionEncoding",
@@ -36,6 +38,7 @@ __all__ = [
     "check_gaussian_form",
     "deformable_attention",
     "encode_points",
+    "fold_frozen_norms",
     "full_precision",
     "full_precision_dtype",
     "gaussian_attention",

@@ -84,7 +84,7 @@ def _shared_key_attention(
 
 
 class PositionedSelfAttention(nn.Module):
-    """Self-attention whose queries and keys are sums of a projected content and projected positions.
+    """Self-attention whose queries and keys are sums of projections of content and positions.
 
     Args:
         embed_dim: width D.

@@ -1,9 +1,9 @@
 """RoIAlign as matrix products, and the linear interpolation it is made of.
 
-The samples of a region form a grid, and bilinear weights are products of a weight for y and one for
-x. So RoIAlign is ``W_y F W_x^T`` for every region and channel, with one row of weights per bin. This
-is exact, has no scatter in its gradient (the same result in every run), and costs the same whatever
-the size of the regions: far less than sampling where these are large, as untrained boxes are.
+The samples of a region form a grid, and bilinear weights are products of a weight for y and one
+for x. So RoIAlign is ``W_y F W_x^T`` for every region and channel, with one row of weights per bin.
+This is exact, has no scatter in its gradient (the same result in every run), and costs the same
+whatever the size of the regions: less than sampling where they are large, as untrained boxes are.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def interpolation_weights(position: Tensor, length: int) -> Tensor:
 def bin_weights(start: Tensor, end: Tensor, length: int, num_bins: int) -> Tensor:
     """RoIAlign along one axis: how much every cell adds to the mean of every bin.
 
-    A bin is sampled ``ceil(size / num_bins)`` times, with ``size`` that of the whole region. Samples
-    up to one cell outside of the map count as those on its edge, others as 0.
+    A bin is sampled ``ceil(size / num_bins)`` times, with ``size`` that of the whole region.
+    Samples up to one cell outside of the map count as those on its edge, others as 0.
 
     Args:
         start, end: (...), of the regions, in cells; the middle of the first cell is at 0.5.

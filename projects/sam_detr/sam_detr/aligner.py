@@ -65,15 +65,16 @@ class SemanticsAligner(nn.Module):
         self.gaussian = gaussian
         self.point_conv = nn.Conv2d(embed_dim, POINT_DIM, 1)
         hidden = 2 * embed_dim
+        points = nn.Linear(hidden, (4 if gaussian else 2) * num_heads)
+        nn.init.zeros_(points.bias)
         self.point_mlp = nn.ModuleList(
             [
                 nn.Linear(POINT_DIM * NUM_BINS**2, embed_dim),
                 nn.Linear(embed_dim, hidden),
                 nn.Linear(hidden, hidden),
-                nn.Linear(hidden, (4 if gaussian else 2) * num_heads),
+                points,
             ]
         )
-        nn.init.zeros_(self.point_mlp[-1].bias)
         self.content_scale = nn.Linear(embed_dim, num_heads * embed_dim)
         self.position_scale = nn.Linear(embed_dim, num_heads * embed_dim)
 

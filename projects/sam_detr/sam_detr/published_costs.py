@@ -16,16 +16,16 @@ from sap_detr.layers import MLP
 from sap_detr.modeling import FeatureMap
 
 from .aligner import NUM_BINS, POINT_DIM, points_before_pooling
-from .decoder import SamDetrDecoder
+from .decoder import SamDetrDecoder, SamDetrDecoderLayer
 
 
 @reformulation_savings.register
 def _(decoder: SamDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
-    savings = {}
+    savings: dict[str, int] = {}
     width, queries = decoder.embed_dim, decoder.reference_boxes.shape[0]
     bins = queries * NUM_BINS**2
-    for index, level_index in enumerate(decoder.layer_levels):
-        height, columns = memory[level_index].features.shape[-2:]
+    for index, (level, layer) in enumerate(zip(decoder.layer_levels, decoder.layers, strict=True)):
+        height, columns = memory[level].features.shape[-2:]
         cells = height * columns
         published = bins * width * POINT_DIM
         pooled, ours = width, published
@@ -34,13 +34,10 @@ def _(decoder: SamDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
         strips = NUM_BINS * queries * cells * pooled
         pooling = strips + NUM_BINS**2 * queries * height * pooled
         weights = sum(bins // NUM_BINS * (n // NUM_BINS + 2) * n for n in (height, columns))
-        heads = cast(nn.ModuleList, decoder.layers)[index].aligner.num_heads
-        sampling = heads * bins * width
+        sampling = cast(SamDetrDecoderLayer, layer).aligner.num_heads * bins * width
         savings[f"layers.{index}.aligner"] = published - (ours + pooling + weights + sampling)
     # The box and the next reference box come from the same output of a box head.
     for index, head in enumerate(decoder.box_heads[:-1]):
-        linears = cast(MLP, head).layers
-        savings[f"box_heads.{index}"] = queries * sum(
-            cast(nn.Linear, x).weight.numel() for x in linears
-        )
+        linears = [cast(nn.Linear, linear) for linear in cast(MLP, head).layers]
+        savings[f"box_heads.{index}"] = queries * sum(x.weight.numel() for x in linears)
     return savings
