@@ -57,7 +57,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
-    package_data={"": ["py.typed", "*.json"]},
+    package_data={"": ["py.typed", "*.csv", "*.json", "*.md"]},
     # Where tools find methods that no config has named yet, see `sap_detr.projects.load_projects`.
     entry_points={
         "sap_detr.projects": [f"{name.rpartition('.')[2]} = {name}" for name in PROJECTS],

@@ -19,23 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 with one message for what can't be done."""
     parser = _parser()
     args = parser.parse_args(argv)
-    labels = args.labels or _default_labels(args.runs)
-    if len(labels) != len(args.runs):
-        parser.error(f"{len(args.runs)} runs need as many --labels, got {len(labels)}")
-    if len(set(labels)) != len(labels):
-        parser.error(f"--labels must differ from each other, got {' '.join(labels)}")
-    steps = args.iterations_per_epoch
-    if len(steps) not in (0, 1, len(labels)):
-        parser.error(f"give --iterations-per-epoch once or for each of the {len(labels)} runs")
-    if len(steps) == 1:
-        steps = steps * len(labels)
+    runs, steps = named_runs(parser, args)
     try:
-        out = plot_curves(
-            dict(zip(labels, args.runs, strict=True)),
-            args.out,
-            x=args.x,
-            iterations_per_epoch=dict(zip(labels, steps, strict=True)) if steps else None,
-        )
+        out = plot_curves(runs, args.out, x=args.x, iterations_per_epoch=steps)
     except (MetricsError, OSError, ValueError) as error:
         print(f"plot_curves: {error}", file=sys.stderr)
         return 2
@@ -49,12 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="output folder, or its metrics.json"
-    )
-    parser.add_argument(
-        "--labels", nargs="+", default=[], help="what to call the runs (default: their folders)"
-    )
+    add_run_arguments(parser, nargs="+", needs_steps="for --x epoch")
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), help="file to write (default: %(default)s)"
     )
@@ -64,15 +45,52 @@ def _parser() -> argparse.ArgumentParser:
         default="iteration",
         help="what the horizontal axis counts (default: %(default)s)",
     )
+    return parser
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, nargs: str, needs_steps: str) -> None:
+    """Adds the arguments that :func:`named_runs` reads.
+
+    Args:
+        parser: of a tool that draws runs.
+        nargs: how many runs there may be, as argparse has it.
+        needs_steps: when ``--iterations-per-epoch`` is needed.
+    """
+    parser.add_argument(
+        "runs", metavar="RUN", nargs=nargs, type=Path, help="output folder, or its metrics.json"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", default=[], help="what to call the runs (default: their folders)"
+    )
     parser.add_argument(
         "--iterations-per-epoch",
         metavar="N",
         nargs="+",
         type=int,
         default=[],
-        help="for --x epoch: one number, or one for each run",
+        help=f"{needs_steps}: one number, or one for each run",
     )
-    return parser
+
+
+def named_runs(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> tuple[dict[str, Path], dict[str, int] | None]:
+    """The runs by label, and their iterations per epoch by label, or None if none are given.
+
+    Ends the program where labels or numbers don't fit the runs.
+    """
+    labels = args.labels or _default_labels(args.runs)
+    if len(labels) != len(args.runs):
+        parser.error(f"{len(args.runs)} runs need as many --labels, got {len(labels)}")
+    if len(set(labels)) != len(labels):
+        parser.error(f"--labels must differ from each other, got {' '.join(labels)}")
+    steps = args.iterations_per_epoch
+    if len(steps) not in (0, 1, len(labels)):
+        parser.error(f"give --iterations-per-epoch once or for each of the {len(labels)} runs")
+    if len(steps) == 1:
+        steps = steps * len(labels)
+    runs = dict(zip(labels, args.runs, strict=True))
+    return runs, dict(zip(labels, steps, strict=True)) if steps else None
 
 
 def _default_labels(runs: Sequence[Path]) -> list[str]:

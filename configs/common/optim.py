@@ -10,4 +10,6 @@ optimizer = L(AdamW)(
     betas=(0.9, 0.999),
     eps=1e-8,
     weight_decay=1e-4,
+    # One pass over weights and moments, which leaves out steps with NaN gradients by itself.
+    fused=True,
 )

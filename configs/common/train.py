@@ -13,15 +13,26 @@ train = dict(
     # Gradients of the whole model are scaled down to this norm; None: never.
     clip_grad_norm=0.1,
     amp=dict(enabled=False, dtype="bfloat16"),
+    # torch.compile with these options; set model.size_multiple too, such as 64, so that the sizes
+    # of batches repeat.
+    compile=dict(enabled=False, mode=None, dynamic=False),
+    # Compute the layers of encoder and decoder again in the backward pass instead of keeping what
+    # it needs: less memory, more time.
+    activation_checkpointing=False,
+    # A step whose loss or gradient is NaN or infinite changes nothing. "skip": go on, unless more
+    # than so many in all or in a row had to be skipped; "stop": end the run.
+    non_finite=dict(policy="skip", max_skipped=100, max_consecutive=20),
     ema=dict(enabled=False, decay=0.9997),
     ddp=dict(broadcast_buffers=False),
-    # Periods are in iterations; None: once per epoch.
+    # Minutes after which processes give up waiting for one that does not come.
+    process_group_timeout=30,
+    # Periods are in iterations; None: once per epoch. There is a checkpoint before each evaluation.
     checkpointer=dict(period=None, max_to_keep=5),
     eval_period=None,
     best_metric="bbox/AP",
     log_period=20,
     progress_bar=False,
-    # Look at every image file before training starts.
+    # Look at every image file before training starts; those of the test sets are decoded.
     check_data=True,
     # Filled from the data set and kept in checkpoints.
     class_names=None,

@@ -13,7 +13,6 @@ schedule.warmup_iters = 100
 
 # Nothing is pretrained: one rate for all.
 optimizer.lr = 7e-4
-optimizer.fused = True
 optimizer.params.backbone_factor = 1.0
 model.criterion.losses[0].weight = 2.0
 

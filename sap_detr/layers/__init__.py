@@ -8,6 +8,7 @@ from .attention import (
     split_heads,
 )
 from .deformable_attention import DeformableAttention, deformable_attention
+from .dropout import Dropout, dropout, relu_dropout
 from .folded_conv import FoldedConv2d, fold_frozen_norms
 from .gaussian import (
     GAUSSIAN_FORMS,
@@ -18,7 +19,7 @@ from .gaussian import (
     gaussian_bias,
     gaussian_features,
 )
-from .mlp import MLP, FeedForward, linear_side_by_side, xavier_init_matrices
+from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
@@ -28,8 +29,10 @@ __all__ = [
     "GAUSSIAN_FORMS",
     "MLP",
     "DeformableAttention",
+    "Dropout",
     "FeedForward",
     "FoldedConv2d",
+    "Linear",
     "MultiheadAttention",
     "PositionedSelfAttention",
     "SinePositionEncoding",
@@ -37,6 +40,7 @@ __all__ = [
     "cell_centres",
     "check_gaussian_form",
     "deformable_attention",
+    "dropout",
     "encode_points",
     "fold_frozen_norms",
     "full_precision",
@@ -46,9 +50,11 @@ __all__ = [
     "gaussian_bias",
     "gaussian_features",
     "interpolation_weights",
+    "linear",
     "linear_side_by_side",
     "masked_group_norm",
     "merge_heads",
+    "relu_dropout",
     "roi_align",
     "sine_encoding",
     "split_heads",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dropout import dropout as drop
 from .mlp import linear_side_by_side
 
 
@@ -79,7 +80,7 @@ def _shared_key_attention(
         logits = (
             logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
         )
-    weights = F.dropout(logits.softmax(-1), dropout, training=dropout > 0)
+    weights = drop(logits.softmax(-1), dropout)
     return weights @ value
 
 

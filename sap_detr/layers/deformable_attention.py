@@ -10,15 +10,18 @@ for the gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import linear_side_by_side
+from .mlp import Linear, linear_side_by_side
 from .precision import full_precision
+
+# Queries are taken in portions whose intermediate results have about this many numbers.
+PORTION = 1_000_000
 
 
 def deformable_attention(
@@ -173,38 +176,55 @@ class _WeightedRows(torch.autograd.Function):
         ctx.save_for_backward(table, locations, weights)
         ctx.sizes = sizes
         layout = _Layout(table, sizes, locations.shape[4])
-        row, fraction, _ = layout.cells(locations)
-        summed = F.embedding_bag(
-            layout.rows(row),
-            table.detach().flatten(0, 2),
-            per_sample_weights=_row_weights(fraction, weights).flatten(-2).flatten(0, 2),
-            mode="sum",
-        )
-        return summed.view(*locations.shape[:3], -1)
+        all_rows = table.detach().flatten(0, 2)
+        parts = []
+        for points, of_points in _portions(locations, weights):
+            row, fraction, _ = layout.cells(points)
+            summed = F.embedding_bag(
+                layout.rows(row),
+                all_rows,
+                per_sample_weights=_row_weights(fraction, of_points).flatten(-2).flatten(0, 2),
+                mode="sum",
+            )
+            parts.append(summed.view(*row.shape[:3], -1))
+        return torch.cat(parts, dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of table, locations and weights."""
         table, locations, weights = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
         layout = _Layout(table, ctx.sizes, locations.shape[4])
-        row, fraction, inside = layout.cells(locations)
-        of_table = of_locations = of_weights = None
-        if ctx.needs_input_grad[0]:
-            row_weights = _row_weights(fraction, weights)
-            of_table = _table_gradient(gradient, table, layout, row, row_weights)
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            products = _row_products(gradient, table, layout.rows(row))
-            # One for each corner: (B, Q, M, 2, 2, S), with y before x.
-            products = products.view(*row.shape[:3], 2, 2, -1)
-            x, y = fraction[..., 0, :], fraction[..., 1, :]
-            upper, lower = _interpolate(products[..., 0, :], products[..., 1, :], x)
-            left, right = _interpolate(products[..., 0, :, :], products[..., 1, :, :], y)
-            of_weights = torch.lerp(upper, lower, y).view_as(weights)
-            slope = torch.stack((right - left, lower - upper), dim=-2) * inside
-            of_locations = (slope * weights.flatten(3)[..., None, :]).transpose(-1, -2)
-            of_locations = of_locations.reshape(locations.shape)
-        return of_table, of_locations, of_weights, None
+        first_rows, row_weights, of_locations, of_weights = [], [], [], []
+        for points, of_points, of_sums in _portions(locations, weights, gradients[0]):
+            row, fraction, inside = layout.cells(points)
+            if ctx.needs_input_grad[0]:
+                first_rows.append(row)
+                row_weights.append(_row_weights(fraction, of_points))
+            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+                products = _row_products(of_sums, table, layout.rows(row))
+                # One for each corner: (B, Q, M, 2, 2, S), with y before x.
+                products = products.view(*row.shape[:3], 2, 2, -1)
+                x, y = fraction[..., 0, :], fraction[..., 1, :]
+                upper, lower = _interpolate(products[..., 0, :], products[..., 1, :], x)
+                left, right = _interpolate(products[..., 0, :, :], products[..., 1, :, :], y)
+                of_weights.append(torch.lerp(upper, lower, y).view_as(of_points))
+                slope = torch.stack((right - left, lower - upper), dim=-2) * inside
+                slope = (slope * of_points.flatten(3)[..., None, :]).transpose(-1, -2)
+                of_locations.append(slope.reshape(points.shape))
+        of_table = None
+        if first_rows:
+            row = torch.cat(first_rows, dim=1)
+            of_table = _table_gradient(gradients[0], table, layout, row, torch.cat(row_weights, 1))
+        if not of_weights:
+            return of_table, None, None, None
+        return of_table, torch.cat(of_locations, dim=1), torch.cat(of_weights, dim=1), None
+
+
+def _portions(locations: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Splits tensors (B, Q, ...) into portions of queries, for small intermediate results."""
+    batch, _, heads, levels, points, _ = locations.shape
+    size = max(PORTION // (4 * batch * heads * levels * points), 1)
+    return zip(*(x.split(size, dim=1) for x in (locations, *others)), strict=True)
 
 
 def _interpolate(start: Tensor, end: Tensor, fraction: Tensor) -> tuple[Tensor, ...]:
@@ -212,13 +232,13 @@ def _interpolate(start: Tensor, end: Tensor, fraction: Tensor) -> tuple[Tensor, 
     return torch.lerp(start, end, fraction[..., None, :]).unbind(-2)
 
 
-def _row_products(gradient: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+def _row_products(of_sums: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     """Dot products of the gradient of every sum with the rows it is made of: the shape of rows."""
     sums, per_sum = rows.shape
     number = torch.arange(sums, dtype=rows.dtype, device=rows.device)
     # The operator behind the gradient of `embedding_bag`, without a second run of that.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        gradient.flatten(0, 2),
+        of_sums.flatten(0, 2).contiguous(),
         table.flatten(0, 2),
         rows.flatten(),
         number * per_sum,
@@ -228,30 +248,37 @@ def _row_products(gradient: Tensor, table: Tensor, rows: Tensor) -> Tensor:
 
 
 def _table_gradient(
-    gradient: Tensor, table: Tensor, layout: _Layout, row: Tensor, row_weights: Tensor
+    of_sums: Tensor, table: Tensor, layout: _Layout, row: Tensor, row_weights: Tensor
 ) -> Tensor:
-    """The transposed sums, (B, M, C, E): of all samples at a cell, in the order of cells.
+    """The transposed sums, (B, M, C, E): for every cell of the samples that read it.
 
-    ``embedding_bag`` scatters instead, several times slower. Samples are sorted by the first of
-    their four cells; the sums of the others are moved to where they belong.
+    ``embedding_bag`` itself scatters, several times slower. Here samples are sorted by the first of
+    their four cells, and the sums of the other three are moved to where they belong.
     """
-    of_sums = gradient.flatten(0, 2)
-    samples = row.shape[-1]
+    of_sums = of_sums.flatten(0, 2).contiguous()
     in_order, sample = row.flatten().sort(stable=True)
-    table_rows = torch.arange(table.shape[:3].numel(), dtype=in_order.dtype, device=row.device)
+    table_rows = torch.arange(table.shape[:3].numel(), dtype=row.dtype, device=row.device)
     starts = torch.searchsorted(in_order, table_rows)
-    per_corner = row_weights.transpose(-1, -2).reshape(-1, 4)[sample].t().contiguous()
-    sums = sample // samples
-    total, *others = (
-        F.embedding_bag(sums, of_sums, starts, per_sample_weights=corner, mode="sum")
-        .view_as(table)
-        .split(layout.bordered, dim=2)
-        for corner in per_corner
-    )
-    for level, (_, width) in enumerate(layout.sizes):
-        for part, shift in zip(others, (1, width + 2, width + 3), strict=True):
-            total[level][:, :, shift:] += part[level][:, :, :-shift]
+    in_order = sample // row.shape[-1]
+    row_weights = row_weights.transpose(-1, -2).reshape(-1, 4).index_select(0, sample)
+
+    def of_corner(corner: int) -> tuple[Tensor, ...]:
+        weights = row_weights[:, corner].contiguous()
+        summed = F.embedding_bag(in_order, of_sums, starts, per_sample_weights=weights, mode="sum")
+        return summed.view_as(table).split(layout.bordered, dim=2)
+
+    total = of_corner(0)
+    for corner in (1, 2, 3):
+        for into, part, (_, width) in zip(total, of_corner(corner), layout.sizes, strict=True):
+            shift = (0, 1, width + 2, width + 3)[corner]
+            into[:, :, shift:] += part[:, :, :-shift]
     return torch.cat(total, dim=2)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension, much faster on the CPU where that is as short as here."""
+    weights = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
 
 
 class DeformableAttention(nn.Module):
@@ -283,8 +310,8 @@ class DeformableAttention(nn.Module):
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(embed_dim, 2 * samples)
         self.attention_weights = nn.Linear(embed_dim, samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -336,9 +363,10 @@ class DeformableAttention(nn.Module):
         samples = (self.num_heads, self.num_levels, self.num_points)
         offsets = full_precision(offsets).unflatten(-1, (*samples, 2))
         locations = reference_points[:, :, None, :, None] + offsets
-        weights = full_precision(logits).unflatten(-1, (samples[0], -1)).softmax(-1)
+        logits = full_precision(logits).unflatten(-1, (samples[0], -1))
+        weights = _softmax(logits).unflatten(-1, samples[1:])
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
-        summed = deformable_attention(value, sizes, locations, weights.unflatten(-1, samples[1:]))
+        summed = deformable_attention(value, sizes, locations, weights)
         return self.output_proj(summed)

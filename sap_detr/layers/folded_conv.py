@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -1,5 +1,6 @@
 """The detector: meta-architecture and the parts it is made of."""
 
+from .activation_checkpointing import checkpoint_activations
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys
@@ -32,7 +33,14 @@ from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
 from .reference_points import inverse_sigmoid
 from .sap_detr_decoder import SapDetrDecoder, SapDetrDecoderLayer
-from .structures import FeatureMap, Matches, Predictions, Targets, padding_mask_at
+from .structures import (
+    FeatureMap,
+    Matches,
+    Predictions,
+    Targets,
+    padded_image_sizes,
+    padding_mask_at,
+)
 
 __all__ = [
     "CardinalityError",
@@ -71,11 +79,13 @@ __all__ = [
     "TransformerEncoderLayer",
     "build_resnet",
     "build_small_resnet",
+    "checkpoint_activations",
     "cxcywh_to_xyxy",
     "inverse_sigmoid",
     "iou_and_giou",
     "layer_keys",
     "make_instances",
+    "padded_image_sizes",
     "padding_mask_at",
     "xyxy_to_cxcywh",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..layers import MLP, FeedForward, MultiheadAttention, xavier_init_matrices
+from ..layers import MLP, Dropout, FeedForward, MultiheadAttention, xavier_init_matrices
 from .structures import FeatureMap, single_level
 
 
@@ -27,7 +27,7 @@ class PostNormEncoderLayer(nn.Module):
         self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """Adds what the attention read, then the feed-forward network: (B, N, D) each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .structures import Predictions, Targets
+from .structures import Predictions, Targets, padded_image_sizes
 
 
 @META_ARCH_REGISTRY.register()
@@ -39,9 +39,12 @@ class DetectionTransformer(nn.Module):
             so that no feature depends on how much an image is padded. Encoder and DETR's decoder
             have that property by themselves; other decoders have a switch of the same name. Not
             for training batch norms: they would see one image at a time.
+        size_multiple: height and width of a batch are padded to a multiple of this many pixels.
+            1 is published. More makes sizes repeat, which compiled networks need
+            (:meth:`compile_network`), but shows the backbone, and SAP-DETR's decoder, more padding.
 
     Raises:
-        ValueError: if ``input_format`` is neither.
+        ValueError: if ``input_format`` is neither, or ``size_multiple`` below 1.
     """
 
     @configurable
@@ -59,8 +62,11 @@ class DetectionTransformer(nn.Module):
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
         padding_invariant: bool = False,
+        size_multiple: int = 1,
     ) -> None:
         super().__init__()
+        if size_multiple < 1:
+            raise ValueError(f"size_multiple must be at least 1, got {size_multiple}")
         if input_format not in ("RGB", "BGR"):
             raise ValueError(f"input_format must be 'RGB' or 'BGR', got {input_format!r}")
         self.backbone = backbone
@@ -72,6 +78,8 @@ class DetectionTransformer(nn.Module):
         self.num_classes = num_classes
         self.input_format = input_format
         self.padding_invariant = padding_invariant
+        self.size_multiple = size_multiple
+        self._compiled: Callable[..., Predictions] | None = None
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
@@ -119,6 +127,7 @@ class DetectionTransformer(nn.Module):
         """Normalises the images, then pads them with zeros to the largest height and width.
 
         Nothing is rounded up to a multiple of a stride: padding beyond need changes predictions.
+        Unless ``size_multiple`` says so.
         """
         dtype = next(self.backbone.parameters()).dtype
         mean, std = self.pixel_mean.to(dtype), self.pixel_std.to(dtype)
@@ -128,7 +137,8 @@ class DetectionTransformer(nn.Module):
             if self.input_format == "BGR":
                 image = image.flip(0)
             images.append((image - mean) / std)
-        return ImageList.from_tensors(images)
+        multiple = self.size_multiple if self.size_multiple > 1 else 0
+        return ImageList.from_tensors(images, size_divisibility=multiple)
 
     def predict(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], all_layers: bool = True
@@ -141,11 +151,42 @@ class DetectionTransformer(nn.Module):
             all_layers: whether to return the predictions of all decoder layers.
         """
         height, width = images.shape[-2:]
-        if self.padding_invariant and any(tuple(s) != (height, width) for s in image_sizes):
-            features, (height, width) = features_of_unpadded(self.backbone, images, image_sizes)
-        else:
-            features = self.backbone(images)
-        maps = self.neck(features, image_sizes, (height, width))
+        sizes = padded_image_sizes(image_sizes, (height, width), images.device)
+        if self.padding_invariant and sizes is not None:
+            features, padded_size = features_of_unpadded(self.backbone, images, image_sizes)
+            return self._decode(features, sizes, padded_size, all_layers)
+        if self.size_multiple > 1 and sizes is None:
+            # One graph per padded size when compiled, not one more for full ones.
+            sizes = torch.as_tensor([tuple(size) for size in image_sizes]).to(images.device)
+        return self._network(images, sizes, all_layers)
+
+    def compile_network(self, **options: Any) -> None:
+        """Compiles all between the normalised images and the predictions.
+
+        A new graph is compiled for every size of a batch that comes along, and again for batches
+        without padding. With a ``size_multiple`` there are few.
+
+        Args:
+            options: of :func:`torch.compile`.
+        """
+        self._compiled = torch.compile(self._run_network, **options)
+
+    def _network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:
+        run = self._run_network if self._compiled is None else self._compiled
+        return run(images, sizes, all_layers)
+
+    def _run_network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:
+        height, width = images.shape[-2:]
+        return self._decode(self.backbone(images), sizes, (height, width), all_layers)
+
+    def _decode(
+        self,
+        features: Mapping[str, Tensor],
+        sizes: Tensor | None,
+        padded_size: tuple[int, int],
+        all_layers: bool,
+    ) -> Predictions:
+        maps = self.neck(features, sizes, padded_size)
         return self.decoder(self.encoder(maps), all_layers=all_layers)
 
     def collect_targets(

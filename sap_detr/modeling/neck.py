@@ -54,14 +54,15 @@ class ProjectionNeck(nn.Module):
     def forward(
         self,
         features: Mapping[str, Tensor],
-        image_sizes: Sequence[tuple[int, int]],
+        image_sizes: Tensor | None,
         padded_size: tuple[int, int],
     ) -> list[FeatureMap]:
         """Projects one batch.
 
         Args:
             features: name to (B, C, H, W).
-            image_sizes: (height, width) of each image in pixels, without padding.
+            image_sizes: (B, 2), height and width of each image in pixels, without padding; None if
+                no image is padded.
             padded_size: (height, width) of the batch in pixels.
 
         Returns:
@@ -73,7 +74,7 @@ class ProjectionNeck(nn.Module):
         ):
             x = projection(features[name])
             height, width = x.shape[-2:]
-            mask = padding_mask_at(image_sizes, padded_size, (height, width), x.device)
+            mask = padding_mask_at(image_sizes, padded_size, (height, width))
             if self.padding_invariant and mask is not None and isinstance(norm, nn.GroupNorm):
                 x = masked_group_norm(x, norm, mask)
             else:

@@ -203,11 +203,26 @@ class Matches:
         return list(zip(queries, targets, strict=True))
 
 
+def padded_image_sizes(
+    image_sizes: Sequence[tuple[int, int]], padded_size: tuple[int, int], device: torch.device
+) -> Tensor | None:
+    """Sizes of the images of a batch in which there is padding.
+
+    Args:
+        image_sizes: (height, width) of each image in pixels.
+        padded_size: (height, width) of the batch in pixels.
+        device: where the result goes.
+
+    Returns:
+        (B, 2) int64, height and width in pixels; None if no image is padded.
+    """
+    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+        return None
+    return torch.as_tensor([tuple(size) for size in image_sizes]).to(device, non_blocking=True)
+
+
 def padding_mask_at(
-    image_sizes: Sequence[tuple[int, int]],
-    padded_size: tuple[int, int],
-    feature_size: tuple[int, int],
-    device: torch.device,
+    image_sizes: Tensor | None, padded_size: tuple[int, int], feature_size: tuple[int, int]
 ) -> Tensor | None:
     """The padding mask of a feature map: the pixel mask, resampled to nearest neighbours.
 
@@ -217,21 +232,20 @@ def padding_mask_at(
     column is; ``interpolate`` is kept because its rounding is the published one.
 
     Args:
-        image_sizes: (height, width) of each image in pixels.
+        image_sizes: see :func:`padded_image_sizes`.
         padded_size: (height, width) of the batch in pixels.
         feature_size: (H, W) of the feature map.
-        device: where the mask is made.
 
     Returns:
-        (B, H, W) bool, True on padding; None if no image is padded.
+        (B, H, W) bool, True on padding; None for no sizes.
     """
-    if all(tuple(size) == tuple(padded_size) for size in image_sizes):
+    if image_sizes is None:
         return None
     padded_axes = []
     for axis in (0, 1):
-        sizes = torch.as_tensor([size[axis] for size in image_sizes]).to(device, non_blocking=True)
-        pixels = torch.arange(padded_size[axis], device=device) >= sizes[:, None]
-        cells = F.interpolate(pixels[:, None].float(), size=feature_size[axis], mode="nearest")
+        pixels = torch.arange(padded_size[axis], device=image_sizes.device)
+        padded = pixels >= image_sizes[:, axis, None]
+        cells = F.interpolate(padded[:, None].float(), size=feature_size[axis], mode="nearest")
         padded_axes.append(cells[:, 0] > 0)
     rows, columns = padded_axes
     return rows[:, :, None] | columns[:, None, :]

@@ -1,7 +1,16 @@
 """Pictures: detections in images and videos, contact sheets, and curves of training runs."""
 
 from .attention import AttentionRecorder, QueryTrace
-from .curves import Curve, MetricsError, last_layer_losses, plot_curves, read_metrics
+from .curves import (
+    Curve,
+    EpochCurve,
+    MetricsError,
+    last_layer_losses,
+    plot_by_epoch,
+    plot_curves,
+    read_by_epoch,
+    read_metrics,
+)
 from .detections import BoxSet, class_name, draw_detections
 from .palette import class_color
 from .points import attention_sheet, draw_points
@@ -13,6 +22,7 @@ __all__ = [
     "AttentionRecorder",
     "BoxSet",
     "Curve",
+    "EpochCurve",
     "FrameReader",
     "FrameWriter",
     "MetricsError",
@@ -28,6 +38,8 @@ __all__ = [
     "draw_points",
     "last_layer_losses",
     "make_validation_sheet",
+    "plot_by_epoch",
     "plot_curves",
+    "read_by_epoch",
     "read_metrics",
 ]

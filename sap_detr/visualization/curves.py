@@ -197,6 +197,103 @@ def plot_curves(
 
 
 @dataclass(frozen=True)
+class EpochCurve:
+    """A quantity over epochs of training, and how it is drawn.
+
+    Attributes:
+        label: what the curve is called.
+        epochs: (n,), completed epochs, ascending.
+        values: (n,), finite.
+        color: matplotlib's.
+        linestyle: matplotlib's.
+        linewidth: in points.
+    """
+
+    label: str
+    epochs: NDArray[np.float64]
+    values: NDArray[np.float64]
+    color: str
+    linestyle: Any = "-"
+    linewidth: float = 1.6
+
+
+def read_by_epoch(
+    path: str | os.PathLike[str], key: str, iterations_per_epoch: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Reads a quantity of a run, such as ``bbox/AP``.
+
+    Args:
+        path: see :func:`read_metrics`.
+        key: name of the quantity.
+        iterations_per_epoch: needed where the run has not logged ``epoch``.
+
+    Returns:
+        Completed epochs (n,) and finite values (n,), with n of at least 1.
+
+    Raises:
+        FileNotFoundError: if there are no metrics.
+        MetricsError: if they can't be read, have no finite value of this quantity, or don't tell
+            epochs.
+    """
+    metrics = read_metrics(path)
+    curve = metrics[key].finite if key in metrics else None
+    if curve is None or not len(curve.values):
+        raise MetricsError(
+            f"the run {str(path)!r} has no {key}: it was not evaluated yet, or not for that"
+        )
+    return _clock(metrics, "epoch", iterations_per_epoch, str(path))(curve.iterations), curve.values
+
+
+def plot_by_epoch(
+    panels: Mapping[str, Sequence[EpochCurve]],
+    out_png: str | os.PathLike[str],
+    *,
+    y_label: str,
+    dpi: int = 160,
+) -> Path:
+    """Draws curves over epochs, in panels side by side with the same vertical axis.
+
+    Every curve is named, with its last value, to the right of its panel.
+
+    Args:
+        panels: title to curves, at least one.
+        out_png: file to write; its ending may also be that of another format, such as ``.pdf``.
+        y_label: what the values are.
+        dpi: pixels per inch; a panel is 5 inches wide.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if there is no panel, or one without curves.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError("every panel needs a curve, and there must be a panel")
+    out = Path(out_png)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    values = np.concatenate([curve.values for curves in panels.values() for curve in curves])
+    bottom, top = 5 * math.floor(values.min() / 5), 5 * math.ceil((values.max() + 1) / 5)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(
+            figsize=(5 * len(panels), 4.8),
+            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02),
+        )
+        FigureCanvasAgg(figure)
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        row[0].set_ylabel(y_label)
+        for axes, title in zip(row, panels, strict=True):
+            axes.set_ylim(bottom, top)
+            axes.set_title(title)
+            axes.set_xlabel(_X_LABELS["epoch"])
+        # Gives the panels the height that their labels need to know.
+        figure.draw_without_rendering()
+        for axes, curves in zip(row, panels.values(), strict=True):
+            _epoch_panel(axes, curves)
+        figure.savefig(out, dpi=dpi, facecolor="white")
+    return out
+
+
+@dataclass(frozen=True)
 class _Clock:
     """Maps logged iterations to places on the horizontal axis, linearly between known ones.
 
@@ -345,7 +442,7 @@ def _ap_panel(
                 linestyle=dash,
                 linewidth=width,
                 marker="o",
-                markersize=3.2 if len(places) < 40 else 0,
+                markersize=_marker_size(places),
                 clip_on=False,
             )
             shown += curve.values.tolist()
@@ -358,6 +455,40 @@ def _ap_panel(
     else:
         axes.set_ylim(0, 100)
         _say(axes, "not evaluated yet")
+
+
+def _marker_size(places: NDArray[np.float64]) -> float:
+    """Of the points of a curve, which are shown where they are few."""
+    return 3.2 if len(places) < 40 else 0.0
+
+
+def _epoch_panel(axes: Axes, curves: Sequence[EpochCurve]) -> None:
+    end = max(curve.epochs[-1] for curve in curves)
+    axes.set_xlim(0, end)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for curve in curves:
+        axes.plot(
+            curve.epochs,
+            curve.values,
+            color=curve.color,
+            linestyle=curve.linestyle,
+            linewidth=curve.linewidth,
+            marker="o",
+            markersize=_marker_size(curve.epochs),
+            clip_on=False,
+        )
+        # Leads from where a shorter curve ends to its name.
+        if curve.epochs[-1] < end:
+            last = [curve.values[-1]] * 2
+            axes.plot([curve.epochs[-1], end], last, ":", color=curve.color, linewidth=0.8)
+    names = [f"{curve.label} {curve.values[-1]:.1f}" for curve in curves]
+    _label_ends(
+        axes,
+        [
+            (c.epochs[-1], c.values[-1], name, c.color)
+            for c, name in zip(curves, names, strict=True)
+        ],
+    )
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sap_detr.config import load_config
-from sap_detr.modeling import DetectionTransformer, Predictions
+from sap_detr.modeling import DetectionTransformer, Predictions, padded_image_sizes
 
 SIZES = [(64, 64), (70, 90)]
 
@@ -154,7 +154,9 @@ def test_features_under_the_mask_change_nothing(model, padded):
     images = model.preprocess(padded)
     with torch.no_grad():
         features = model.backbone(images.tensor)
-        (level,) = model.neck(features, images.image_sizes, images.tensor.shape[-2:])
+        padded_size = tuple(images.tensor.shape[-2:])
+        sizes = padded_image_sizes(images.image_sizes, padded_size, model.device)
+        (level,) = model.neck(features, sizes, padded_size)
         mask = level.padding_mask[:, None]
         assert mask[0].any()
         noise = torch.where(mask, 100 * torch.randn_like(level.features), level.features)
@@ -255,3 +257,58 @@ def test_state_dict_makes_another_model_the_same(build_tiny_detr, model, inputs)
 def test_pixel_statistics_are_no_weights(model):
     assert not any("pixel" in name for name in model.state_dict())
     assert copy.deepcopy(model).float().pixel_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_sizes_are_padded_to_a_multiple(build_tiny_detr, make_inputs, padded):
+    model = build_tiny_detr("model.size_multiple=32").double().eval()
+    inputs = make_inputs([(64, 64), (60, 50)] if padded else [(64, 64)], (1, 1)[: 1 + padded])
+    images = model.preprocess(inputs)
+    assert images.tensor.shape[-2:] == (64, 64)
+    assert images.image_sizes == [tuple(x["image"].shape[-2:]) for x in inputs]
+    larger = model.preprocess(make_inputs([(65, 40)], (1,)))
+    assert larger.tensor.shape[-2:] == (96, 64)
+
+
+def test_multiple_changes_nothing_where_sizes_have_it(build_tiny_detr, model, make_inputs):
+    multiple = build_tiny_detr("model.size_multiple=32").double().eval()
+    inputs = make_inputs([(64, 96), (64, 96)], (1, 1))
+    assert_same(predict(multiple, inputs), predict(model, inputs), atol=1e-12)
+
+
+def test_multiple_below_one_is_an_error(build_tiny_detr):
+    with pytest.raises(ValueError, match="size_multiple must be at least 1, got 0"):
+        build_tiny_detr("model.size_multiple=0")
+
+
+def test_compiled_network_is_reused_for_images_of_other_sizes(build_tiny_detr, make_inputs):
+    model = build_tiny_detr("model.size_multiple=32").eval()
+    batches = [make_inputs([size], (1,)) for size in [(64, 64), (50, 61), (33, 40), (64, 64)]]
+    expected = [predict(model, inputs) for inputs in batches]
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile_network(backend=backend, fullgraph=True, dynamic=False)
+    for inputs, without in zip(batches, expected, strict=True):
+        assert_same(predict(model, inputs), without, atol=1e-5)
+    assert len(graphs) == 1
+    predict(model, make_inputs([(70, 64)], (1,)))
+    assert len(graphs) == 2
+
+
+def test_compiled_network_trains_the_same(build_tiny_detr, make_inputs):
+    model = build_tiny_detr("model.encoder.dropout=0", "model.decoder.dropout=0").train()
+    gradients = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile_network(backend="aot_eager", fullgraph=True)
+        model.zero_grad()
+        sum(model(make_inputs([(64, 64), (50, 61)], (2, 1))).values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        scale = gradient.abs().max() + 1e-3
+        assert (gradients[1][name] - gradient).abs().max() < 1e-3 * scale, name

@@ -5,7 +5,14 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
-from sap_detr.modeling import FeatureMap, Matches, Predictions, Targets, padding_mask_at
+from sap_detr.modeling import (
+    FeatureMap,
+    Matches,
+    Predictions,
+    Targets,
+    padded_image_sizes,
+    padding_mask_at,
+)
 
 CPU = torch.device("cpu")
 
@@ -28,6 +35,12 @@ def resampled_pixel_mask(
     return F.interpolate(mask[None], size=size)[0].bool()
 
 
+def mask_of(
+    image_sizes: list[tuple[int, int]], padded: tuple[int, int], size: tuple[int, int]
+) -> torch.Tensor | None:
+    return padding_mask_at(padded_image_sizes(image_sizes, padded, CPU), padded, size)
+
+
 @pytest.mark.parametrize("stride", [16, 32])
 def test_padding_mask_is_the_resampled_pixel_mask(stride):
     rng = random.Random(stride)
@@ -35,7 +48,7 @@ def test_padding_mask_is_the_resampled_pixel_mask(stride):
         sizes = [(rng.randint(1, 420), rng.randint(1, 420)) for _ in range(3)]
         padded = (max(h for h, _ in sizes), max(w for _, w in sizes))
         size = (-(-padded[0] // stride), -(-padded[1] // stride))
-        mask = padding_mask_at(sizes, padded, size, CPU)
+        mask = mask_of(sizes, padded, size)
         expected = resampled_pixel_mask(sizes, padded, size)
         if mask is None:
             assert not expected.any()
@@ -45,13 +58,13 @@ def test_padding_mask_is_the_resampled_pixel_mask(stride):
 
 
 def test_padding_mask_does_not_count_whole_strides():
-    mask = padding_mask_at([(190, 64), (143, 64)], (190, 64), (12, 4), CPU)
+    mask = mask_of([(190, 64), (143, 64)], (190, 64), (12, 4))
     assert (~mask).any(2).sum(1).tolist() == [12, 10]  # ceil(143 / 16) would be 9
 
 
 def test_nothing_is_spent_on_masks_where_no_image_is_padded():
-    assert padding_mask_at([(50, 60), (50, 60)], (50, 60), (2, 2), CPU) is None
-    assert padding_mask_at([(50, 60), (50, 59)], (50, 60), (2, 2), CPU) is not None
+    assert mask_of([(50, 60), (50, 60)], (50, 60), (2, 2)) is None
+    assert mask_of([(50, 60), (50, 59)], (50, 60), (2, 2)) is not None
 
 
 def test_tokens_go_row_by_row_and_back():

@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sap_detr.visualization import (
+    EpochCurve,
     MetricsError,
     curves,
     last_layer_losses,
+    plot_by_epoch,
     plot_curves,
+    read_by_epoch,
     read_metrics,
 )
 
@@ -173,6 +176,52 @@ def test_runs_without_evaluation_or_without_training_can_be_drawn(tmp_path, draw
     plot_curves({"a": untested, "b": untrained}, tmp_path / "out.png", dpi=30)
     ap = panel(drawn[0], "Box AP on the validation set, in %")
     assert [text.get_text() for text in ap.texts] == ["not evaluated yet"]
+
+
+def test_reading_by_epoch(tmp_path):
+    records = [{**r, "epoch": (r["iteration"] + 1) / 8} for r in training([7, 15])]
+    values = [math.nan, 2.0, 3.0]
+    records += [{"iteration": i, "bbox/AP": v} for i, v in zip((3, 7, 23), values, strict=True)]
+    run = write(tmp_path, sorted(records, key=lambda record: record["iteration"]))
+    epochs, ap = read_by_epoch(run, "bbox/AP")
+    assert epochs.tolist() == [1, 3]
+    assert ap.tolist() == [2.0, 3.0]
+    assert read_by_epoch(run, "bbox/AP", 4)[0].tolist() == [2, 6]
+    with pytest.raises(MetricsError, match=f"{tmp_path}.* has no bbox/AP50"):
+        read_by_epoch(run, "bbox/AP50")
+    with pytest.raises(MetricsError, match="give iterations_per_epoch"):
+        read_by_epoch(write(tmp_path / "b", training([3])), "total_loss")
+
+
+def epoch_curve(label, epochs, values, **look):
+    return EpochCurve(label, np.array(epochs, float), np.array(values, float), "#112233", **look)
+
+
+def test_panels_by_epoch_share_their_height(tmp_path, drawn):
+    panels = {
+        "one": [epoch_curve("a", [1, 2, 3], [12, 13, 14]), epoch_curve("b", [1], [31.26])],
+        "two": [epoch_curve("c", [4, 8], [20, 21], linestyle="--", linewidth=3.0)],
+    }
+    out = plot_by_epoch(panels, tmp_path / "new" / "out.png", y_label="AP", dpi=20)
+    assert Image.open(out).size == (200, 96)
+    first, second = drawn[0].axes
+    assert first.get_ylim() == second.get_ylim() == (10, 35)
+    assert (first.get_xlim(), second.get_xlim()) == ((0, 3), (0, 8))
+    assert (first.get_title("left"), second.get_title("left")) == ("one", "two")
+    assert [text.get_text() for text in first.texts] == ["a 14.0", "b 31.3"]
+    # A single value is seen, and a thin line leads from it to its name.
+    _, single, leader = first.lines
+    assert single.get_markersize() > 0
+    assert list(leader.get_xdata()) == [1, 3]
+    assert list(leader.get_ydata()) == [31.26, 31.26]
+    [line] = second.lines
+    assert (line.get_linestyle(), line.get_linewidth(), line.get_color()) == ("--", 3.0, "#112233")
+
+
+def test_panels_by_epoch_need_curves(tmp_path):
+    for panels in ({}, {"one": []}):
+        with pytest.raises(ValueError, match="needs a curve"):
+            plot_by_epoch(panels, tmp_path / "out.png", y_label="AP")
 
 
 def test_labels_that_would_collide_move_apart_evenly():

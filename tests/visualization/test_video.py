@@ -23,6 +23,17 @@ def test_frames_come_back_in_order_and_colour(tmp_path, size):
         np.testing.assert_allclose(frame[30, 40], color, atol=25)
 
 
+def test_frames_above_the_limit_of_images_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "v.mp4"
+    with FrameWriter(path, rate=10) as writer:
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    monkeypatch.setenv("SAP_DETR_MAX_IMAGE_PIXELS", str(64 * 96))
+    assert len(list(FrameReader(path))) == 1
+    monkeypatch.setenv("SAP_DETR_MAX_IMAGE_PIXELS", str(64 * 96 - 1))
+    with pytest.raises(VideoError, match=r"v\.mp4.*96x64 .*limit of 6143"):
+        FrameReader(path)
+
+
 def test_what_is_no_video_is_an_error(tmp_path):
     with pytest.raises(VideoError, match=r"no video file.*none\.mp4"):
         FrameReader(tmp_path / "none.mp4")

@@ -79,4 +79,6 @@ model = L(DetectionTransformer)(
     num_classes=None,
     # True: the same predictions however much an image is padded, which is not how it was published.
     padding_invariant=False,
+    # More than 1: pad to multiples of so many pixels, which compiled models need.
+    size_multiple=1,
 )
