@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +19,9 @@ class ConfigError(ValueError):
 def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Loads a LazyConfig file and changes it.
 
-    Configs are code: loading one runs it. Load only files that you trust.
+    Configs are code: loading a ``.py`` file runs it, and building what a config describes calls
+    whatever its ``_target_`` keys name. Load only files that you trust. Loading a ``.yaml`` file
+    runs nothing yet.
 
     Args:
         path_or_name: a ``.py`` or ``.yaml`` file, or a name of :mod:`sap_detr.model_zoo` such as
@@ -28,18 +31,42 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
     Raises:
         FileNotFoundError: if there is neither such a file nor such a name.
-        ConfigError: if an override has no ``=`` or names a key that does not exist.
+        ConfigError: if an override has no ``=`` or names a key that does not exist, or a ``.yaml``
+            file can't be read or holds more than plain values.
     """
     from . import model_zoo
 
     path = path_or_name if Path(path_or_name).is_file() else model_zoo.get_config_file(path_or_name)
-    cfg = LazyConfig.load(path)
+    cfg = LazyConfig.load(path) if path.endswith(".py") else _load_yaml(path)
     for override in overrides:
         _check_override(cfg, override)
     if overrides:
         # Detectron2 adds keys that do not exist by itself.
         cfg = LazyConfig.apply_overrides(cfg, [o.removeprefix("+") for o in overrides])
     return cfg
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what ``LazyConfig.save`` writes, tuples included, and makes no other Python objects."""
+
+
+_PlainLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node))
+)
+
+
+def _load_yaml(path: str) -> DictConfig:
+    """Like ``LazyConfig.load``, which lets a file name functions that are called as it is read."""
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} can't be read as a config: {error}. A yaml config may hold plain values only; "
+            "its _target_ keys say by name what is to be called"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} is not a config: it holds a {type(content).__name__}, not keys")
+    return OmegaConf.create(content, flags={"allow_objects": True})
 
 
 def _check_override(cfg: DictConfig, override: str) -> None:

@@ -1,9 +1,12 @@
 """Options and settings for all tests."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sap_detr.config import load_config
 
@@ -21,6 +24,21 @@ def pytest_addoption(parser):
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def damage_image() -> Callable[[Path], None]:
+    """Makes an image one whose header is in order and whose pixels can't be decoded."""
+
+    def damage(path: Path) -> None:
+        content = io.BytesIO()
+        with Image.open(path) as image:
+            image.save(content, "PNG")  # JPEG decoders put up with nearly anything
+        data = bytearray(content.getvalue())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+
+    return damage
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,32 @@ def test_every_config_can_be_saved_and_loaded_again(path, tmp_path):
         assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: !!python/object/apply:os.mkdir [{folder}]",
+        "train: !!python/object/new:os.mkdir [{folder}]",
+        "train: !!python/name:os.mkdir",
+        "train: !!python/module:os",
+        "- a list",
+        "train: {{",
+        "",
+    ],
+)
+def test_loading_a_yaml_config_runs_nothing(text, tmp_path):
+    path, folder = tmp_path / "config.yaml", tmp_path / "made"
+    path.write_text(text.format(folder=folder))
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_config(str(path))
+    assert not folder.exists()
+
+
+def test_tuples_in_a_saved_config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("sizes: !!python/tuple [1, 2]\n")
+    assert list(load_config(str(path)).sizes) == [1, 2]
+
+
 @pytest.fixture
 def yacs_config():
     """A yacs config that names a small model, with a data set of three classes."""

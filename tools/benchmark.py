@@ -1,46 +1,91 @@
 #!/usr/bin/env python
-"""Measure what configs cost: parameters and FLOPs.
+"""Measure what configs cost: parameters, FLOPs, speed and memory.
 
     benchmark.py params --config-file detr/detr_r50_500ep.py sap_detr/sap_detr_r50_50ep.py
-    benchmark.py flops --config-file detr/detr_r50_500ep.py --size 800 1066
     benchmark.py flops --config-file detr/detr_r50_500ep.py --coco-val2017 file id --json cost.json
+    benchmark.py speed --config-file sap_detr/sap_detr_r50_50ep.py --relative-to-body --threads 2
+    benchmark.py memory --config-file sap_detr/sap_detr_r50_50ep.py --sizes 320 480 640 800 1066
+    benchmark.py profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
+    benchmark.py loader --folder coco
+    benchmark.py compare old.json new.json
+    benchmark.py readme README.md
 
-Prints a table, and writes it to files where asked to. Neither data nor weights are needed.
+Prints tables, and writes them to files where asked to. No weights are needed, and no data: images
+and objects are random.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+# torch.profiler otherwise writes lines about itself; read when torch is imported.
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 
 import torch
 
 from sap_detr.analysis import (
     CONVENTION,
+    CompareError,
+    MarkError,
+    MeasureError,
+    Workload,
     build_without_weights,
     coco_val2017_sizes,
+    compare,
+    compare_table,
+    cost_table,
+    describe_machine,
+    file_records,
     flop_records,
     flop_table,
+    folder_records,
+    load_benchmark,
+    loader_record,
+    loader_report,
+    machine_line,
+    measured_tables,
+    memory_record,
+    memory_report,
     parameter_record,
     parameter_table,
+    profile_record,
+    profile_report,
+    replace_between_marks,
+    speed_record,
+    speed_report,
     uncounted_note,
 )
 from sap_detr.analysis.image_sizes import ORDERS
+from sap_detr.analysis.memory import MODES
+from sap_detr.analysis.workload import DTYPES
 from sap_detr.config import ConfigError
+from sap_detr.data import DatasetError
+from sap_detr.data.mapper import READERS
+from sap_detr.engine.setup import choose_device
+
+BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks"
+# What can't be done, as against what is broken.
+EXPECTED = (ConfigError, CompareError, DatasetError, MarkError, MeasureError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["--compare"]:
+        argv[0] = "compare"
     args = _parser().parse_args(argv)
     try:
         for path in filter(None, (args.json, args.markdown)):
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
         args.run(args)
-    except (ConfigError, OSError) as error:
+    except EXPECTED as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
     return 0
@@ -79,7 +124,114 @@ def run_flops(args: argparse.Namespace) -> None:
     _write(args, records, f"{flop_table(records, 'github')}\n\n{notes}", convention=CONVENTION)
 
 
-def _write(args: argparse.Namespace, records: list[dict], markdown: str, **about: str) -> None:
+def run_speed(args: argparse.Namespace) -> None:
+    """``benchmark.py speed``."""
+    machine = _prepare(args)
+    if args.data is not None and args.relative_to_body:
+        raise ConfigError("--relative-to-body compares on the same images: leave out --data")
+    records = [
+        speed_record(
+            workload, args.repeats, args.warm_up, args.relative_to_body, not args.inference_only
+        )
+        for workload in _workloads(args, batch=args.batch, data=args.data)
+    ]
+    _report(args, machine, records, speed_report)
+
+
+def run_memory(args: argparse.Namespace) -> None:
+    """``benchmark.py memory``."""
+    machine = _prepare(args)
+    records = [memory_record(w, args.threads) for w in _workloads(args, batch=args.batch)]
+    _report(args, machine, records, memory_report)
+
+
+def run_profile(args: argparse.Namespace) -> None:
+    """``benchmark.py profile``."""
+    machine = _prepare(args)
+    records = [
+        profile_record(workload, mode, args.depth)
+        for workload in _workloads(args, batch=args.batch)
+        for mode in args.mode
+    ]
+    _report(args, machine, records, lambda records, *fmt: profile_report(records, args.top, *fmt))
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    """``benchmark.py loader``."""
+    torch.set_num_threads(1)
+    if args.folder is not None:
+        records, data = folder_records(args.folder), Path(args.folder).name
+    else:
+        records, data = file_records(args.images), "files"
+    chosen = random.Random(0).sample(records, min(args.limit, len(records)))
+    results = [
+        loader_record(name, chosen, data, args.readers, args.repeats, args.overrides)
+        for name in args.config_file
+    ]
+    _report(args, describe_machine(torch.device("cpu")), results, loader_report)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """``benchmark.py compare``."""
+    names = str(args.old), str(args.new)
+    rows, warnings = compare(load_benchmark(args.old), load_benchmark(args.new), names)
+    for warning in warnings:
+        print(f"benchmark: warning: {warning}", file=sys.stderr)
+    print(compare_table(rows))
+    _write(args, rows, compare_table(rows, "github"))
+
+
+def run_readme(args: argparse.Namespace) -> None:
+    """``benchmark.py readme``."""
+    text = args.file.read_text(encoding="utf-8")
+    replace_between_marks(text, "")
+    blocks = [cost_table(), measured_tables(args.benchmarks)]
+    text = replace_between_marks(text, "\n\n".join(filter(None, blocks)))
+    args.file.write_text(text, encoding="utf-8")
+    print(f"wrote the tables of {args.file}")
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
+    """Sets the threads; looks at all configs and at the device before anything takes time."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    args.device = choose_device(args.device)
+    for name in args.config_file:
+        build_without_weights(name, args.num_classes, args.overrides)
+    return describe_machine(torch.device(args.device))
+
+
+def _workloads(args: argparse.Namespace, **others: object) -> list[Workload]:
+    sizes = [(side, side) for side in args.sizes] or [tuple(args.size)]
+    return [
+        Workload(
+            config=name,
+            overrides=tuple(args.overrides),
+            num_classes=args.num_classes,
+            size=size,
+            num_objects=args.objects,
+            device=args.device,
+            dtype=args.dtype,
+            compiled=args.compile,
+            **others,
+        )
+        for name in args.config_file
+        for size in sizes
+    ]
+
+
+def _report(
+    args: argparse.Namespace,
+    machine: dict[str, str | int],
+    records: list[dict],
+    report: Callable[..., str],
+) -> None:
+    line = machine_line(machine)
+    print(line, report(records), sep="\n\n")
+    _write(args, records, f"{line}\n\n{report(records, 'github')}", machine=machine)
+
+
+def _write(args: argparse.Namespace, records: list[dict], markdown: str, **about: object) -> None:
     if args.json is not None:
         content = {"kind": args.command, "torch": torch.__version__, **about, "records": records}
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -94,7 +246,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
+    files.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+
+    common = argparse.ArgumentParser(add_help=False, parents=[files])
     common.add_argument(
         "--config-file",
         nargs="+",
@@ -115,8 +271,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="changes to all the configs, such as model.backbone.dc5=true",
     )
-    common.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
-    common.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
 
     depth = argparse.ArgumentParser(add_help=False)
     depth.add_argument(
@@ -146,6 +300,119 @@ def _parser() -> argparse.ArgumentParser:
         "annotation file (published figures) or of the ids; their sizes are recorded",
     )
     flops.set_defaults(run=run_flops)
+
+    measured = _measured_options(common)
+    speed = commands.add_parser("speed", parents=[measured], help="time inference and training")
+    speed.add_argument(
+        "--repeats", type=_positive, default=10, help="rounds (default: %(default)s)"
+    )
+    speed.add_argument(
+        "--warm-up", type=int, default=2, help="rounds before that (default: %(default)s)"
+    )
+    speed.add_argument(
+        "--relative-to-body",
+        action="store_true",
+        help="also in units of the body of torchvision's ResNet-50, measured in turns with it",
+    )
+    speed.add_argument("--inference-only", action="store_true", help="leave the training step out")
+    speed.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="train on the images of a data set in COCO format, with the loader of the config",
+    )
+    speed.set_defaults(run=run_speed)
+
+    memory = commands.add_parser("memory", parents=[measured], help="largest memory")
+    memory.set_defaults(run=run_memory)
+
+    profile = commands.add_parser("profile", parents=[measured], help="where the time goes")
+    profile.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
+    profile.add_argument("--top", type=_positive, default=20, help="rows (default: %(default)s)")
+    profile.add_argument(
+        "--depth", type=_positive, default=4, help="of the modules (default: %(default)s)"
+    )
+    profile.set_defaults(run=run_profile)
+
+    loader = commands.add_parser("loader", parents=[files], help="time the training mapper")
+    images = loader.add_mutually_exclusive_group(required=True)
+    images.add_argument("--folder", metavar="DIR", help="data set in COCO format")
+    images.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="image files")
+    loader.add_argument(
+        "--config-file",
+        nargs="+",
+        default=["common/data/coco.py"],
+        metavar="NAME",
+        help="configs whose mapper is timed (default: common/data/coco.py)",
+    )
+    loader.add_argument("--overrides", nargs="+", default=[], metavar="KEY=VALUE")
+    loader.add_argument(
+        "--readers", nargs="+", choices=READERS, default=READERS, help="(default: all)"
+    )
+    loader.add_argument(
+        "--limit", type=_positive, default=100, help="of images (default: %(default)s)"
+    )
+    loader.add_argument(
+        "--repeats", type=_positive, default=3, help="rounds (default: %(default)s)"
+    )
+    loader.set_defaults(run=run_loader)
+
+    compared = commands.add_parser("compare", parents=[files], help="compare two --json files")
+    compared.add_argument("old", type=Path)
+    compared.add_argument("new", type=Path)
+    compared.set_defaults(run=run_compare)
+
+    readme = commands.add_parser("readme", help="write the tables of the README; takes minutes")
+    readme.add_argument("file", type=Path)
+    readme.add_argument(
+        "--benchmarks",
+        type=Path,
+        default=BENCHMARKS,
+        metavar="FOLDER",
+        help="of the --json files of speed and memory that it shows (default: docs/benchmarks)",
+    )
+    readme.set_defaults(run=run_readme, json=None, markdown=None)
+    return parser
+
+
+def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Options of everything that runs a model."""
+    parser = argparse.ArgumentParser(add_help=False, parents=[common])
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        "--size",
+        nargs=2,
+        type=_positive,
+        default=(640, 800),
+        metavar=("H", "W"),
+        help="size of the images in pixels (default: 640 800)",
+    )
+    sizes.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_positive,
+        default=[],
+        metavar="S",
+        help="several sizes: sides of square images in pixels",
+    )
+    parser.add_argument(
+        "--batch", type=_positive, default=1, help="images of a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--objects", type=_positive, default=7, help="of each image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: the GPU if there is one"
+    )
+    parser.add_argument("--threads", type=_positive, help="of torch (default: its own)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="bfloat16 is mixed precision (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="run the model's parts through torch.compile"
+    )
     return parser
 
 

@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from omegaconf import DictConfig
@@ -34,7 +33,7 @@ from tqdm import tqdm
 
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
 from sap_detr.config import ConfigError, load_config
-from sap_detr.data import DatasetError
+from sap_detr.data import BadImageError, DatasetError, inspect_image, read_image
 from sap_detr.engine.setup import build_model, choose_device, prepare_data
 from sap_detr.visualization import (
     AttentionRecorder,
@@ -282,14 +281,14 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
             raise DemoError(f"there is no file or folder {path}")
     for path in images:
         try:
-            Image.open(path).close()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            inspect_image(path)
+        except BadImageError as error:
             raise _not_an_image(path, error) from error
     return images
 
 
-def _not_an_image(path: Path, error: Exception) -> DemoError:
-    return DemoError(f"{path} can't be read as an image: {error}")
+def _not_an_image(path: Path, error: BadImageError) -> DemoError:
+    return DemoError(f"{path} can't be read as an image: {error.reason}")
 
 
 def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
@@ -320,8 +319,8 @@ def detect_in_images(
     sheets = output_files(images, folder / "attention")
     for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
         try:
-            image = read_image(str(path), "RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+            image = read_image(path)
+        except BadImageError as error:
             raise _not_an_image(path, error) from error
         if painter is None:
             drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)

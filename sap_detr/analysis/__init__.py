@@ -1,35 +1,76 @@
-"""What a model costs: parameters and multiply-adds."""
+"""What a model costs: parameters, multiply-adds, time and memory."""
 
+from .building import build_without_weights, load_with_classes
+from .compare import CompareError, compare, compare_table, load_benchmark
 from .flops import FlopCount, count_detector_flops, count_flops, mean_flops
+from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
+from .loader_speed import file_records, folder_records, loader_record, loader_report
+from .machine import describe_machine, machine_line
+from .memory import MeasureError, memory_record, memory_report
+from .operators import profile_record, profile_report
 from .parameters import ParameterCount, count_parameters, count_parameters_by_part
 from .published import count_published_flops, reformulation_savings
+from .readme import MarkError, cost_table, measured_tables, replace_between_marks
+from .reference_body import ReferenceBody
 from .report import (
     CONVENTION,
-    build_without_weights,
     flop_records,
     flop_table,
     parameter_record,
     parameter_table,
     uncounted_note,
 )
+from .speed import speed_record, speed_report
+from .timing import PartTimer, in_turns, ratio_of_neighbours
+from .workload import Subject, Workload, synthetic_batch
 
 __all__ = [
     "CONVENTION",
+    "CompareError",
     "FlopCount",
+    "MarkError",
+    "MeasureError",
     "ParameterCount",
+    "PartTimer",
+    "ReferenceBody",
+    "Subject",
+    "Workload",
     "build_without_weights",
     "coco_val2017_sizes",
+    "compare",
+    "compare_table",
+    "cost_table",
     "count_detector_flops",
     "count_flops",
+    "count_host_syncs",
     "count_parameters",
     "count_parameters_by_part",
     "count_published_flops",
+    "describe_machine",
+    "file_records",
     "flop_records",
     "flop_table",
+    "folder_records",
+    "in_turns",
+    "load_benchmark",
+    "load_with_classes",
+    "loader_record",
+    "loader_report",
+    "machine_line",
     "mean_flops",
+    "measured_tables",
+    "memory_record",
+    "memory_report",
     "parameter_record",
     "parameter_table",
+    "profile_record",
+    "profile_report",
+    "ratio_of_neighbours",
     "reformulation_savings",
+    "replace_between_marks",
+    "speed_record",
+    "speed_report",
+    "synthetic_batch",
     "uncounted_note",
 ]

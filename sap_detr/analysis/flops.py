@@ -5,10 +5,11 @@ DETR family come from: one fused multiply-add is one FLOP.
 
 * Counted: convolutions and matrix products, bias excluded, both products of attention (query x key,
   weights x value) in whatever kernel they run; 5 per element for layer and group normalisation (4
-  without weights); 4 per element for bilinear samples.
+  without weights); 4 per element for bilinear samples of maps.
 * Not counted: elementwise arithmetic (also sine, sigmoid, the Gaussians of attention), softmax,
-  sums and other reductions, pooling, sorting, batch normalisation (at inference it can be folded
-  into the convolution before it), and moving or making data.
+  sums and other reductions (also the weighted sums of deformable attention, which published counts
+  leave out), pooling, sorting, batch normalisation (at inference it can be folded into the
+  convolution before it), and moving or making data.
 * Whatever else ran is listed by name, so that a count is never silently too low.
 
 Counted below autograd, where einsum, linear, matmul and whole attention modules have already been
@@ -253,7 +254,7 @@ _FREE_NAMES = """
     _softmax _log_softmax _safe_softmax softmax sum mean amax amin max min any all argmax cumsum
     sort topk nonzero max_pool2d_with_indices _adaptive_avg_pool2d avg_pool2d native_batch_norm
     _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
-    cudnn_batch_norm floor_divide
+    cudnn_batch_norm floor_divide _embedding_bag _embedding_bag_forward_only
 
     cat stack clone copy_ _to_copy contiguous _unsafe_view unsqueeze_ index _unsafe_index
     index_select index_put index_put_ _index_put_impl_ gather scatter embedding constant_pad_nd

@@ -7,20 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from detectron2.config import instantiate
-from detectron2.utils.registry import locate
 from tabulate import tabulate
 from torch import nn
 
-from ..config import ConfigError, load_config
-from ..modeling import DetectionTransformer
+from .building import build_without_weights
 from .flops import count_detector_flops, mean_flops
 from .parameters import count_parameters, count_parameters_by_part
 from .published import count_published_flops
-
-# The published class heads have a row for every COCO category id up to the largest.
-PUBLISHED_NUM_CLASSES = 91
 
 CONVENTION = (
     "1 FLOP = 1 multiply-add of convolutions, matrix products and attention, and 5 per element of "
@@ -31,42 +24,6 @@ CONVENTION = (
 )
 
 Record = dict[str, Any]
-
-
-def build_without_weights(
-    config: str, num_classes: int | None = None, overrides: Sequence[str] = ()
-) -> tuple[nn.Module, int | None]:
-    """Builds the model of a config for counting: on the meta device, so without any memory.
-
-    A model other than :class:`DetectionTransformer` is built on the CPU, because what it computes
-    may depend on data.
-
-    Args:
-        config: a LazyConfig file or a zoo name.
-        num_classes: number of classes; by default the config's own, or 91 where the config takes it
-            from its data set.
-        overrides: changes as ``key.path=value``.
-
-    Returns:
-        The model in evaluation mode, and its number of classes if the config says it.
-
-    Raises:
-        FileNotFoundError: if there is no such config.
-        ConfigError: if an override makes no sense, or ``num_classes`` is given and the config's
-            model has no such key.
-    """
-    cfg = load_config(config, overrides)
-    if "num_classes" in cfg.model:
-        if num_classes is not None or cfg.model.num_classes is None:
-            cfg.model.num_classes = num_classes or PUBLISHED_NUM_CLASSES
-        num_classes = cfg.model.num_classes
-    elif num_classes is not None:
-        raise ConfigError(f"{config} has no model.num_classes to set; leave the number out")
-    target = cfg.model["_target_"]
-    target = locate(target) if isinstance(target, str) else target
-    ours = isinstance(target, type) and issubclass(target, DetectionTransformer)
-    with torch.device("meta" if ours else "cpu"):
-        return instantiate(cfg.model).eval(), num_classes
 
 
 def parameter_record(
@@ -143,7 +100,7 @@ def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
         for record in records
     ]
     headers = ["config", "classes", "parameters", "trained", *(part or "(own)" for part in parts)]
-    return _table(rows, headers, tablefmt, text_columns=1)
+    return format_table(rows, headers, tablefmt, text_columns=1)
 
 
 def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
@@ -164,7 +121,7 @@ def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
     ]
     kinds = ["as published", "all heads", "inference"]
     headers = ["config", "images", "classes", *kinds, *(part or "(own)" for part in parts)]
-    return _table(rows, headers, tablefmt, text_columns=2)
+    return format_table(rows, headers, tablefmt, text_columns=2)
 
 
 def uncounted_note(records: Sequence[Record]) -> str:
@@ -191,6 +148,18 @@ def _giga(value: float) -> str:
     return f"{value / 1e9:.2f}"
 
 
-def _table(rows: list[list[str]], headers: list[str], tablefmt: str, text_columns: int) -> str:
+def format_table(
+    rows: Sequence[Sequence[str]],
+    headers: Sequence[str],
+    tablefmt: str = "simple",
+    text_columns: int = 1,
+) -> str:
+    """A table whose first ``text_columns`` columns are text, the others numbers.
+
+    Args:
+        rows, headers: formatted cells.
+        tablefmt: tabulate's.
+        text_columns: how many columns are aligned to the left.
+    """
     align = ["left"] * text_columns + ["right"] * (len(headers) - text_columns)
     return tabulate(rows, headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)

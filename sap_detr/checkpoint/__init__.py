@@ -1,6 +1,6 @@
 """Published checkpoints to ours and back, and loading that is safe and says what it did."""
 
-from .checkpointer import SafeCheckpointer
+from .checkpointer import BEST, FINAL, SafeCheckpointer, non_finite_names
 from .loading import ClassNames, LoadReport, load_weights, unwrap_model
 from .published import (
     COCO_CATEGORY_IDS,
@@ -19,6 +19,7 @@ from .published import (
     to_ours,
     to_published,
 )
+from .run_lock import lock_run_folder, release_run_folder
 from .safe_load import (
     CheckpointError,
     UntrustedCheckpointError,
@@ -27,8 +28,10 @@ from .safe_load import (
 )
 
 __all__ = [
+    "BEST",
     "COCO_CATEGORY_IDS",
     "DETR",
+    "FINAL",
     "NAME_MAPS",
     "SAP_DETR",
     "UNUSED_CLASS_BIAS",
@@ -44,8 +47,11 @@ __all__ = [
     "expand_class_rows",
     "load_checkpoint_file",
     "load_weights",
+    "lock_run_folder",
     "model_state",
+    "non_finite_names",
     "register_name_map",
+    "release_run_folder",
     "save_checkpoint_file",
     "select_class_rows",
     "to_ours",

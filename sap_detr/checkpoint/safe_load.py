@@ -12,17 +12,28 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
+from .integrity import (
+    SAFETENSORS_FIELDS,
+    DamagedFileError,
+    SealedFile,
+    sealed_safetensors,
+    verify_parts,
+    verify_seal,
+)
+from .limits import check_memory
+
 __all__ = [
     "CheckpointError",
     "UntrustedCheckpointError",
     "load_checkpoint_file",
+    "remove_temporary_files",
     "save_checkpoint_file",
     "write_atomically",
 ]
@@ -116,7 +127,7 @@ _PICKLE_GLOBALS: dict[tuple[str, str], Any] = {
     **{
         (module, kind.__name__): kind
         for module in ("builtins", "__builtin__")
-        for kind in (dict, list, tuple, set, frozenset, bytearray)
+        for kind in (dict, list, tuple, set, frozenset)
     },
 }
 
@@ -145,12 +156,23 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     containers, numbers and `argparse.Namespace` (published DETR-family files hold one
     under `args`).
 
+    The checksum of a file that `save_checkpoint_file` wrote is compared first, and those of the
+    parts of any other zip archive.
+
     Raises:
         UntrustedCheckpointError: the file refers to any other class or function.
-        CheckpointError: the file is missing, empty, truncated or no checkpoint at all.
+        CheckpointError: the file is missing, empty, truncated, damaged or no checkpoint at all.
     """
     path = Path(path)
     _check_readable(path)
+    try:
+        sealed = verify_seal(path)
+        if path.suffix != ".safetensors":
+            check_memory(path)
+            if not sealed:
+                verify_parts(path)
+    except (DamagedFileError, OSError) as error:
+        raise _damaged(path, "a checkpoint", error) from error
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
@@ -201,16 +223,21 @@ def _load_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             data = _ArrayUnpickler(file, encoding="latin1").load()
+        return _arrays_to_tensors(data, {})
     except _RefusedGlobal as error:
         raise _untrusted(path, str(error)) from error
     except Exception as error:  # a damaged pickle can fail with nearly any exception
         raise _damaged(path, "a pickled dict of arrays", error) from error
-    return _arrays_to_tensors(data)
 
 
-def _arrays_to_tensors(data: Any) -> Any:
+def _arrays_to_tensors(data: Any, done: dict[int, dict[Any, Any]]) -> Any:
     if isinstance(data, dict):
-        return {key: _arrays_to_tensors(value) for key, value in data.items()}
+        # Dicts that are shared again and again would take for ever one by one.
+        if id(data) not in done:
+            done[id(data)] = converted = {}
+            for key, value in data.items():
+                converted[key] = _arrays_to_tensors(value, done)
+        return done[id(data)]
     if isinstance(data, _Array):
         # The copy makes it writable and in native byte order, as torch requires.
         native = data.value.dtype.newbyteorder("=")
@@ -249,7 +276,7 @@ def _damaged(path: Path, kind: str, error: Exception) -> CheckpointError:
 
 def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a checkpoint so that `path` is at all times either the old file or the complete new
-    one.
+    one, and that it carries a checksum.
 
     `.safetensors` keeps the tensors of `data["model"]`, with `data["class_names"]` in the metadata,
     and nothing else; any other suffix is a `torch.save` file with everything.
@@ -257,6 +284,7 @@ def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) 
     Raises:
         CheckpointError: `data` holds something that `load_checkpoint_file` would refuse to read
             back, or the folder does not exist. Nothing is written then.
+        OSError: the disk is full or fails. The old file is as it was.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -264,11 +292,12 @@ def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) 
     if path.suffix == ".safetensors":
         tensors, metadata = _safetensors_content(data, path)
         with write_atomically(path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+            content = safetensors.torch.save(tensors, {**metadata, **SAFETENSORS_FIELDS})
+            temporary.write_bytes(sealed_safetensors(content))
     else:
         _check_plain(data, path, "")
-        with write_atomically(path) as temporary:
-            torch.save(dict(data), temporary)
+        with write_atomically(path) as temporary, SealedFile(temporary) as file:
+            torch.save(dict(data), cast(IO[bytes], file))
 
 
 @contextlib.contextmanager
@@ -283,6 +312,16 @@ def write_atomically(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what `write_atomically` left in a folder when its process was killed.
+
+    Only for a folder that no other process writes to.
+    """
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

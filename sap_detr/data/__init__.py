@@ -1,7 +1,9 @@
 """Registration and checks of data sets, augmentation, loaders, and the ``shapes`` data set."""
 
+from .bad_images import BadImages
 from .build import (
     EpochSampler,
+    TrainLoader,
     build_test_loader,
     build_train_loader,
     dataset_class_names,
@@ -9,7 +11,6 @@ from .build import (
 )
 from .checks import (
     CheckedAnnotations,
-    DatasetError,
     DatasetSummary,
     check_coco_json,
     check_dataset_dicts,
@@ -17,7 +18,9 @@ from .checks import (
     check_image_files,
     load_dataset,
 )
-from .coco_folder import register_coco, register_coco_folder
+from .coco_folder import find_coco_splits, register_coco, register_coco_folder
+from .errors import BadImageError, DatasetError
+from .images import ImageFacts, inspect_image, max_image_pixels, read_image
 from .mapper import DetrDatasetMapper
 from .shapes import generate_shapes, register_shapes
 from .transforms import (
@@ -31,12 +34,16 @@ from .transforms import (
 
 __all__ = [
     "DETR_SHORT_SIDES",
+    "BadImageError",
+    "BadImages",
     "CheckedAnnotations",
     "DatasetError",
     "DatasetSummary",
     "DetrDatasetMapper",
     "EpochSampler",
+    "ImageFacts",
     "ResizeShortSide",
+    "TrainLoader",
     "build_crop_augmentations",
     "build_test_augmentations",
     "build_test_loader",
@@ -47,9 +54,13 @@ __all__ = [
     "check_datasets",
     "check_image_files",
     "dataset_class_names",
+    "find_coco_splits",
     "generate_shapes",
     "get_dataset_dicts",
+    "inspect_image",
     "load_dataset",
+    "max_image_pixels",
+    "read_image",
     "register_coco",
     "register_coco_folder",
     "register_shapes",

@@ -9,6 +9,9 @@ order of ranks.
 With gradient accumulation over A steps, ``total_batch_size`` is that of one step, and one update of
 the weights takes the same positions, in the same groups of images that are padded together, on W
 processes with A steps as on W * A processes with one.
+
+An image that can't be read is replaced by another one, which is a function of seed and position as
+well. Evaluation replaces nothing: there a bad image is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .checks import DatasetError, load_dataset, require_dataset
+from .bad_images import BadImage, BadImages
+from .checks import load_dataset, require_dataset
+from .errors import BadImageError, DatasetError
 
 Record = dict[str, Any]
 Mapper = Callable[[Record], Record]
@@ -33,8 +38,13 @@ Mapper = Callable[[Record], Record]
 # One sample of the training stream: its position in the stream, and the index of its image.
 Token = tuple[int, int]
 
-# Keep the random numbers of the order and those of the augmentation apart.
-_ORDER_STREAM, _SAMPLE_STREAM = 0, 1
+# Keep the random numbers of the order, of the augmentation and of replacements apart.
+_ORDER_STREAM, _SAMPLE_STREAM, _REPLACEMENT_STREAM = 0, 1, 2
+
+# If so many images drawn at random are bad one after another, it is not the images.
+_MAX_REPLACEMENTS = 10
+# Where a sample tells the main process of the images that it replaces.
+_BAD_IMAGES = "bad_images"
 
 
 def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) -> list[Record]:
@@ -187,8 +197,38 @@ class EpochSampler(Sampler[Token]):
             step += 1
 
 
-class TrainDataset(Dataset[Record]):
+class _MappedDataset(Dataset[Record]):
+    """Maps standard dicts.
+
+    Args:
+        dicts: standard dicts.
+        mapper: maps one of them.
+    """
+
+    def __init__(self, dicts: Sequence[Record], mapper: Mapper) -> None:
+        # Held as one array, which worker processes share with this one.
+        self.records = DatasetFromList(list(dicts), copy=False)
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
+        """A batch; of bad data only the error, for the main process to raise.
+
+        torch would hand over an error of a worker with the worker's traceback in its text.
+        """
+        try:
+            return [self[key] for key in keys]
+        except DatasetError as error:
+            return [error]
+
+
+class TrainDataset(_MappedDataset):
     """Mapped training samples, augmented by a function of (seed, position in the stream).
+
+    The place of an image that can't be read is taken by another one, drawn by a function of the
+    same; the sample then lists the files and reasons under ``bad_images``.
 
     Args:
         dicts: standard dicts.
@@ -197,34 +237,68 @@ class TrainDataset(Dataset[Record]):
     """
 
     def __init__(self, dicts: Sequence[Record], mapper: Mapper, seed: int) -> None:
-        # Held as one array, which worker processes share with this one.
-        self.records = DatasetFromList(list(dicts), copy=False)
-        self.mapper = mapper
+        super().__init__(dicts, mapper)
         self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def __getitem__(self, token: Token) -> Record:
         position, index = token
-        with _SeededRandomState(_random_words(self.seed, _SAMPLE_STREAM, position)):
-            return self.mapper(self.records[index])
+        bad: list[BadImage] = []
+        for candidate in self._candidates(position, index):
+            try:
+                with _SeededRandomState(_random_words(self.seed, _SAMPLE_STREAM, position)):
+                    sample = self.mapper(self.records[candidate])
+            except BadImageError as error:
+                bad.append((error.file_name, error.reason))
+                continue
+            return {**sample, _BAD_IMAGES: bad} if bad else sample
+        raise DatasetError(
+            f"{len(bad)} images, drawn at random, can't be read one after another. Is the disk "
+            "still there? The first of them: " + "; ".join(f"{f}: {why}" for f, why in bad[:3])
+        )
+
+    def _candidates(self, position: int, index: int) -> Iterator[int]:
+        """The index of the image that belongs to a position, then those that may replace it."""
+        yield index
+        words = _random_words(self.seed, _REPLACEMENT_STREAM, position)
+        yield from np.random.RandomState(words).randint(len(self), size=_MAX_REPLACEMENTS).tolist()
 
 
-class TestDataset(Dataset[Record]):
+class TestDataset(_MappedDataset):
     """Mapped samples in the order of the data set."""
 
     __test__ = False
 
-    def __init__(self, dicts: Sequence[Record], mapper: Mapper) -> None:
-        self.records = DatasetFromList(list(dicts), copy=False)
-        self.mapper = mapper
-
-    def __len__(self) -> int:
-        return len(self.records)
-
     def __getitem__(self, index: int) -> Record:
         return self.mapper(self.records[index])
+
+
+class CheckedLoader(DataLoader):
+    """A DataLoader that raises errors of the data in the main process, in their own words."""
+
+    def __iter__(self) -> Iterator[list[Record]]:  # type: ignore[override]
+        return map(self._checked, super().__iter__())
+
+    def _checked(self, batch: list[Any]) -> list[Record]:
+        if batch and isinstance(batch[0], DatasetError):
+            # A variable for it would be a cycle of references, which keeps torch from telling its
+            # workers to end: it would wait five seconds for each of them.
+            raise batch.pop()
+        return batch
+
+
+class TrainLoader(CheckedLoader):
+    """Counts the images that had to be replaced.
+
+    Attributes:
+        bad_images: the count. Of several processes, all have to call its ``share`` now and then.
+    """
+
+    bad_images: BadImages
+
+    def _checked(self, batch: list[Any]) -> list[Record]:
+        batch = super()._checked(batch)
+        self.bad_images.note(bad for sample in batch for bad in sample.pop(_BAD_IMAGES, ()))
+        return batch
 
 
 def build_train_loader(
@@ -234,7 +308,8 @@ def build_train_loader(
     num_workers: int = 0,
     seed: int = 0,
     accumulation_steps: int = 1,
-) -> DataLoader:
+    max_bad_share: float = 0.01,
+) -> TrainLoader:
     """An infinite loader of batches (lists of mapped dicts), see the module's description.
 
     To resume at a loader step: ``loader.sampler.set_step(step)``, then make a new iterator.
@@ -247,16 +322,20 @@ def build_train_loader(
         num_workers: worker processes of this process; 0 to map here.
         seed: of order and augmentation; the same in all processes.
         accumulation_steps: loader steps for one update of the weights.
+        max_bad_share: share of the data set's images, rounded up, that may turn out to be
+            unreadable; others take their places. Above it, the loader raises a DatasetError.
 
     Raises:
-        ValueError: if the batch size doesn't fit the number of processes or of images.
+        ValueError: if the batch size doesn't fit the number of processes or of images, or the share
+            is not in 0..1.
         DatasetError, FileNotFoundError: if names are given that can't be loaded.
     """
     dicts = _as_dicts(dataset)
+    bad_images = BadImages(len(dicts), max_bad_share)
     sampler = EpochSampler(
         len(dicts), total_batch_size, seed, accumulation_steps=accumulation_steps
     )
-    return DataLoader(
+    loader = TrainLoader(
         TrainDataset(dicts, mapper, seed),
         batch_size=sampler.batch_size,
         sampler=sampler,
@@ -267,6 +346,8 @@ def build_train_loader(
         # many there were.
         generator=torch.Generator().manual_seed(seed),
     )
+    loader.bad_images = bad_images
+    return loader
 
 
 def build_test_loader(
@@ -274,7 +355,7 @@ def build_test_loader(
     mapper: Mapper,
     num_workers: int = 0,
     batch_size: int = 1,
-) -> DataLoader:
+) -> CheckedLoader:
     """A loader that gives every image once, split between the processes.
 
     Args:
@@ -284,11 +365,14 @@ def build_test_loader(
         batch_size: images of a batch in this process. Images of one batch are padded to the same
             size, which costs DC5 models accuracy.
 
+    Iterating over it raises BadImageError at an image that can't be read: a figure without it would
+    not be that of the data set.
+
     Raises:
         DatasetError, FileNotFoundError: if names are given that can't be loaded.
     """
     dicts = _as_dicts(dataset)
-    return DataLoader(
+    return CheckedLoader(
         TestDataset(dicts, mapper),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dicts)),

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import logging
 import math
 import os
 import reprlib
-import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
+
+from .errors import DatasetError
+from .files import name_image, scan_image_files
+from .findings import Example, Findings
+from .images import TOO_LARGE, TOO_LARGE_REMEDY, too_many_pixels
 
 logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-MAX_LISTED_PROBLEMS = 10
-# Pillow refuses to open larger images, as likely attacks.
-MAX_IMAGE_PIXELS = 178_956_970
-
-_EXIF_ORIENTATION = 0x0112
-_EXIF_SIDEWAYS = (5, 6, 7, 8)
-_TAIL_BYTES = 4096
-_FILES_PER_TASK = 256
 # Rounding in annotation files puts boxes over the border by less than this (pixels); it isn't worth
 # a warning.
 _CLIP_TOLERANCE = 0.05
@@ -44,44 +40,12 @@ _short_repr.maxlong = 30
 _shorten = _short_repr.repr
 
 
-class DatasetError(ValueError):
-    """A data set can't be used as it is. The message says what is wrong, where, and what to do."""
-
-
-class Problems:
-    """Collects what is wrong with a data set: the first ones in words, the rest as a number."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.total = 0
-        self.listed: list[str] = []
-        self.remedies: list[str] = []
-
-    def add(self, where: str, what: str, remedy: str) -> None:
-        """Note one problem. Remedies are told once each."""
-        self.total += 1
-        if len(self.listed) < MAX_LISTED_PROBLEMS:
-            self.listed.append(f"{where}: {what}")
-            if remedy not in self.remedies:
-                self.remedies.append(remedy)
-
-    def raise_if_any(self) -> None:
-        """Raises DatasetError if a problem was added."""
-        if not self.total:
-            return
-        lines = [f"{self.source}: {self.total} problem{'s' if self.total > 1 else ''} found"]
-        lines += [f"  - {problem}" for problem in self.listed]
-        if self.total > len(self.listed):
-            lines.append(f"  ... and {self.total - len(self.listed)} more")
-        lines += [f"To do: {remedy}" for remedy in self.remedies]
-        raise DatasetError("\n".join(lines))
-
-
 class _Fault(Exception):
-    """What is wrong with one entry, and what to do about it."""
+    """What is wrong with one entry: the kind of fault, this one, and what to do about it."""
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(what, remedy)
+    def __init__(self, kind: str, what: str, remedy: str) -> None:
+        super().__init__(kind, what, remedy)
+        self.kind = kind
         self.what = what
         self.remedy = remedy
 
@@ -128,9 +92,8 @@ def check_coco_json(
     """Read an annotation file in COCO's detection format and check all of it.
 
     Repaired, and counted in the result: boxes that reach over the border (clipped), boxes without
-        area in the image
-    (dropped), missing ``iscrowd`` (0) and ``area`` (width times height), annotation ids that
-    evaluation can't use.
+    area in the image (dropped), missing ``iscrowd`` (0) and ``area`` (width times height),
+    annotation ids that evaluation can't use.
 
     Args:
         json_file: path of the annotations.
@@ -145,12 +108,16 @@ def check_coco_json(
             counts all.
     """
     content = read_json(json_file)
-    return check_coco(
+    checked = check_coco(
         content,
         os.fspath(json_file),
         os.fspath(image_root),
         require_annotations=require_annotations,
     )
+    if checked.evaluation_json is None and _has_byte_order_mark(json_file):
+        checked.repairs["byte order mark (left out for evaluation)"] += 1
+        return replace(checked, evaluation_json=content)
+    return checked
 
 
 def read_json(json_file: str | os.PathLike[str]) -> Any:
@@ -178,37 +145,73 @@ def read_json(json_file: str | os.PathLike[str]) -> Any:
         raise DatasetError(f"{os.fspath(json_file)}: can't be read ({error})") from error
 
 
+def _has_byte_order_mark(json_file: str | os.PathLike[str]) -> bool:
+    # pycocotools does not read such files.
+    with open(json_file, "rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
+
+
 def check_coco(
     content: Any, json_file: str, image_root: str, *, require_annotations: bool = True
 ) -> CheckedAnnotations:
     """The checks of ``check_coco_json`` on parsed json."""
-    _check_sections(content, json_file, require_annotations)
-    problems = Problems(json_file)
-    repairs: Counter[str] = Counter()
-
-    categories = _checked_categories(content["categories"], problems, repairs)
-    category_ids = sorted(categories)
-    images = _checked_images(content["images"], image_root, problems)
-    contiguous = {category_id: index for index, category_id in enumerate(category_ids)}
-    annotations = content.get("annotations", [])
-    usable = _attach_annotations(annotations, images, contiguous, problems, repairs)
-    problems.raise_if_any()
-    if require_annotations and not usable:
+    findings = Findings(json_file)
+    inspected = inspect_coco(content, image_root, findings, require_annotations=require_annotations)
+    findings.raise_errors()
+    if require_annotations and not inspected.num_usable:
         raise DatasetError(
-            f"{json_file}: not one of its {len(annotations)} annotations can be used for training "
-            "(crowd annotations "
-            "and boxes without area in the image don't count). Check that this is the file you "
-            "meant."
+            f"{json_file}: not one of its {len(content['annotations'])} annotations can be used "
+            "for training (crowd annotations and boxes without area in the image don't count). "
+            "Check that this is the file you meant."
         )
+    evaluation_json = repair_for_evaluation(content, findings)
     return CheckedAnnotations(
         json_file=json_file,
         image_root=image_root,
-        class_names=[categories[category_id] for category_id in category_ids],
-        category_ids=category_ids,
-        dicts=[images[image_id] for image_id in sorted(images)],
-        repairs=repairs,
-        evaluation_json=_for_evaluation(content, repairs),
+        class_names=list(inspected.categories.values()),
+        category_ids=list(inspected.categories),
+        dicts=inspected.dicts,
+        repairs=findings.counts("warning", "note"),
+        evaluation_json=evaluation_json,
     )
+
+
+@dataclass(frozen=True)
+class InspectedAnnotations:
+    """What can be used of an annotation file, even if other parts of it can't.
+
+    Args:
+        categories: names by category id, ascending.
+        dicts: as of ``CheckedAnnotations``, in the order of image ids.
+        num_usable: annotations that can be trained on.
+    """
+
+    categories: dict[int, str]
+    dicts: list[Json]
+    num_usable: int
+
+
+def inspect_coco(
+    content: Any, image_root: str, findings: Findings, *, require_annotations: bool = True
+) -> InspectedAnnotations:
+    """Check parsed json entry by entry.
+
+    Args:
+        content: the json.
+        image_root: folder that file names are relative to.
+        findings: gets what is wrong with entries (errors), and what was repaired.
+        require_annotations: False if the list ``annotations`` may be missing.
+
+    Raises:
+        DatasetError: if it is not in COCO's detection format at all.
+    """
+    _check_sections(content, findings.source, require_annotations)
+    categories = _checked_categories(content["categories"], findings)
+    images = _checked_images(content["images"], image_root, findings)
+    contiguous = {category_id: index for index, category_id in enumerate(categories)}
+    annotations = content.get("annotations", [])
+    usable = _attach_annotations(annotations, images, contiguous, findings)
+    return InspectedAnnotations(categories, [images[i] for i in sorted(images)], usable)
 
 
 def _check_sections(content: Any, json_file: str, require_annotations: bool) -> None:
@@ -258,67 +261,74 @@ def _float(value: Any) -> float | None:
         return math.inf
 
 
-def _checked_categories(
-    entries: list[Any], problems: Problems, repairs: Counter[str]
-) -> dict[int, str]:
-    """Names by category id."""
-    remedy = "every category needs an own integer id and a name"
+def _checked_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
+    """Names by category id, ascending."""
+    kind, remedy = "unusable categories", "every category needs an own integer id and a name"
     names: dict[int, str] = {}
+
+    def note(where: str, what: str) -> None:
+        findings.add(kind, Example(where, what), remedy=remedy)
+
     for index, entry in enumerate(entries):
         where = f"categories[{index}]"
         if not isinstance(entry, dict):
-            problems.add(where, f"is {_shorten(entry)}, not an object", remedy)
+            note(where, f"is {_shorten(entry)}, not an object")
             continue
         category_id, name = _integer(entry.get("id")), entry.get("name")
         if category_id is None:
-            problems.add(where, f"id is {_shorten(entry.get('id'))}, not an integer", remedy)
+            note(where, f"id is {_shorten(entry.get('id'))}, not an integer")
         elif not isinstance(name, str) or not name:
-            problems.add(f"category {category_id}", f"name is {_shorten(name)}", remedy)
+            note(f"category {category_id}", f"name is {_shorten(name)}")
         elif category_id in names:
             what = f"the id is used twice, for {names[category_id]!r} and {name!r}"
-            problems.add(f"category {category_id}", what, remedy)
+            note(f"category {category_id}", what)
         else:
             names[category_id] = name
     duplicates = len(names) - len(set(names.values()))
     if duplicates:
-        repairs["categories with the name of another one (kept as classes of their own)"] = (
-            duplicates
-        )
-    return names
+        kind = "categories with the name of another one (kept as classes of their own)"
+        findings.add(kind, severity="warning", count=duplicates)
+    return dict(sorted(names.items()))
 
 
-def _checked_images(entries: list[Any], image_root: str, problems: Problems) -> dict[int, Json]:
+def _checked_images(entries: list[Any], image_root: str, findings: Findings) -> dict[int, Json]:
     """Standard dicts, with no annotations yet, by image id."""
     remedy = "every image needs an own integer id, a file_name, and its height and width in pixels"
     images: dict[int, Json] = {}
+
+    def note(kind: str, where: str, what: str, remedy: str = remedy) -> None:
+        findings.add(kind, Example(where, what), remedy=remedy)
+
     for index, entry in enumerate(entries):
         where = f"images[{index}]"
         if not isinstance(entry, dict):
-            problems.add(where, f"is {_shorten(entry)}, not an object", remedy)
+            note("unusable images", where, f"is {_shorten(entry)}, not an object")
             continue
         image_id, name = _integer(entry.get("id")), entry.get("file_name")
         if image_id is None:
-            problems.add(where, f"id is {_shorten(entry.get('id'))}, not an integer", remedy)
+            what = f"id is {_shorten(entry.get('id'))}, not an integer"
+            note("unusable images", where, what)
             continue
+        where = f"image {image_id}"
         if image_id in images:
-            where = f"image {image_id} ({_shorten(name)})"
             other = os.path.relpath(images[image_id]["file_name"], image_root)
-            problems.add(where, f"its id is that of {other!r} too", remedy)
+            what = f"its id is that of {other!r} too"
+            note("images with the id of another one", f"{where} ({_shorten(name)})", what)
             continue
         if not isinstance(name, str) or not name or "\0" in name:
-            where = f"image {image_id} ({_shorten(name)})"
-            problems.add(where, "file_name is not the name of a file", remedy)
+            what = "file_name is not the name of a file"
+            note("unusable images", f"{where} ({_shorten(name)})", what)
             continue
         height, width = _integer(entry.get("height")), _integer(entry.get("width"))
         if height is None or width is None or height <= 0 or width <= 0:
             shown = f"height {_shorten(entry.get('height'))}, width {_shorten(entry.get('width'))}"
-            where = f"image {image_id} ({_shorten(name)})"
-            problems.add(where, f"{shown}: not two positive integers", remedy)
+            what = f"{shown}: not two positive integers"
+            note("images without a usable size", f"{where} ({_shorten(name)})", what)
             height = width = 0
-        elif height * width > MAX_IMAGE_PIXELS:
-            where = f"image {image_id} ({_shorten(name)})"
-            limit = f"images are limited to {MAX_IMAGE_PIXELS} pixels: scale larger ones down"
-            problems.add(where, f"height {height}, width {width}: too large", limit)
+        else:
+            too_large = too_many_pixels(width, height)
+            if too_large is not None:
+                note(TOO_LARGE, f"{where} ({_shorten(name)})", too_large, TOO_LARGE_REMEDY)
         images[image_id] = {
             "file_name": str(Path(image_root, name)),
             "height": height,
@@ -333,23 +343,30 @@ def _attach_annotations(
     entries: list[Any],
     images: Mapping[int, Json],
     contiguous: Mapping[int, int],
-    problems: Problems,
-    repairs: Counter[str],
+    findings: Findings,
 ) -> int:
     """Put the annotations into their images' dicts; returns how many of them can be trained on."""
     usable = 0
     for index, entry in enumerate(entries):
         try:
             image = _image_of(entry, images)
-            annotation = _checked_annotation(entry, contiguous, repairs)
+            annotation = _checked_annotation(entry, contiguous, findings)
         except _Fault as fault:
-            problems.add(_name_annotation(entry, index, images), fault.what, fault.remedy)
+            example = Example(_name_annotation(entry, index, images), fault.what)
+            findings.add(fault.kind, example, remedy=fault.remedy)
             continue
         if not image["width"]:
             continue
         box, repair = _clip_box(annotation["bbox"], image["width"], image["height"])
         if repair is not None:
-            repairs[repair] += 1
+            where = _name_annotation(entry, index, images)
+            what = (
+                f"bbox {_shorten(annotation['bbox'])} in an image of "
+                f"{image['width']}x{image['height']} (width x height)"
+            )
+            boxes = (tuple(annotation["bbox"]),)
+            example = Example(where, what, (image["file_name"],), boxes)
+            findings.add(repair, example, severity="warning")
         if box is not None:
             image["annotations"].append({**annotation, "bbox": box})
             usable += not annotation["iscrowd"]
@@ -359,26 +376,29 @@ def _attach_annotations(
 def _image_of(entry: Any, images: Mapping[int, Json]) -> Json:
     if not isinstance(entry, dict):
         what = f"is {_shorten(entry)}, not an object"
-        raise _Fault(what, "every annotation must be an object")
+        raise _Fault("annotations that are no objects", what, "every annotation must be an object")
     image_id = _integer(entry.get("image_id"))
     if image_id is None or image_id not in images:
         what = f"image_id {_shorten(entry.get('image_id'))} is not the id of an image"
-        raise _Fault(what, "remove annotations of images that are not in the file")
+        remedy = "remove annotations of images that are not in the file"
+        raise _Fault("annotations of unknown images", what, remedy)
     return images[image_id]
 
 
-def _checked_annotation(entry: Json, contiguous: Mapping[int, int], repairs: Counter[str]) -> Json:
+def _checked_annotation(entry: Json, contiguous: Mapping[int, int], findings: Findings) -> Json:
     """Detectron2's form of an annotation."""
     category_id = _integer(entry.get("category_id"))
     if category_id is None or category_id not in contiguous:
         what = f"category_id {_shorten(entry.get('category_id'))} is not among the categories"
-        raise _Fault(what, "add the category, or remove its annotations")
+        remedy = "add the category, or remove its annotations"
+        raise _Fault("annotations of unknown categories", what, remedy)
     crowd = entry.get("iscrowd")
     if crowd is None:
-        repairs["annotations without iscrowd (taken as 0)"] += 1
+        findings.add("annotations without iscrowd (taken as 0)", severity="note")
         crowd = 0
     elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
-        raise _Fault(f"iscrowd is {_shorten(crowd)}", "iscrowd must be 0 or 1")
+        what = f"iscrowd is {_shorten(crowd)}"
+        raise _Fault("annotations with an unusable iscrowd", what, "iscrowd must be 0 or 1")
     return {
         "bbox": _checked_box(entry.get("bbox"), "boxes are [x, y, width, height] in pixels"),
         "bbox_mode": BoxMode.XYWH_ABS,
@@ -400,19 +420,21 @@ def _name_annotation(entry: Any, index: int, images: Mapping[int, Json]) -> str:
 
 def _checked_box(box: Any, remedy: str, mode: BoxMode = BoxMode.XYWH_ABS) -> list[float]:
     """Four finite numbers of a box that has no negative size."""
+    not_numbers = "boxes that are not four numbers"
     if box is None:
-        raise _Fault("bbox is missing", remedy)
+        raise _Fault(not_numbers, "bbox is missing", remedy)
     numbers = [_float(v) for v in box] if isinstance(box, (list, tuple, np.ndarray)) else []
     found = [v for v in numbers if v is not None]
     if len(numbers) != 4 or len(found) != 4:
-        raise _Fault(f"bbox {_shorten(box)} is not four numbers", remedy)
+        raise _Fault(not_numbers, f"bbox {_shorten(box)} is not four numbers", remedy)
     x, y, width, height = found
     if not all(map(math.isfinite, found)):
-        raise _Fault(f"bbox {_shorten(box)} is not finite", remedy)
+        raise _Fault("boxes that are not finite", f"bbox {_shorten(box)} is not finite", remedy)
     if mode == BoxMode.XYXY_ABS:
         width, height = width - x, height - y
     if width < 0 or height < 0:
-        raise _Fault(f"bbox {_shorten(box)} has a negative width or height", remedy)
+        what = f"bbox {_shorten(box)} has a negative width or height"
+        raise _Fault("boxes with a negative width or height", what, remedy)
     return found
 
 
@@ -434,8 +456,8 @@ def _clip_box(
     return clipped, "boxes clipped to their image" if over > _CLIP_TOLERANCE else None
 
 
-def _for_evaluation(content: Json, repairs: Counter[str]) -> Json | None:
-    """The content with what pycocotools needs; None if nothing is lacking.
+def repair_for_evaluation(content: Json, findings: Findings) -> Json | None:
+    """The content of checked annotations with what pycocotools needs; None if nothing is lacking.
 
     pycocotools fails without ``id``, ``iscrowd`` or ``area``, keeps one of several annotations with
     the same id, and takes an object with id 0 for one that was never found.
@@ -446,10 +468,12 @@ def _for_evaluation(content: Json, repairs: Counter[str]) -> Json | None:
     ids = [_integer(a.get("id")) for a in annotations]
     bad_ids = sum(i is None or i == 0 for i in ids) + len(ids) - len(set(ids))
     if bad_ids:
-        repairs["annotation ids missing, 0 or not unique (renumbered for evaluation)"] += bad_ids
+        kind = "annotation ids missing, 0 or not unique (renumbered for evaluation)"
+        findings.add(kind, severity="warning", count=bad_ids)
     bad_area = [not _has_usable_area(a) for a in annotations]
     if any(bad_area):
-        repairs["annotations without a usable area (taken as width times height)"] += sum(bad_area)
+        kind = "annotations without a usable area (taken as width times height)"
+        findings.add(kind, severity="note", count=sum(bad_area))
     crowd_is_complete = all(a.get("iscrowd") is not None for a in annotations)
     if not bad_ids and not any(bad_area) and crowd_is_complete and "info" in content:
         return None
@@ -585,21 +609,31 @@ def check_dataset_dicts(
     Raises:
         DatasetError: if a file name is missing or an annotation has a bad box or class.
     """
-    problems = Problems(source)
+    findings = Findings(source)
+    summary = inspect_dataset_dicts(dicts, class_names, findings, name=name)
+    findings.raise_errors()
+    return summary
+
+
+def inspect_dataset_dicts(
+    dicts: Sequence[Json], class_names: Sequence[str] | None, findings: Findings, *, name: str
+) -> DatasetSummary:
+    """``check_dataset_dicts``, with what is wrong noted as errors among the findings."""
     counts: Counter[int] = Counter()
     num_crowd = num_empty = max_objects = 0
     for index, record in enumerate(dicts):
         file_name = record.get("file_name")
         if not isinstance(file_name, (str, os.PathLike)):
-            problems.add(f"record {index}", "has no file_name", "every record needs a file_name")
+            example = Example(f"record {index}", "has no file_name")
+            findings.add("unusable images", example, remedy="every record needs a file_name")
             continue
         num_objects = 0
         for number, annotation in enumerate(record.get("annotations", ())):
             try:
                 category = _checked_class(annotation, class_names)
             except _Fault as fault:
-                where = f"{_name_image(record)}, annotation {number}"
-                problems.add(where, fault.what, fault.remedy)
+                where = f"{name_image(record)}, annotation {number}"
+                findings.add(fault.kind, Example(where, fault.what), remedy=fault.remedy)
                 continue
             if annotation.get("iscrowd", 0):
                 num_crowd += 1
@@ -608,7 +642,6 @@ def check_dataset_dicts(
                 num_objects += 1
         num_empty += num_objects == 0
         max_objects = max(max_objects, num_objects)
-    problems.raise_if_any()
     if class_names is None:
         class_names = [str(i) for i in range(max(counts, default=-1) + 1)]
     class_counts: Counter[str] = Counter()
@@ -629,13 +662,14 @@ def _checked_class(annotation: Json, class_names: Sequence[str] | None) -> int:
     mode = annotation.get("bbox_mode")
     if mode not in (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS):
         remedy = "bbox_mode must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS"
-        raise _Fault(f"bbox_mode is {mode!r}", remedy)
+        raise _Fault("boxes of an unknown mode", f"bbox_mode is {mode!r}", remedy)
     _checked_box(annotation.get("bbox"), "correct or remove these boxes", BoxMode(mode))
     category = _integer(annotation.get("category_id"))
     limit = math.inf if class_names is None else len(class_names)
     if category is None or not 0 <= category < limit:
         what = f"category_id is {_shorten(annotation.get('category_id'))}"
-        raise _Fault(what, f"class indices go from 0 to {limit - 1}")
+        remedy = f"class indices go from 0 to {limit - 1}"
+        raise _Fault("annotations of unknown categories", what, remedy)
     return category
 
 
@@ -660,113 +694,7 @@ def check_image_files(
     Raises:
         DatasetError: names the first offending files and counts all.
     """
-    problems = Problems(source)
-    records = [d for d in dicts if "://" not in str(d["file_name"])]
-    existing = _existing_records(records, problems)
-
-    def inspect(chunk: Sequence[Json]) -> list[tuple[str, str, str]]:
-        found = []
-        for record in chunk:
-            fault = _image_fault(record, decode)
-            if fault is not None:
-                found.append((_name_image(record), *fault))
-        return found
-
-    chunks = [existing[i : i + _FILES_PER_TASK] for i in range(0, len(existing), _FILES_PER_TASK)]
+    findings = Findings(source)
     with ThreadPoolExecutor(num_threads) as pool:
-        for faults in pool.map(inspect, chunks):
-            for where, what, remedy in faults:
-                problems.add(where, what, remedy)
-    problems.raise_if_any()
-
-
-def _name_image(record: Json) -> str:
-    return f"image {record.get('image_id')!r} ({str(record['file_name'])!r})"
-
-
-def _existing_records(records: Sequence[Json], problems: Problems) -> list[Json]:
-    """The records whose files exist.
-
-    Every folder is listed once: asking for each file is slow on network disks.
-    """
-    remedy = "check the folder of the images in the config, and that all images were copied"
-    by_folder: dict[str, list[Json]] = defaultdict(list)
-    for record in records:
-        by_folder[str(Path(record["file_name"]).parent)].append(record)
-    existing: list[Json] = []
-    for folder, members in by_folder.items():
-        try:
-            with os.scandir(folder) as entries:
-                names = {entry.name for entry in entries}
-        except OSError as error:
-            reason = error.strerror
-            what = f"the folder can't be listed ({reason}); {len(members)} images should be in it"
-            problems.add(folder, what, remedy)
-            continue
-        missing: list[Json] = []
-        for record in members:
-            found = Path(record["file_name"]).name in names
-            (existing if found else missing).append(record)
-        lower = {name.lower(): name for name in names} if missing else {}
-        for record in missing:
-            similar = lower.get(Path(record["file_name"]).name.lower())
-            hint = f", but there is {similar!r}" if similar else ""
-            problems.add(_name_image(record), f"there is no such file{hint}", remedy)
-    return existing
-
-
-def _image_fault(record: Json, decode: bool) -> tuple[str, str] | None:
-    """What is wrong with an image file, and what to do about it."""
-    path = Path(record["file_name"])
-    replace = "replace or remove these images (and their annotations)"
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            length = os.fstat(file.fileno()).st_size
-            if length == 0:
-                return "the file is empty", replace
-            with Image.open(file) as image:
-                stored, orientation, kind = image.size, _exif_orientation(image), image.format
-                file.seek(max(0, length - _TAIL_BYTES))
-                complete = _ends_properly(kind, file.read())
-        if decode or not complete:
-            with Image.open(path) as image:
-                image.load()
-    except Image.DecompressionBombError:
-        return f"more than {MAX_IMAGE_PIXELS} pixels", "scale these images down"
-    except Image.UnidentifiedImageError:
-        return "not an image, or of a format that Pillow can't read", replace
-    except (OSError, ValueError, SyntaxError) as error:
-        return f"damaged or cut off ({error})", replace
-    actual = stored[::-1] if orientation in _EXIF_SIDEWAYS else stored
-    declared = (record.get("width", actual[0]), record.get("height", actual[1]))
-    if actual == declared:
-        return None
-    what = (
-        f"the image is {actual[0]}x{actual[1]} (width x height), "
-        f"the annotations say {declared[0]}x{declared[1]}"
-    )
-    if stored == declared:
-        what += f"; EXIF orientation {orientation} turns it, and Detectron2 reads images turned"
-        return what, "store these images upright without EXIF orientation, or annotate them turned"
-    return what, "correct height and width, or use the images that were annotated"
-
-
-def _exif_orientation(image: Image.Image) -> int:
-    # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1
-    try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:
-        # Detectron2, too, reads an image with broken EXIF data as it is stored.
-        return 1
-
-
-def _ends_properly(kind: str | None, tail: bytes) -> bool:
-    """Whether the last bytes hold the mark that ends an image; else it is decoded to find out."""
-    if kind in ("JPEG", "MPO"):
-        return b"\xff\xd9" in tail
-    if kind == "PNG":
-        return b"IEND" in tail
-    return False
+        scan_image_files(dicts, findings, pool, decode=decode)
+    findings.raise_errors()

@@ -125,24 +125,38 @@ def register_coco_folder(
         FileNotFoundError: if a split is not found; it lists what was looked for.
         DatasetError: as ``register_coco`` does.
     """
+    splits = find_coco_splits(folder, train, val)
+    names = [register_coco(f"{name}_{split}", *source) for split, source in splits.items()]
+    if "val" not in splits:
+        logger.warning(
+            "%s has no validation split: only %s is registered. Evaluation needs one: name it "
+            "with val=..., or register it with register_coco.",
+            folder,
+            names[0],
+        )
+    return names
+
+
+def find_coco_splits(
+    folder: str | os.PathLike[str], train: str | None = None, val: str | None = None
+) -> dict[str, tuple[Path, Path]]:
+    """Annotation file and image folder of ``train`` and, where there is one, of ``val``.
+
+    The arguments are those of ``register_coco_folder``.
+
+    Raises:
+        FileNotFoundError: if the folder or a split is not found; it lists what was looked for.
+    """
     root = Path(_absolute(folder))
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}, the folder of data set {name!r}, is missing")
-    names = [register_coco(f"{name}_train", *_find_split(root, [train or "train"]))]
+        raise FileNotFoundError(f"{root}, the folder of the data set, is missing")
+    splits = {"train": _find_split(root, [train or "train"])}
     try:
-        found = _find_split(root, [val] if val else ["val", "valid"])
+        splits["val"] = _find_split(root, [val] if val else ["val", "valid"])
     except FileNotFoundError:
         if val:
             raise
-        logger.warning(
-            "%s has no validation split: only %s is registered. Evaluation needs one: name it "
-            "with val=..., or "
-            "register it with register_coco.",
-            root,
-            names[0],
-        )
-        return names
-    return [*names, register_coco(f"{name}_val", *found)]
+    return splits
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -10,9 +10,13 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image
 
-from .checks import DatasetError
+from .errors import BadImageError, DatasetError
+from .files import WRONG_SIZE
+from .images import OpenImage
+from .rendering import SizeInput, SizeOnly, render, require_size_only
+
+READERS = ("pil", "fast", "device")
 
 
 class DetrDatasetMapper:
@@ -27,6 +31,17 @@ class DetrDatasetMapper:
             images.
         crop_probability: the size of that part; unused without ``augmentations_with_crop``.
         image_format: order of the image's channels, "RGB" or "BGR".
+        reader: how pixels are made; sizes and boxes are the same with all:
+
+            * "pil": by Pillow and the augmentations, as published.
+            * "fast": with torch's bilinear resize, which differs from Pillow's by 1 of 255 at most;
+              JPEGs that shrink to less than half are decoded at a fraction of their size. See
+              :func:`render`.
+            * "device": as "fast", but an enlarging resize at the end is left to the model.
+
+    Raises:
+        ValueError: if the probability or the reader makes no sense, or augmentations need pixels
+            to be drawn and the reader is not "pil".
     """
 
     def __init__(
@@ -36,7 +51,10 @@ class DetrDatasetMapper:
         augmentations_with_crop: Sequence[T.Augmentation | T.Transform] | None = None,
         crop_probability: float = 0.5,
         image_format: str = "RGB",
+        reader: str = "pil",
     ) -> None:
+        if reader not in READERS:
+            raise ValueError(f"reader must be one of {', '.join(READERS)}, got {reader!r}")
         if not 0 <= crop_probability <= 1:
             raise ValueError(f"crop_probability must be in 0..1, got {crop_probability}")
         self.is_train = is_train
@@ -48,6 +66,11 @@ class DetrDatasetMapper:
         )
         self.crop_probability = crop_probability
         self.image_format = image_format
+        self.reader = reader
+        if reader != "pil":
+            for pipeline in (self.augmentations, self.augmentations_with_crop):
+                if pipeline is not None:
+                    require_size_only(pipeline)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Read and augment one image.
@@ -59,45 +82,59 @@ class DetrDatasetMapper:
             The dict without its annotations, plus ``image``, uint8 (3, H, W), and in training
             ``instances``: the objects that are not crowds and have any area left, with ``gt_boxes``
             (XYXY pixels of ``image``) and ``gt_classes``. ``height`` and ``width`` are the original
-            size.
+            size. With the reader "device" also ``resize_to``, the height and width that the model
+            still has to give ``image``, if they are others; boxes refer to these.
 
         Raises:
-            DatasetError: if the image can't be read or has not the size that the dict says.
+            BadImageError: if the image can't be read or has not the size that the dict says.
+            DatasetError: if a box is not finite.
         """
         result = {k: v for k, v in dataset_dict.items() if k != "annotations"}
-        image = self._read(result)
-        original_size = image.shape[:2]
-
-        augmentations = self.augmentations
-        if self.augmentations_with_crop is not None and np.random.uniform() < self.crop_probability:
-            augmentations = self.augmentations_with_crop
-        augmented = T.AugInput(image)
-        transforms = augmentations(augmented)
-        # Flipped images have negative strides, which torch does not take.
-        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
-        result["image"] = torch.from_numpy(pixels)
+        with OpenImage(result["file_name"]) as file:
+            original_size = (file.height, file.width)
+            _check_size(result, original_size)
+            transforms, new_size = self._augment(file, result)
         if self.is_train:
             annotations = [
                 a for a in dataset_dict.get("annotations", ()) if not a.get("iscrowd", 0)
             ]
             result["instances"] = _to_instances(
-                annotations, transforms, original_size, augmented.image.shape[:2], result
+                annotations, transforms, original_size, new_size, result
             )
         return result
 
-    def _read(self, record: dict[str, Any]) -> np.ndarray:
-        """The image (H, W, 3), upright; ``record`` gets its height and width if it has none."""
+    def _augment(
+        self, file: OpenImage, record: dict[str, Any]
+    ) -> tuple[T.TransformList, tuple[int, int]]:
+        """Put the image into ``record``; returns the transforms, and the size that they lead to."""
+        augmentations = self.augmentations
+        if self.augmentations_with_crop is not None and np.random.uniform() < self.crop_probability:
+            augmentations = self.augmentations_with_crop
+        if self.reader == "pil":
+            augmented = T.AugInput(file.decode(self.image_format))
+            transforms = augmentations(augmented)
+            # Flipped images have negative strides, which torch does not take.
+            pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+            record["image"] = torch.from_numpy(pixels)
+        else:
+            augmented = SizeInput(file.height, file.width)
+            transforms = augmentations(augmented)
+            record["image"], resize_to = render(
+                file, transforms, self.image_format, leave_enlarging=self.reader == "device"
+            )
+            if resize_to is not None:
+                record["resize_to"] = resize_to
+        return transforms, augmented.image.shape[:2]
+
+
+def _check_size(record: dict[str, Any], size: tuple[int, int]) -> None:
+    """Compares a record with the (height, width) of its image; it gets them if it has none."""
+    try:
+        detection_utils.check_image_size(record, SizeOnly(*size))
+    except detection_utils.SizeMismatchError as error:
+        remedy = "correct height and width, or use the images that were annotated"
         name = record["file_name"]
-        try:
-            image = detection_utils.read_image(name, format=self.image_format)
-            detection_utils.check_image_size(record, image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DatasetError(
-                f"{name}: can't be used as an image ({type(error).__name__}: {error}); replace it "
-                "or remove it from "
-                "the annotations (sap_detr.data.check_datasets finds all such files)"
-            ) from error
-        return image
+        raise BadImageError.of_file(name, WRONG_SIZE, str(error), remedy) from error
 
 
 def _to_instances(

@@ -1,25 +1,37 @@
 """Training: the trainer, its step, hooks and set-up."""
 
 from .ema import EmaHook, ModelEma
-from .hooks import BestCheckpoint, ProgressBar
+from .hooks import BestCheckpoint, Evaluation, ProgressBar
+from .launch import ProcessOptions, launch
 from .optimizer import get_parameter_groups
+from .preemption import PREEMPTED_STATUS, Preempted, PreemptionHook, StopSignals
 from .schedule import EpochSchedule
 from .setup import build_model, choose_device, prepare_data, setup_run
 from .step import StepTrainer
+from .topology import Topology, find_topology
 from .trainer import DetectionTrainer, accumulation_steps, yacs_view
 
 __all__ = [
+    "PREEMPTED_STATUS",
     "BestCheckpoint",
     "DetectionTrainer",
     "EmaHook",
     "EpochSchedule",
+    "Evaluation",
     "ModelEma",
+    "Preempted",
+    "PreemptionHook",
+    "ProcessOptions",
     "ProgressBar",
     "StepTrainer",
+    "StopSignals",
+    "Topology",
     "accumulation_steps",
     "build_model",
     "choose_device",
+    "find_topology",
     "get_parameter_groups",
+    "launch",
     "prepare_data",
     "setup_run",
     "yacs_view",

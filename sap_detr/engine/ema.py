@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class ModelEma:
@@ -22,13 +24,37 @@ class ModelEma:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = model
+        self.decay = decay
         self._average = AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+            model, multi_avg_fn=self._move, use_buffers=True
         ).requires_grad_(False)
+        self._skip: Tensor | None = None
 
-    def update(self) -> None:
-        """Takes the model's weights into the average; the first call copies them."""
+    def update(self, skip: Tensor | None = None) -> None:
+        """Takes the model's weights into the average; the first call copies them.
+
+        Args:
+            skip: boolean tensor () on the device. Where it is true the average stays as it is,
+                though the update counts; the host does not wait for it.
+        """
+        self._skip = skip
         self._average.update_parameters(self.model)
+        self._skip = None
+
+    @torch.no_grad()
+    def _move(self, averages: _Tensors, current: _Tensors, _: Any) -> None:
+        """Updates averages of one dtype in place."""
+        skip = self._skip
+        if skip is None:
+            skip = torch.zeros((), dtype=torch.bool, device=averages[0].device)
+        if averages[0].is_floating_point():
+            steps = list(torch._foreach_sub(current, averages))
+            torch._foreach_mul_(steps, (1 - self.decay) * (~skip).to(averages[0].dtype))
+            torch._foreach_add_(averages, steps)
+            return
+        # Numbers of batches, which have no average.
+        for average, value in zip(averages, current, strict=True):
+            average.copy_(torch.where(skip, average, value))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -56,10 +82,10 @@ class ModelEma:
 
 
 class EmaHook(HookBase):
-    """Updates an average after every step."""
+    """Updates an average after every step that was not skipped."""
 
     def __init__(self, ema: ModelEma) -> None:
         self._ema = ema
 
     def after_step(self) -> None:
-        self._ema.update()
+        self._ema.update(self.trainer._trainer.skip)

@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import BEST, SafeCheckpointer
+from .metrics_file import METRICS_FILE, has_evaluation
+from .preemption import PreemptionHook
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation(hooks.EvalHook):
+    """Detectron2's, which ends at once if the run is to stop, and does nothing after an error.
+
+    Detectron2's own would evaluate also if the last step has failed; but that takes all processes,
+    and only one of them may have failed.
+
+    Args:
+        period: iterations between two evaluations; 0 for the one at the end only.
+        evaluate: returns a nested dict of metrics.
+        preemption: saves a checkpoint before, so that nothing is lost.
+    """
+
+    def __init__(
+        self, period: int, evaluate: Callable[[], dict[str, Any]], preemption: PreemptionHook
+    ) -> None:
+        super().__init__(period, evaluate)
+        self._preemption = preemption
+
+    def before_train(self) -> None:
+        # Checkpoints are written before the evaluation of their iteration: a run that was ended
+        # during it makes up for it.
+        last = self.trainer.start_iter - 1
+        due = self._period > 0 and last >= 0 and (last + 1) % self._period == 0
+        if due and last + 1 < self.trainer.max_iter and not self._is_logged(last):
+            logger.info(f"repeating the evaluation after iteration {last}")
+            self.trainer.iter = self.trainer.storage.iter = last
+            self._do_eval()
+
+    def _is_logged(self, iteration: int) -> bool:
+        path = Path(self.trainer.checkpointer.save_dir) / METRICS_FILE
+        found = comm.is_main_process() and has_evaluation(path, iteration)
+        return bool(comm.all_gather(found)[0])
+
+    def _do_eval(self) -> None:
+        self._preemption.save()
+        with self._preemption.stop.at_once():
+            super()._do_eval()
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
 
 
 class BestCheckpoint(HookBase):
@@ -28,6 +79,16 @@ class BestCheckpoint(HookBase):
         self.best: float | None = None
         self._seen_iteration = -1
 
+    def before_train(self) -> None:
+        # Checkpoints are written before the evaluation of their iteration: the one that a run
+        # resumes from may not know of the last record.
+        stored = self._checkpointer.read_own(BEST)
+        record = stored.get("trainer", {}).get("hooks", {}).get(type(self).__qualname__, {})
+        self.best = max(
+            (best for best in (self.best, record.get("best")) if best is not None), default=None
+        )
+        self._save_if_best()
+
     def after_step(self) -> None:
         self._save_if_best()
 
@@ -41,8 +102,9 @@ class BestCheckpoint(HookBase):
             return
         self._seen_iteration = iteration
         if self.best is None or value > self.best:
-            self.best = value
-            self._checkpointer.save("model_best", tag_last=False)
+            before, self.best = self.best, value
+            if not self._checkpointer.save(BEST, tag_last=False):
+                self.best = before
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.best is None else {"best": self.best}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from ..config import ConfigError, resolve_num_classes
+from .topology import Topology
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +78,9 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return instantiate(cfg.model).to(choose_device(cfg.train.device))
 
 
-def setup_run(cfg: DictConfig, args: argparse.Namespace | None = None) -> None:
+def setup_run(
+    cfg: DictConfig, args: argparse.Namespace | None = None, topology: Topology | None = None
+) -> None:
     """Makes the output folder, starts the logs, saves the config and seeds the random generators.
 
     Detectron2's ``default_setup`` without its environment report, which takes ten seconds.
@@ -88,10 +93,16 @@ def setup_run(cfg: DictConfig, args: argparse.Namespace | None = None) -> None:
     rank = comm.get_rank()
     for name in ("fvcore", "detectron2", "sap_detr"):
         setup_logger(output_dir, distributed_rank=rank, name=name)
-    logger.info(f"rank {rank} of {comm.get_world_size()} processes")
+    logger.info(
+        f"rank {rank} of {comm.get_world_size()}: process {os.getpid()} on {socket.gethostname()}"
+    )
     if comm.is_main_process():
         logger.info(f"environment:\n{check_environment()}")
         logger.info(f"command line: {args}")
+        if topology is not None:
+            logger.info(f"processes: {topology}")
+            if topology.restarts > 0:
+                logger.info(f"restart {topology.restarts}: going on from the newest checkpoint")
         path = str(Path(output_dir) / "config.yaml")
         LazyConfig.save(cfg, path)
         logger.info(f"full config saved to {path}")

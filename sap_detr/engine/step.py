@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +18,41 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from ..checkpoint import unwrap_model
+from .non_finite import (
+    NonFinitePolicy,
+    RunningStatistics,
+    SkippedSteps,
+    describe_images,
+    non_finite_weights,
+    step_unless,
+    write_report,
+)
+
+logger = logging.getLogger(__name__)
+
 AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """What is kept of a step until the host reads its losses.
+
+    Attributes:
+        own, mean: (T,), the metrics of this process and their mean over all, on the device.
+        gradient_norms: (P,), of the parameters called ``parameters``, before clipping.
+        images: see :func:`describe_images`.
+    """
+
+    iteration: int
+    data_time: float
+    own: Tensor
+    mean: Tensor
+    gradient_norms: Tensor
+    parameters: list[str]
+    images: list[list[dict[str, Any]]]
 
 
 class StepTrainer(SimpleTrainer):
@@ -28,6 +62,10 @@ class StepTrainer(SimpleTrainer):
     rank and the iteration, so that a resumed run draws what an uninterrupted one would.
 
     Losses stay on the device and are read ``metric_period`` iterations at a time, with one copy.
+
+    A step whose loss or gradient is not finite in any process changes nothing: not the weights, the
+    optimizer's state or running averages. This is decided on the device; reports, limits and errors
+    follow when the losses are read.
 
     Args:
         model: returns a dict of losses; may be wrapped in DistributedDataParallel.
@@ -40,6 +78,13 @@ class StepTrainer(SimpleTrainer):
             loss.
         metric_period: iterations between two readings of the losses.
         seed: base of the random numbers.
+        non_finite: what to do about steps that are not finite.
+        report_dir: where to write about them; None for nowhere.
+
+    Attributes:
+        skip: boolean tensor () on the device, whether the last step was skipped.
+        skipped: the count of such steps.
+        failure: why training can't go on; None while it can.
     """
 
     def __init__(
@@ -53,6 +98,8 @@ class StepTrainer(SimpleTrainer):
         amp_dtype: str | None = None,
         metric_period: int = 20,
         seed: int = 0,
+        non_finite: NonFinitePolicy | None = None,
+        report_dir: Path | None = None,
     ) -> None:
         # SimpleTrainer's own __init__ starts the loader in some versions, before a resumed run has
         # told it where to start.
@@ -71,8 +118,17 @@ class StepTrainer(SimpleTrainer):
         self.metric_period = metric_period
         self.seed = seed
         self._batches: Iterator[list[dict[str, Any]]] | None = None
-        self._unread: list[tuple[int, float, Tensor]] = []
+        self._unread: list[_Unread] = []
         self._metric_names: list[str] = []
+        bare = unwrap_model(model)
+        names = {parameter: name for name, parameter in bare.named_parameters()}
+        self._trained = [
+            (names.get(p, "?"), p) for group in optimizer.param_groups for p in group["params"]
+        ]
+        self._statistics = RunningStatistics(bare)
+        self.report_dir = report_dir
+        self.skip = torch.zeros((), dtype=torch.bool, device=next(model.parameters()).device)
+        self.skipped = SkippedSteps(non_finite or NonFinitePolicy())
         self.failure: FloatingPointError | None = None
 
     def run_step(self) -> None:
@@ -85,15 +141,34 @@ class StepTrainer(SimpleTrainer):
         batches = list(itertools.islice(self._batches, self.accumulation))
         data_time = time.perf_counter() - start
 
+        self._statistics.keep()
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batches)
         self.grad_scaler.unscale_(self.optimizer)
-        gradients = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        losses["grad_norm"] = clip_grad_norm_(gradients, limit)
-        self._keep_metrics(losses, data_time)
-        self.grad_scaler.step(self.optimizer)
+        norms = self._clip_gradients()
+        losses["grad_norm"] = torch.linalg.vector_norm(norms)
+        unread = self._keep_metrics(losses, norms, batches, data_time)
+        # The same in all processes, as the mean over them is.
+        self.skip = ~unread.mean.isfinite().all()
+        step_unless(self.skip, self.optimizer)
+        self._statistics.restore_where(self.skip)
         self.grad_scaler.update()
+        if (self.iter + 1) % self.metric_period == 0:
+            self.flush_metrics()
+
+    def _clip_gradients(self) -> Tensor:
+        """Scales the gradient of the whole model down to its limit.
+
+        Returns:
+            The norms that the gradients of the trained parameters had, those that have one.
+        """
+        gradients = [p.grad for _, p in self._trained if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        if self.max_grad_norm is not None:
+            # As clip_grad_norm_ does, which keeps the norms of the parameters to itself.
+            factor = self.max_grad_norm / (torch.linalg.vector_norm(norms) + 1e-6)
+            torch._foreach_mul_(gradients, factor.clamp(max=1.0))
+        return norms
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         """Adds up the gradients of all batches; returns their mean losses."""
@@ -118,57 +193,128 @@ class StepTrainer(SimpleTrainer):
                 mean[name] = mean[name] + share if name in mean else share
         return mean
 
-    def _keep_metrics(self, metrics: dict[str, Tensor], data_time: float) -> None:
+    def _keep_metrics(
+        self,
+        metrics: dict[str, Tensor],
+        gradient_norms: Tensor,
+        batches: list[list[dict[str, Any]]],
+        data_time: float,
+    ) -> _Unread:
         self._metric_names = list(metrics)
-        values = torch.stack([value.float() for value in metrics.values()])
+        own = torch.stack([value.float() for value in metrics.values()])
+        mean = own
         if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(values)
-            values /= comm.get_world_size()
-        self._unread.append((self.iter, data_time, values))
-        if (self.iter + 1) % self.metric_period == 0:
-            self.flush_metrics()
+            mean = own.clone()
+            torch.distributed.all_reduce(mean)
+            mean /= comm.get_world_size()
+        parameters = [name for name, p in self._trained if p.grad is not None]
+        images = describe_images(batches)
+        unread = _Unread(self.iter, data_time, own, mean, gradient_norms, parameters, images)
+        self._unread.append(unread)
+        return unread
 
     def flush_metrics(self) -> None:
         """Hands the losses that were not read yet to the event storage.
 
         Raises:
-            FloatingPointError: if one of them is not finite; it names the terms and the iteration.
-                From then on every call raises it.
+            FloatingPointError: if steps were not finite and the policy does not allow to go on; it
+                names the terms and the iteration. From then on every call raises it.
         """
         if self.failure is not None:
             raise self.failure
         if not self._unread:
             return
         unread, self._unread = self._unread, []
-        rows = torch.stack([values for _, _, values in unread]).tolist()
+        rows = torch.stack([step.mean for step in unread]).tolist()
         storage = get_event_storage()
         now = storage.iter
-        for (iteration, data_time, _), row in zip(unread, rows, strict=True):
+        for step, row in zip(unread, rows, strict=True):
+            storage.iter = step.iteration
             metrics = dict(zip(self._metric_names, row, strict=True))
             bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-            # An overflow of the scaled loss is the scaler's business: it skips the step.
-            if bad and not (self.grad_scaler.is_enabled() and bad == ["grad_norm"]):
-                self.failure = FloatingPointError(
-                    f"iteration {iteration}: {', '.join(bad)} became infinite or NaN; "
-                    f"all terms: {metrics}"
-                )
-                raise self.failure
-            storage.iter = iteration
-            storage.put_scalars(data_time=data_time, **metrics)
+            if bad:
+                self._account_for(step, metrics, bad)
+            else:
+                self.skipped.count_finite()
+                storage.put_scalars(data_time=step.data_time, **metrics)
+            storage.put_scalar("skipped_steps", self.skipped.total, smoothing_hint=False)
         storage.iter = now
 
+    def _account_for(self, step: _Unread, metrics: Mapping[str, float], bad: list[str]) -> None:
+        """Writes down a step that was skipped; ends training if that was one too many.
+
+        Args:
+            step: the step.
+            metrics: mean over all processes.
+            bad: names of those that are not finite.
+        """
+        what = f"iteration {step.iteration}: {', '.join(bad)} became infinite or NaN"
+        if self.grad_scaler.is_enabled() and bad == ["grad_norm"]:
+            # An overflow of the scaled loss is the scaler's business: it lowers the scale.
+            reason = self.skipped.count_overflow()
+            if reason is not None:
+                self._fail(f"{what}; {reason}")
+            return
+        reason = self.skipped.count_fault()
+        weights = non_finite_weights(unwrap_model(self.model))
+        report = self._report(step, metrics, weights)
+        if weights:
+            # No further step can mend them.
+            reason = f"the weights themselves are not finite: {_listing(weights)}"
+        if reason is not None:
+            self._fail(f"{what}; {reason}; all terms: {dict(metrics)}{report}")
+        logger.warning(
+            f"{what}; the step was skipped ({self.skipped.consecutive} in a row, "
+            f"{self.skipped.total} in all){report}"
+        )
+
+    def _report(self, step: _Unread, metrics: Mapping[str, float], weights: list[str]) -> str:
+        """Writes the report of a step that was skipped; returns where it is, for a message."""
+        if self.report_dir is None:
+            return ""
+        path = write_report(
+            self.report_dir,
+            step.iteration,
+            comm.get_rank(),
+            images=step.images,
+            losses=dict(zip(self._metric_names, step.own.tolist(), strict=True)),
+            mean_losses=metrics,
+            gradient_norms=dict(zip(step.parameters, step.gradient_norms.tolist(), strict=True)),
+            non_finite_weights=weights,
+            processes=comm.get_world_size(),
+            amp=None if self.amp_dtype is None else str(self.amp_dtype).removeprefix("torch."),
+            policy=self.skipped.policy.policy,
+            skipped_in_all=self.skipped.total,
+            skipped_in_a_row=self.skipped.consecutive,
+        )
+        return "" if path is None else f"; images, losses and gradients of the step are in {path}"
+
+    def _fail(self, message: str) -> None:
+        self.failure = FloatingPointError(message)
+        raise self.failure
+
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer and the loss scaler."""
-        state = {"optimizer": self.optimizer.state_dict()}
+        """The optimizer, the loss scaler, and the count of skipped steps."""
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "skipped_steps": self.skipped.state_dict(),
+        }
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the optimizer and, if it is in use, the loss scaler."""
+        """Restores the optimizer, the count, and, if it is in use, the loss scaler."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
+        if "skipped_steps" in state_dict:
+            self.skipped.load_state_dict(state_dict["skipped_steps"])
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _listing(names: list[str], most: int = 8) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mix(seed: int, rank: int, iteration: int) -> int:

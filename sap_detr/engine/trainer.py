@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
 from torch import nn
@@ -21,11 +23,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from ..checkpoint import SafeCheckpointer, unwrap_model
+from ..checkpoint import (
+    BEST,
+    FINAL,
+    SafeCheckpointer,
+    lock_run_folder,
+    release_run_folder,
+    unwrap_model,
+)
 from ..config import ConfigError
-from ..data import EpochSampler
+from ..data import EpochSampler, TrainLoader
+from ..modeling import DetectionTransformer, checkpoint_activations
+from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
-from .hooks import BestCheckpoint, ProgressBar
+from .hooks import BestCheckpoint, Evaluation, ProgressBar
+from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
+from .non_finite import NonFinitePolicy
+from .preemption import PreemptionHook, StopSignals, keep_workers_through_signals
 from .setup import as_list, build_model
 from .step import StepTrainer
 
@@ -42,9 +56,10 @@ class DetectionTrainer(DefaultTrainer):
     Args:
         cfg: a LazyConfig with ``model``, ``dataloader``, ``optimizer``, ``schedule`` and ``train``,
             after :func:`~sap_detr.engine.setup.prepare_data`.
+        stop: requests to stop, which end training with a checkpoint; None if nobody makes any.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, stop: StopSignals | None = None) -> None:
         # Not DefaultTrainer.__init__: all it does is build the parts from a yacs config.
         TrainerBase.__init__(self)
         # Writers of Detectron2 0.5 expect it.
@@ -54,6 +69,7 @@ class DetectionTrainer(DefaultTrainer):
             cfg.dataloader.train.total_batch_size, world_size, cfg.train.max_images_per_gpu
         )
         loader = self.build_train_loader(cfg, accumulation)
+        keep_workers_through_signals(loader)
         self._sampler: EpochSampler = loader.sampler
         images = self._sampler.size
         self.iterations_per_epoch = images // cfg.dataloader.train.total_batch_size
@@ -66,6 +82,7 @@ class DetectionTrainer(DefaultTrainer):
         optimizer = self.build_optimizer(self.cfg, model)
         self.scheduler: LRScheduler = schedule.build(optimizer, self.iterations_per_epoch)
         self.ema = ModelEma(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
+        accelerate(model, cfg.train)
         self._trainer = StepTrainer(
             create_ddp_model(model, **ddp_arguments(model, cfg.train.ddp)),
             loader,
@@ -75,6 +92,8 @@ class DetectionTrainer(DefaultTrainer):
             amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
             metric_period=cfg.train.log_period,
             seed=cfg.train.seed,
+            non_finite=NonFinitePolicy(**cfg.train.non_finite),
+            report_dir=Path(cfg.train.output_dir),
         )
         checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
         if self.ema is not None:
@@ -83,6 +102,7 @@ class DetectionTrainer(DefaultTrainer):
             model,
             cfg.train.output_dir,
             class_names=cfg.train.class_names,
+            max_to_keep=cfg.train.checkpointer.max_to_keep,
             **checkpointables,
         )
         logger.info(
@@ -91,47 +111,88 @@ class DetectionTrainer(DefaultTrainer):
             f"{cfg.dataloader.train.total_batch_size // world_size // accumulation}; "
             f"{self.iterations_per_epoch} iterations an epoch, {self.max_iter} in all"
         )
+        self._stop = stop or StopSignals()
+        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+        self._preemption = PreemptionHook(self._stop, self.checkpointer, period)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues from the last checkpoint, or starts from ``train.init_checkpoint``."""
-        super().resume_or_load(resume)
+        """Continues from the last checkpoint, or starts from ``train.init_checkpoint``.
+
+        Raises:
+            CheckpointError: if another run writes to the output folder, or has left checkpoints
+                none of which can be used.
+        """
+        lock_run_folder(self.cfg.OUTPUT_DIR)
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self.checkpointer.resumed_from is not None:
+            # A checkpoint holds the iteration that was just finished.
+            self.start_iter = self.iter + 1
+            if comm.is_main_process():
+                trim_metrics(Path(self.cfg.OUTPUT_DIR) / METRICS_FILE, self.start_iter)
         loader_step = self.start_iter * self._trainer.accumulation
         self._sampler.set_step(loader_step)
+
+    def train(self) -> None:
+        """Trains until the last iteration.
+
+        Raises:
+            CheckpointError: if another run writes to the output folder; at the end, if the last
+                checkpoint or the best one could not be written.
+            FloatingPointError: if losses, gradients or weights are not finite, as
+                ``train.non_finite`` says.
+        """
+        lock_run_folder(self.cfg.OUTPUT_DIR)
+        try:
+            finished = self.start_iter >= self.max_iter
+            if finished and comm.is_main_process() and not self.checkpointer.read_own(FINAL):
+                # The run was killed between its last two checkpoints.
+                self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
+            with self._stop.deferred():
+                super().train()
+            self.checkpointer.require_saved(FINAL, BEST)
+        finally:
+            release_run_folder(self.cfg.OUTPUT_DIR)
 
     def build_hooks(self) -> list[HookBase]:
         """``DefaultTrainer``'s hooks and ours."""
         cfg = self.cfg.COMPUTED_LAZY_CONFIG
         built: list[HookBase] = []
+        loader = self._trainer.data_loader
+        if isinstance(loader, TrainLoader):
+            built.append(BadImageCount(loader.bad_images, cfg.train.log_period))
         for hook in super().build_hooks():
             if hook is None:
                 continue
-            if isinstance(hook, hooks.PeriodicCheckpointer):
-                hook.max_to_keep = cfg.train.checkpointer.max_to_keep
-                if self.ema is not None:
-                    built.append(EmaHook(self.ema))
             if isinstance(hook, hooks.EvalHook):
-                built.append(hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate))
+                built.append(self._preemption)
+                period = self.cfg.TEST.EVAL_PERIOD
+                built.append(Evaluation(period, self.evaluate, self._preemption))
                 if comm.is_main_process():
                     built.append(BestCheckpoint(self.checkpointer, cfg.train.best_metric))
                     if cfg.train.progress_bar:
                         built.append(ProgressBar())
                 continue
             built.append(hook)
+            # Every process evaluates its share of the images with the average.
+            if isinstance(hook, hooks.LRScheduler) and self.ema is not None:
+                built.append(EmaHook(self.ema))
         return built
+
+    def build_writers(self) -> list[EventWriter]:
+        """``DefaultTrainer``'s writers; a disk that is full does not end training."""
+        return [ForgivingWriter(writer) for writer in super().build_writers()]
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the model, or its moving average if there is one, on the test sets.
 
         Without DistributedDataParallel around it: processes may have different numbers of images,
-        and its collective calls would then wait for ever. After a failure there is nothing to
-        evaluate, though Detectron2 still asks for it.
+        and its collective calls would then wait for ever.
         """
-        if self._trainer.failure is not None:
-            return {}
         model = unwrap_model(self.model)
-        broadcast_buffers(model)
         with nullcontext() if self.ema is None else self.ema.applied():
+            # Those of the average too, where there is one.
+            broadcast_buffers(model)
             self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
 
@@ -150,7 +211,13 @@ class DetectionTrainer(DefaultTrainer):
                 broken model is never saved.
         """
         self._trainer.flush_metrics()
-        return {**TrainerBase.state_dict(self), "_trainer": self._trainer.state_dict()}
+        # After training Detectron2 counts one iteration more than there was.
+        iteration = min(self.iter, max(self.start_iter, self.max_iter) - 1)
+        return {
+            **TrainerBase.state_dict(self),
+            "iteration": iteration,
+            "_trainer": self._trainer.state_dict(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
@@ -181,7 +248,9 @@ class DetectionTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         loader = cfg.COMPUTED_LAZY_CONFIG.dataloader.test.copy()
         loader.dataset.names = dataset_name
-        return instantiate(loader)
+        built = instantiate(loader)
+        keep_workers_through_signals(built)
+        return built
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -237,6 +306,31 @@ def accumulation_steps(total_batch_size: int, world_size: int, max_images: int |
         for steps in range(-(-per_process // max_images), per_process + 1)
         if per_process % steps == 0
     )
+
+
+def _enabled(option: Any) -> bool:
+    return bool(option.enabled if isinstance(option, DictConfig) else option)
+
+
+def accelerate(model: nn.Module, train: DictConfig) -> None:
+    """Does what ``train.activation_checkpointing`` and ``train.compile`` say, in place.
+
+    After the moving average was made, which copies the model.
+
+    Raises:
+        ConfigError: if the model is none of ours.
+    """
+    wanted = [key for key in ("activation_checkpointing", "compile") if _enabled(train[key])]
+    if not wanted:
+        return
+    if not isinstance(model, DetectionTransformer):
+        raise ConfigError(
+            f"train.{wanted[0]} is for DetectionTransformer, the model is {type(model).__name__}"
+        )
+    if train.activation_checkpointing:
+        checkpoint_activations(model)
+    if train.compile.enabled:
+        model.compile_network(**{k: v for k, v in train.compile.items() if k != "enabled"})
 
 
 def broadcast_buffers(model: nn.Module) -> None:

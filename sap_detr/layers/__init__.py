@@ -23,6 +23,7 @@ from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_i
 from .normalization import masked_group_norm
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
+from .resize import resize_pixels
 from .roi_pooling import interpolation_weights, roi_align
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "masked_group_norm",
     "merge_heads",
     "relu_dropout",
+    "resize_pixels",
     "roi_align",
     "sine_encoding",
     "split_heads",

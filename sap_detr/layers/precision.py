@@ -8,6 +8,7 @@ computed in float32 (or float64, if the model is in float64), whatever autocast 
 * reference points and sides, their inverse sigmoid and their updates (SAP-DETR);
 * the Gaussian in the cross-attention, up to the sum of its two terms, and the attention itself
   where the Gaussian is folded into the dot products;
+* where deformable attention samples, and what it sums: weights and sampled values;
 * the statistics of a masked group normalisation;
 * the matching cost;
 * position encodings.

@@ -9,7 +9,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..layers import DeformableAttention, cell_centres, xavier_init_matrices
 from .encoder import PostNormEncoderLayer
@@ -69,9 +68,6 @@ class DeformableEncoder(nn.Module):
         num_layers: number of layers.
         embed_dim, num_heads, ffn_dim, dropout, num_levels, num_points: see
             :class:`DeformableEncoderLayer`.
-        recompute: keep only the input of every layer for the gradient, and compute the layer again
-            then. There are so many tokens that the layers would need most of the memory of a
-            training step; computing them twice makes it slower by less than a tenth.
     """
 
     def __init__(
@@ -83,10 +79,8 @@ class DeformableEncoder(nn.Module):
         dropout: float = 0.1,
         num_levels: int = 3,
         num_points: int = 4,
-        recompute: bool = True,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
         layer = DeformableEncoderLayer(
             embed_dim, num_heads, ffn_dim, dropout, num_levels, num_points
         )
@@ -120,14 +114,8 @@ class DeformableEncoder(nn.Module):
         masks = [mask for level in maps if (mask := level.token_padding_mask) is not None]
         mask = torch.cat(masks, dim=1) if masks else None
         reference_points = level_reference_points(maps)
-        context = (position, reference_points, sizes, mask)
-        # What is compiled chooses for itself what to compute twice.
-        recompute = self.recompute and self.training and not torch.compiler.is_compiling()
         for layer in self.layers:
-            if recompute:
-                tokens = checkpoint(layer, tokens, *context, use_reentrant=False)
-            else:
-                tokens = layer(tokens, *context)
+            tokens = layer(tokens, position, reference_points, sizes, mask)
         memories = tokens.split([height * width for height, width in sizes], dim=1)
         return [level.with_tokens(x) for level, x in zip(maps, memories, strict=True)]
 

@@ -13,6 +13,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..layers import resize_pixels
 from .structures import Predictions, Targets, padded_image_sizes
 
 
@@ -104,7 +105,8 @@ class DetectionTransformer(nn.Module):
 
         Args:
             batched_inputs: per image a dict with ``image`` (3, H, W) of 0..255 in
-                ``input_format``; in training ``instances`` with ``gt_boxes`` and ``gt_classes``;
+                ``input_format``; optionally ``resize_to``, the size that ``image``, then uint8,
+                still has to get; in training ``instances`` with ``gt_boxes`` and ``gt_classes``;
                 in inference optionally ``height`` and ``width``, the size that the detections shall
                 refer to. The first may carry ``objects_per_batch``, see
                 :meth:`Targets.from_instances`.
@@ -126,6 +128,8 @@ class DetectionTransformer(nn.Module):
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images, then pads them with zeros to the largest height and width.
 
+        Images that come with ``resize_to`` (height, width) get that size first.
+
         Nothing is rounded up to a multiple of a stride: padding beyond need changes predictions.
         Unless ``size_multiple`` says so.
         """
@@ -134,6 +138,8 @@ class DetectionTransformer(nn.Module):
         images = []
         for inputs in batched_inputs:
             image = inputs["image"].to(self.device, non_blocking=True)
+            if "resize_to" in inputs:
+                image = resize_pixels(image, inputs["resize_to"])
             if self.input_format == "BGR":
                 image = image.flip(0)
             images.append((image - mean) / std)

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from PIL import Image, ImageDraw
 from torch import nn
 
+from ..data.images import read_image
 from .detections import BoxSet, Pixels, class_name, draw_detections
 from .palette import class_color, load_font
 
@@ -34,7 +34,7 @@ class SheetRow:
         image: (H, W, 3), uint8 RGB.
         detections: found boxes, in pixels of the image.
         truth: true boxes; None if they are not known.
-        caption: one line to stand below.
+        caption: to stand below; lines that are too long are cut off.
     """
 
     image: Pixels
@@ -52,6 +52,7 @@ def detection_sheet(
     layout: Layout = "side_by_side",
     tile_width: int = 480,
     columns: int | None = None,
+    title: str | None = None,
 ) -> Path:
     """Draws images with their boxes into one picture.
 
@@ -67,6 +68,7 @@ def detection_sheet(
         tile_width: width of one image in pixels.
         columns: rows of the argument that stand beside each other; by default as many as make the
             sheet about as wide as high, and no more than four images.
+        title: above the images; by default it says which boxes are which.
 
     Returns:
         The file.
@@ -83,7 +85,9 @@ def detection_sheet(
     lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in line) for line in lines]
     sheet_width = 2 * _MARGIN + columns * width + (columns - 1) * _GAP
-    legend = _draw_legend(rows, class_names, score_threshold, layout, sheet_width - 2 * _MARGIN)
+    if title is None:
+        title = _legend_title(rows, score_threshold, layout)
+    legend = _draw_legend(rows, class_names, score_threshold, title, sheet_width - 2 * _MARGIN)
     sheet_height = 2 * _MARGIN + legend.height + sum(heights) + (len(lines) - 1) * _GAP
     sheet = Image.new("RGB", (sheet_width, sheet_height), _PAPER)
     sheet.paste(legend, (_MARGIN, _MARGIN))
@@ -132,7 +136,7 @@ def make_validation_sheet(
     try:
         with torch.no_grad():
             for record in chosen:
-                image = read_image(record["file_name"], "RGB")
+                image = read_image(record["file_name"])
                 inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
                 found = BoxSet.from_instances(model([inputs])[0]["instances"])
                 found = found.select(score_threshold)
@@ -168,17 +172,19 @@ def _draw_tile(
             draw_detections(image, BoxSet(truth.boxes, truth.classes), class_names, labels="none"),
             draw_detections(image, found, class_names, score_threshold=score_threshold),
         ]
+    lines = row.caption.splitlines()
     tile = Image.new(
         "RGB",
-        (len(pictures) * (tile_width + 4) - 4, size[1] + (_LINE if row.caption else 0)),
+        (len(pictures) * (tile_width + 4) - 4, size[1] + _LINE * len(lines)),
         _PAPER,
     )
     for i, picture in enumerate(pictures):
         tile.paste(Image.fromarray(picture), (i * (tile_width + 4), 0))
-    if row.caption:
-        font = load_font(14)
-        text = _shorten(row.caption, font, tile.width)
-        ImageDraw.Draw(tile).text((0, size[1] + 5), text, font=font, fill=_MUTED)
+    font = load_font(14)
+    for i, line in enumerate(lines):
+        text = _shorten(line, font, tile.width)
+        color = _INK if i == 0 and len(lines) > 1 else _MUTED
+        ImageDraw.Draw(tile).text((0, size[1] + 5 + i * 20), text, font=font, fill=color)
     return tile
 
 
@@ -193,27 +199,29 @@ def _choose_columns(count: int, width: int, height: int, tile_width: int) -> int
     return max(1, min(most, round(math.sqrt(count * height / width))))
 
 
+def _legend_title(rows: Sequence[SheetRow], score_threshold: float, layout: Layout) -> str:
+    """What the two kinds of boxes are."""
+    if all(row.truth is None for row in rows):
+        return f"Detections with a score of at least {score_threshold:g}"
+    if layout == "overlay":
+        return f"Colour: detections with a score of at least {score_threshold:g}. Dashes: truth"
+    return f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
+
+
 def _draw_legend(
     rows: Sequence[SheetRow],
     class_names: Sequence[str | None] | None,
     score_threshold: float,
-    layout: Layout,
+    title: str,
     width: int,
 ) -> Image.Image:
-    """What the two kinds of boxes are, and the colours of the classes that occur most."""
+    """The title, and the colours of the classes that occur most."""
     counts: dict[int, int] = {}
-    any_truth = any(row.truth is not None for row in rows)
     for row in rows:
         for boxes in (row.detections, row.truth):
             if boxes is not None:
                 for index in _scaled(boxes, 1.0).select(score_threshold).classes:
                     counts[int(index)] = counts.get(int(index), 0) + 1
-    if not any_truth:
-        title = f"Detections with a score of at least {score_threshold:g}"
-    elif layout == "overlay":
-        title = f"Colour: detections with a score of at least {score_threshold:g}. Dashes: truth"
-    else:
-        title = f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
     bold, regular = load_font(15, bold=True), load_font(15)
     entries = sorted(sorted(counts, key=lambda index: -counts[index])[:_LEGEND_CLASSES])
     legend = Image.new("RGB", (width, _LINE * (2 + len(entries)) + 14), _PAPER)

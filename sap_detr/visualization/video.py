@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.images import LIMIT_VARIABLE, too_many_pixels
+
 _DEFAULT_RATE = 25.0
 
 
@@ -30,7 +32,8 @@ class FrameReader:
         num_frames: how many there are to come; None if that is not known, as with a camera.
 
     Raises:
-        VideoError: if it can't be opened or has no frames.
+        VideoError: if it can't be opened, has no frames, or has frames of more pixels than
+            ``sap_detr.data.max_image_pixels``.
     """
 
     def __init__(self, source: str | os.PathLike[str] | int) -> None:
@@ -73,6 +76,13 @@ def _open(source: str | int) -> tuple[Any, Any]:
     logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
         capture: Any = cv2.VideoCapture(source)
+        width, height = (
+            int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        too_large = too_many_pixels(width, height)
+        if too_large is not None:
+            capture.release()
+            raise VideoError(f"{source}: a frame of {too_large} ({LIMIT_VARIABLE} sets another)")
         found, frame = capture.read() if capture.isOpened() else (False, None)
         if not found:
             capture.release()

@@ -41,3 +41,21 @@ def test_weights_come_back_after_an_error():
     except KeyboardInterrupt:
         pass
     assert model.weight.item() == 5.0
+
+
+def test_skipped_step_leaves_the_average():
+    averages = []
+    for skips in ([False, False], [False, True, False]):
+        model = nn.BatchNorm1d(1)
+        ema = ModelEma(model, decay=0.9)
+        value = 1.0
+        for skip in skips:
+            if not skip:
+                value += 1
+            step(model, value if not skip else value + 7)
+            model.num_batches_tracked.fill_(int(value))
+            ema.update(torch.tensor(skip))
+        averages.append({k: v for k, v in ema.state_dict().items() if k != "num_updates"})
+    assert averages[0]["weight"] == 2.1
+    assert averages[0]["num_batches_tracked"] == 3
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])

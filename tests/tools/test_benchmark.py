@@ -69,12 +69,92 @@ def test_overrides_and_recorded_sizes(benchmark, main, monkeypatch, tmp_path):
     assert "encoder" not in by_id["all_heads"]["parts"]
 
 
+def test_speed(main, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sap_detr.analysis.speed._MATMUL_SIDE", {"cpu": 64})
+    files = ("--json", tmp_path / "speed.json", "--markdown", tmp_path / "speed.md")
+    options = ("--repeats", 1, "--warm-up", 0, "--device", "cpu", "--threads", 1)
+    config = ("--config-file", CONFIGS[0], "--num-classes", 3)
+    assert main("speed", *config, "--sizes", 64, 96, *options, *files) == 0
+    content = json.loads((tmp_path / "speed.json").read_text())
+    assert content["kind"] == "speed"
+    assert (content["machine"]["device"], content["machine"]["threads"]) == ("cpu", 1)
+    assert [record["size"] for record in content["records"]] == [[64, 64], [96, 96]]
+    for text in (capsys.readouterr().out, (tmp_path / "speed.md").read_text()):
+        assert text.startswith("cpu (")
+        assert "96x96" in text
+        assert "backward" in text
+    assert main("compare", tmp_path / "speed.json", tmp_path / "speed.json") == 0
+    assert "1.000" in capsys.readouterr().out
+
+
+def test_memory(main, benchmark, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def record(workload, threads):
+        asked.append((workload, threads))
+        figures = {"imports": 0, "model": 0, "peak": 2**30}
+        both = {"inference": figures, "training": figures}
+        return {**workload.identity, "device": "cpu", **both}
+
+    monkeypatch.setattr(benchmark, "memory_record", record)
+    options = ("--device", "cpu", "--size", 64, 96, "--dtype", "bfloat16", "--batch", 2)
+    assert main("memory", "--config-file", *CONFIGS, *options) == 0
+    assert [workload.config for workload, _ in asked] == list(CONFIGS)
+    workload, threads = asked[0]
+    assert threads is None
+    assert (workload.size, workload.dtype, workload.batch) == ((64, 96), "bfloat16", 2)
+    assert "1,024" in capsys.readouterr().out
+
+
+def test_profile(main, capsys):
+    options = ("--device", "cpu", "--size", 64, 64, "--mode", "inference", "--top", 3)
+    assert main("profile", "--config-file", CONFIGS[0], "--num-classes", 3, *options) == 0
+    out = capsys.readouterr().out
+    assert "64x64, float32, inference" in out
+    assert "aten::" in out
+    assert "training" not in out
+
+
+def test_compare(main, tmp_path, capsys):
+    old, new, out = (tmp_path / name for name in ("old.json", "new.json", "out.json"))
+    common = ("--config-file", CONFIGS[0], "--num-classes")
+    main("params", *common, 5, "--json", old)
+    main("params", *common, 6, "--json", new)
+    capsys.readouterr()
+    assert main("compare", old, new, "--json", out) == 0
+    assert "1.000" in capsys.readouterr().out
+    rows = json.loads(out.read_text())["records"]
+    assert [row["figure"] for row in rows] == ["parameters", "trained"]
+    assert all(row["ratio"] > 1 for row in rows)
+    # The spelling as an option.
+    assert main("--compare", old, new) == 0
+    assert "1.000" in capsys.readouterr().out
+
+
+def test_readme(main, benchmark, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "cost_table", lambda: "| costs |")
+    file = tmp_path / "README.md"
+    file.write_text("# Title\n")
+    assert main("readme", file, "--benchmarks", tmp_path) == 2
+    assert "<!-- benchmark:begin -->" in capsys.readouterr().err
+    file.write_text("# Title\n\n<!-- benchmark:begin -->\n<!-- benchmark:end -->\n\nEnd\n")
+    assert main("readme", file, "--benchmarks", tmp_path) == 0
+    assert "begin -->\n\n| costs |\n\n<!--" in file.read_text()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["params", "--config-file", "detr/nothing.py"], "All names"),
         (["flops", "--config-file", CONFIGS[0], "--overrides", "model.no=1"], "no key 'no'"),
         (["params", "--config-file", CONFIGS[0], "--json", "nowhere/x.json"], "no folder nowhere"),
+        (["speed", "--config-file", "detr/nothing.py"], "All names"),
+        (["memory", "--config-file", CONFIGS[0], "--overrides", "model.no=1"], "no key 'no'"),
+        (["compare", "nowhere/a.json", "nowhere/b.json"], "nowhere/a.json"),
+        (
+            ["speed", "--config-file", CONFIGS[0], "--data", ".", "--relative-to-body"],
+            "leave out --data",
+        ),
     ],
 )
 def test_errors_are_one_message(main, capsys, arguments, message):

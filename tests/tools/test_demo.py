@@ -170,6 +170,15 @@ def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_images_above_the_limit_are_refused_before_anything_is_built(
+    tmp_path, photo, monkeypatch, capsys
+):
+    monkeypatch.setenv("SAP_DETR_MAX_IMAGE_PIXELS", "6143")
+    args = ["--random-weights", "--input", photo.parent, "--output", tmp_path / "out"]
+    assert demo.main(arguments(*args)) == 2
+    assert "96x64 (width x height) is more than the limit of 6143" in capsys.readouterr().err
+
+
 def test_incomplete_weights_are_refused(tmp_path, weights, photo, capsys):
     args = arguments("--weights", weights, "--input", photo, "--output", tmp_path / "out")
     args[args.index("model.encoder.num_layers=1")] = "model.encoder.num_layers=2"

@@ -1,0 +1,175 @@
+"""Compares two files that the benchmark wrote: an old and a new one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .report import Record, format_table
+
+# What is compared of each kind of record: a label and the way to the number. "*" stands for
+# every key, "+" for the sum over them.
+_FIGURES: dict[str, dict[str, str]] = {
+    "params": {"parameters": "total", "trained": "trained"},
+    "flops": {
+        "FLOPs as published": "published.total",
+        "FLOPs of all heads": "all_heads.total",
+        "FLOPs of inference": "inference.total",
+    },
+    "speed": {
+        "latency (s)": "inference.median",
+        "latency, fastest (s)": "inference.min",
+        "latency, {} (s)": "inference.parts.*",
+        "images/s": "images_per_second",
+        "step (s)": "step.median",
+        "step, fastest (s)": "step.min",
+        "step, {} (s)": "step.parts.*",
+        "inference / body forward": "relative.inference.median",
+        "step / body forward+backward": "relative.step.median",
+        "rate of inference (FLOP/s)": "roofline.total.rate",
+        "waits for the device per step": "host_syncs.+",
+    },
+    "memory": {
+        "inference, model (bytes)": "inference.model",
+        "inference, peak (bytes)": "inference.peak",
+        "training, model (bytes)": "training.model",
+        "training, peak (bytes)": "training.peak",
+    },
+    "profile": {},
+}
+_IDENTITY = ("config", "images", "size", "batch", "dtype", "mode")
+# Of a machine, what makes two files hard to compare, but not meaningless.
+_SHOULD_AGREE = ("name", "threads", "torch")
+
+
+class CompareError(ValueError):
+    """Two files can't be compared."""
+
+
+def load_benchmark(path: Path) -> Record:
+    """Reads a file that the benchmark wrote.
+
+    Raises:
+        OSError: if it can't be read.
+        CompareError: if it is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CompareError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not {"kind", "records"} <= content.keys():
+        raise CompareError(f"{path} was not written by benchmark.py --json")
+    return content
+
+
+def compare(
+    old: Record, new: Record, names: tuple[str, str] = ("the old file", "the new file")
+) -> tuple[list[Record], list[str]]:
+    """Compares the records of two files that have the same config, size, batch and precision.
+
+    Overrides may differ, so that two ways to compute the same can be compared.
+
+    Args:
+        old, new: contents, see :func:`load_benchmark`.
+        names: what messages call them.
+
+    Returns:
+        Rows with ``record``, ``figure``, ``old``, ``new`` and ``ratio`` (new / old; None where old
+        is 0), and warnings.
+
+    Raises:
+        CompareError: if the kinds or the types of the devices differ, or no records belong
+            together, or several of a file would be the same one.
+    """
+    if old["kind"] != new["kind"]:
+        raise CompareError(
+            f"{names[0]} holds {old['kind']} and {names[1]} {new['kind']}: compare files that the "
+            "same command wrote"
+        )
+    figures = _FIGURES.get(old["kind"])
+    if not figures:
+        raise CompareError(f"there are no figures of {old['kind']} to compare")
+    warnings = _compare_machines(old, new, names)
+    pairs = [_by_identity(content, name) for content, name in zip((old, new), names, strict=True)]
+    common = [key for key in pairs[0] if key in pairs[1]]
+    if not common:
+        raise CompareError(
+            f"nothing in common: {names[0]} has {', '.join(pairs[0])}; "
+            f"{names[1]} has {', '.join(pairs[1])}"
+        )
+    for own, other, name in ((pairs[0], pairs[1], names[0]), (pairs[1], pairs[0], names[1])):
+        if left_out := [key for key in own if key not in other]:
+            warnings.append(f"only in {name}: {', '.join(left_out)}")
+    rows = []
+    for key in common:
+        before, after = (_figures(records[key], figures) for records in pairs)
+        for figure in dict.fromkeys([*before, *after]):
+            if figure in before and figure in after:
+                a, b = before[figure], after[figure]
+                ratio = b / a if a else None
+                rows.append({"record": key, "figure": figure, "old": a, "new": b, "ratio": ratio})
+    return rows, warnings
+
+
+def _compare_machines(old: Record, new: Record, names: tuple[str, str]) -> list[str]:
+    machines: list[Mapping[str, Any]] = [content.get("machine", {}) for content in (old, new)]
+    devices = [machine.get("device") for machine in machines]
+    if devices[0] != devices[1]:
+        raise CompareError(
+            f"{names[0]} was measured on {devices[0]} and {names[1]} on {devices[1]}: measure "
+            "both on the same device"
+        )
+    return [
+        f"{key} differs: {machines[0][key]} and {machines[1][key]}"
+        for key in _SHOULD_AGREE
+        if machines[0].get(key) != machines[1].get(key)
+    ]
+
+
+def _by_identity(content: Record, name: str) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    for record in content["records"]:
+        key = " ".join(_text(record[part]) for part in _IDENTITY if part in record)
+        if key in records:
+            raise CompareError(f"{name} has several records of {key}: compare them one by one")
+        records[key] = record
+    return records
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _figures(record: Record, wanted: Mapping[str, str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for label, path in wanted.items():
+        *keys, last = path.split(".")
+        value: Any = record
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping):
+            continue
+        if last == "*":
+            found.update({label.format(name): number for name, number in value.items()})
+        elif last == "+":
+            found[label] = sum(value.values())
+        elif last in value:
+            found[label] = value[last]
+    return found
+
+
+def compare_table(rows: list[Record], tablefmt: str = "simple") -> str:
+    """Formats what :func:`compare` returned; ``tablefmt`` is tabulate's."""
+    cells = [
+        [
+            row["record"],
+            row["figure"],
+            f"{row['old']:,.5g}",
+            f"{row['new']:,.5g}",
+            "" if row["ratio"] is None else f"{row['ratio']:.3f}",
+        ]
+        for row in rows
+    ]
+    return format_table(cells, ["", "", "old", "new", "new / old"], tablefmt, text_columns=2)

@@ -1,0 +1,188 @@
+"""How many images a second one processor core reads and augments for training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+
+from ..config import ConfigError, load_config
+from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco_folder, rendering
+from ..data.build import TrainDataset
+from ..data.images import OpenImage
+from ..data.mapper import READERS
+from .report import Record, format_table
+from .timing import HostClock, PartTimer, Split, in_turns, split_statistics
+
+PARTS = ("decoding", "resizing", "rest")
+
+LOADER_NOTE = (
+    "Images per second of one core that does nothing else, and milliseconds per image, from time "
+    "that the processor worked: waiting for a disk is not in it. All readers augment the same "
+    "images in the same way, in turns. MB: what a worker hands over per image. The reader "
+    '"device" leaves most of the resizing to the model.'
+)
+
+_DATASET = "benchmark_loader"
+
+
+class ProcessorClock(HostClock):
+    """Time that the processor worked for this thread: other processes hardly change it."""
+
+    def now(self) -> float:
+        return time.thread_time()
+
+
+def loader_record(
+    config: str,
+    records: Sequence[Record],
+    data: str,
+    readers: Sequence[str] = READERS,
+    rounds: int = 3,
+    overrides: Sequence[str] = (),
+) -> Record:
+    """Measures the training mapper of a config with several readers.
+
+    One round maps every image once, with another augmentation in each round. torch should run on
+    one thread, or what the others do is missing.
+
+    Args:
+        config: a LazyConfig file or a zoo name.
+        records: standard dicts of the images.
+        data: what to call them.
+        readers: of :class:`DetrDatasetMapper`.
+        rounds: how often each reader maps all images; one round more warms up.
+        overrides: changes to the config as ``key.path=value``.
+
+    Returns:
+        ``config``, ``overrides``, ``data``, ``images``, ``rounds``, and ``readers``: for each
+        ``images_per_second``, ``seconds`` per image (:func:`split_statistics`), and ``bytes`` of
+        an image that is handed over.
+
+    Raises:
+        FileNotFoundError, ConfigError: if there is no such config, or its mapper has no reader.
+        DatasetError: if an image can't be used.
+    """
+    timer = PartTimer(ProcessorClock(), time.thread_time)
+    sizes: dict[str, list[int]] = {reader: [] for reader in readers}
+    runs = {
+        reader: _Run(TrainDataset(records, mapper, seed=0), timer, sizes[reader])
+        for reader, mapper in _mappers(config, readers, overrides).items()
+    }
+    with _parts_of_mapping(timer):
+        splits = in_turns(runs, rounds, warm_up=1)
+    measured = {}
+    for reader, samples in splits.items():
+        seconds = split_statistics([_per_image(split, len(records)) for split in samples])
+        measured[reader] = {
+            "images_per_second": 1 / seconds["median"],
+            "seconds": seconds,
+            "bytes": float(np.mean(sizes[reader])),
+        }
+    return {
+        "config": config,
+        "overrides": list(overrides),
+        "data": data,
+        "images": len(records),
+        "rounds": rounds,
+        "readers": measured,
+    }
+
+
+def folder_records(folder: str) -> list[Record]:
+    """The training images, with their objects, of a data set in COCO format."""
+    return get_dataset_dicts(register_coco_folder(_DATASET, folder)[0])
+
+
+def file_records(files: Sequence[Path]) -> list[Record]:
+    """Image files, without objects.
+
+    Raises:
+        BadImageError: if one is no image.
+    """
+    records = []
+    for file in files:
+        width, height = inspect_image(file).upright_size
+        records.append({"file_name": str(file), "height": height, "width": width})
+    return records
+
+
+def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
+    """Formats what :func:`loader_record` returned; ``tablefmt`` is tabulate's."""
+    rows = [
+        [
+            f"{record['images']} of {record['data']}",
+            reader,
+            f"{measured['images_per_second']:.0f}",
+            *(f"{measured['seconds']['parts'].get(part, 0.0) * 1e3:.2f}" for part in PARTS),
+            f"{measured['bytes'] / 1e6:.2f}",
+        ]
+        for record in records
+        for reader, measured in record["readers"].items()
+    ]
+    headers = ["images", "reader", "images/s/core", *(f"{part} [ms]" for part in PARTS), "MB"]
+    return f"{format_table(rows, headers, tablefmt, text_columns=2)}\n\n{LOADER_NOTE}"
+
+
+class _Run:
+    """One round: every image once, at positions of the training stream that no other round has."""
+
+    def __init__(self, dataset: TrainDataset, timer: PartTimer, sizes: list[int]) -> None:
+        self.dataset = dataset
+        self.timer = timer
+        self.sizes = sizes
+        self.position = 0
+
+    def __call__(self) -> Split:
+        return self.timer.run(self._map_all, own="rest")
+
+    def _map_all(self) -> None:
+        for index in range(len(self.dataset)):
+            sample = self.dataset[(self.position, index)]
+            if "bad_images" in sample:
+                raise DatasetError("{}: {}".format(*sample["bad_images"][0]))
+            self.sizes.append(sample["image"].numel())
+            self.position += 1
+
+
+def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
+    cfg = load_config(config, overrides)
+    mapper = cfg.get("dataloader", {}).get("train", {}).get("mapper")
+    if mapper is None or "reader" not in mapper:
+        raise ConfigError(f"{config} has no dataloader.train.mapper.reader to compare")
+    return {reader: instantiate({**mapper, "reader": reader}) for reader in readers}
+
+
+def _per_image(split: Split, images: int) -> Split:
+    parts = {name: seconds / images for name, seconds in split.parts.items()}
+    return Split(parts, split.processor / images)
+
+
+@contextmanager
+def _parts_of_mapping(timer: PartTimer) -> Iterator[None]:
+    """While it is active, decoding and resizing are parts."""
+    parts: Mapping[str, Sequence[tuple[object, str]]] = {
+        "decoding": [(OpenImage, "__init__"), (OpenImage, "decode")],
+        "resizing": [(T.ResizeTransform, "apply_image"), (rendering, "resize_pixels")],
+    }
+    with ExitStack() as stack:
+        for part, functions in parts.items():
+            for owner, name in functions:
+                timed = _timed(timer, part, getattr(owner, name))
+                stack.enter_context(mock.patch.object(owner, name, timed))
+        yield
+
+
+def _timed(timer: PartTimer, part: str, function: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with timer.part(part):
+            return function(*args, **kwargs)
+
+    return call

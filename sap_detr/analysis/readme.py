@@ -1,0 +1,204 @@
+"""The tables of the README that the benchmark writes, between two marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from .building import PUBLISHED_NUM_CLASSES, build_without_weights
+from .compare import load_benchmark
+from .image_sizes import coco_val2017_sizes
+from .machine import machine_line
+from .memory import mebibytes
+from .parameters import count_parameters
+from .published import count_published_flops
+from .reference_body import DESCRIPTION
+from .report import Record, format_table
+
+BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
+SIZE = (800, 1066)
+
+
+@dataclass(frozen=True)
+class PublishedCost:
+    """A row of the table of costs.
+
+    Attributes:
+        config: name of the config.
+        parameters, gflops: what the paper says, as it says it; "" where it says nothing.
+    """
+
+    config: str
+    parameters: str
+    gflops: str
+
+
+# What the README lists. A config is added here.
+LISTED = (
+    PublishedCost("detr/detr_r50_500ep.py", "41M", "86"),
+    PublishedCost("detr/detr_dc5_r50_500ep.py", "41M", "187"),
+    PublishedCost("sap_detr/sap_detr_r50_50ep.py", "47M", "92"),
+    PublishedCost("sap_detr/sap_detr_dc5_r50_50ep.py", "47M", "197"),
+    PublishedCost("sap_detr/sap_detr_r101_50ep.py", "67M", "158"),
+    PublishedCost("sap_detr/sap_detr_dc5_r101_50ep.py", "67M", "266"),
+    PublishedCost("sam_detr/sam_detr_r50_smca_50ep.py", "58M", "100"),
+    PublishedCost("sam_detr/sam_detr_dc5_r50_smca_50ep.py", "58M", "210"),
+    PublishedCost("sam_detr/sam_detr_ms_r50_smca_50ep.py", "55M", "203"),
+)
+
+_COST_NOTE = (
+    "GFLOPs are those that are executed, and in brackets those that the published code would "
+    "execute. The means are over the first 100 images of COCO val2017, in the order of the "
+    "annotation file, as papers have it, and in the order of the ids."
+)
+
+
+_SPEED_NOTE = (
+    "Measured by `tools/benchmark.py speed --relative-to-body` on random images. A training step "
+    "is forward and backward pass, matching, losses, clipping and optimizer. Units of the body, "
+    f"medians over neighbouring measurements, hardly depend on the machine; {DESCRIPTION}"
+)
+
+
+class MarkError(ValueError):
+    """A file does not have the two marks that text is to be written between."""
+
+
+def cost_cells(
+    row: PublishedCost, model: nn.Module, sizes: Mapping[str, Sequence[tuple[int, int]]]
+) -> tuple[list[str], list[str]]:
+    """The cells of a config, computed.
+
+    Args:
+        row: the config, and what is published about it.
+        model: built from it.
+        sizes: name to image sizes, each a column of FLOPs.
+
+    Returns:
+        Name, parameters, and parameters as published; and a cell of FLOPs for each of ``sizes``.
+    """
+    count = count_parameters(model)
+    unique = dict.fromkeys(size for column in sizes.values() for size in column)
+    counts = {size: [c.total for c in count_published_flops(model, size)] for size in unique}
+    flops = []
+    for column in sizes.values():
+        executed, published = np.mean([counts[size] for size in column], axis=0) / 1e9
+        flops.append(f"{executed:.1f} ({published:.1f})")
+    parameters = f"{count.total:,} ({count.trained:,})"
+    return [Path(row.config).stem, parameters, row.parameters], flops
+
+
+def cost_table() -> str:
+    """The table of parameters and FLOPs; takes minutes."""
+    sizes = {
+        f"GFLOPs at {SIZE[0]}x{SIZE[1]}": [SIZE],
+        "mean, order of the file": coco_val2017_sizes("file"),
+        "mean, order of the ids": coco_val2017_sizes("id"),
+    }
+    # All of them before any is counted, which takes longer.
+    models = [build_without_weights(row.config, PUBLISHED_NUM_CLASSES)[0] for row in LISTED]
+    rows = []
+    for row, model in zip(LISTED, models, strict=True):
+        parameters, flops = cost_cells(row, model, sizes)
+        rows.append([*parameters, *flops, row.gflops])
+    headers = ["config", "parameters", "published", *sizes, "published"]
+    return f"{format_table(rows, headers, 'github')}\n\n{_COST_NOTE}"
+
+
+def measured_tables(folder: Path) -> str:
+    """The tables of speed and memory, from the files that the benchmark wrote into a folder.
+
+    Raises:
+        CompareError: if there is any other JSON file in it.
+    """
+    blocks: list[str] = []
+    for file in sorted(folder.glob("*.json")):
+        content = load_benchmark(file)
+        if content["kind"] in _TABLES:
+            title, table = _TABLES[content["kind"]]
+            blocks += [f"{title} on {machine_line(content['machine'])}:", table(content["records"])]
+    if any(block.startswith("Speed") for block in blocks):
+        blocks.append(_SPEED_NOTE)
+    return "\n\n".join(blocks)
+
+
+def _speed_table(records: Sequence[Record]) -> str:
+    rows = []
+    for record in records:
+        relative = record.get("relative", {})
+        ratios = [
+            f"{relative[name]['median']:.2f}" if name in relative else ""
+            for name in ("inference", "step")
+        ]
+        step = f"{record['step']['median'] * 1e3:,.0f}" if "step" in record else ""
+        rows.append(
+            [
+                *_workload(record),
+                f"{record['inference']['median'] * 1e3:,.0f}",
+                step,
+                *ratios,
+                f"{record['roofline']['total']['share']:.0%}",
+            ]
+        )
+    headers = [
+        *_WORKLOAD,
+        "inference, ms",
+        "training step, ms",
+        "inference / body",
+        "step / body",
+        "of the rate of a matrix product",
+    ]
+    return format_table(rows, headers, "github", text_columns=2)
+
+
+def _memory_table(records: Sequence[Record]) -> str:
+    rows = [
+        [*_workload(r), *(mebibytes(r[mode]["peak"]) for mode in ("inference", "training"))]
+        for r in records
+    ]
+    headers = [*_WORKLOAD, "inference, MiB", "training step, MiB"]
+    return format_table(rows, headers, "github", text_columns=2)
+
+
+_TABLES = {
+    "memory": ("Largest memory", _memory_table),
+    "speed": ("Speed", _speed_table),
+}
+_WORKLOAD = ["config", "images"]
+
+
+def _workload(record: Record) -> list[str]:
+    height, width = record["size"]
+    images = f"{record['batch']} of {height}x{width}, {record['dtype']}"
+    name = Path(record["config"]).stem
+    return [name, images + (", compiled" if record["compiled"] else "")]
+
+
+def block_between_marks(text: str) -> str:
+    """What stands between the marks.
+
+    Raises:
+        MarkError: if there is not one of each, in their order.
+    """
+    start, end = _marks(text)
+    return text[start:end].strip("\n")
+
+
+def replace_between_marks(text: str, block: str) -> str:
+    """The text with another block between the marks.
+
+    Raises:
+        MarkError: if there is not one of each, in their order.
+    """
+    start, end = _marks(text)
+    return f"{text[:start]}\n{block}\n\n{text[end:]}"
+
+
+def _marks(text: str) -> tuple[int, int]:
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise MarkError(f"there must be one {BEGIN} and one {END} after it")
+    return text.index(BEGIN) + len(BEGIN) + 1, text.index(END)

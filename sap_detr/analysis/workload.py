@@ -1,0 +1,281 @@
+"""What speed and memory are measured on: the model of a config, its input and its training step."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.structures import Boxes, Instances
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ..config import ConfigError, load_config
+from ..engine.setup import choose_device
+from ..engine.step import StepTrainer
+from .building import load_with_classes
+from .timing import HostClock, PartTimer
+
+DTYPES = ("float32", "bfloat16")
+SYNTHETIC = "synthetic"
+_DATASET = "benchmark"
+# What a compiled model compiles: matching and postprocessing read numbers on the host.
+_COMPILED_PARTS = ("backbone", "neck", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured.
+
+    Attributes:
+        config: a LazyConfig file or a zoo name.
+        overrides: changes as ``key.path=value``.
+        num_classes: see :func:`load_with_classes`; with ``data``, the default is that of the data.
+        size: (height, width) of the images in pixels.
+        batch: images of a training step.
+        num_objects: random objects per image.
+        device: "cpu" or "cuda".
+        dtype: "float32", or "bfloat16" for mixed precision (autocast), as ``train.amp`` does it.
+        compiled: run backbone, neck, encoder and decoder through ``torch.compile``.
+        data: folder of a data set in COCO format that training steps take their images from, with
+            the loader of the config and in its sizes; None for random images of ``size``.
+    """
+
+    config: str
+    overrides: tuple[str, ...] = ()
+    num_classes: int | None = None
+    size: tuple[int, int] = (640, 800)
+    batch: int = 1
+    num_objects: int = 7
+    device: str = "cpu"
+    dtype: str = "float32"
+    compiled: bool = False
+    data: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the record of this workload from those of others."""
+        return {
+            "config": self.config,
+            "overrides": list(self.overrides),
+            "size": list(self.size),
+            "batch": self.batch,
+            "dtype": self.dtype,
+            "compiled": self.compiled,
+        }
+
+
+class Subject:
+    """The built model of a workload, with random weights.
+
+    Args:
+        workload: what to build.
+
+    Attributes:
+        model: on the workload's device.
+        classes: number of classes, if the config says it.
+        data: where the images of training steps come from, for reports.
+
+    Raises:
+        FileNotFoundError: if there is no such config or data set.
+        ConfigError: if the config can't be built, or not with this data, or there is no GPU.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.device = torch.device(choose_device(workload.device))
+        cfg, self.classes = _load(workload)
+        # A model without its recipe is trained with the common one.
+        self._optimizer: DictConfig = (
+            cfg.get("optimizer") or load_config("common/optim.py").optimizer
+        )
+        train = cfg.get("train") or load_config("common/train.py").train
+        self._max_grad_norm: float | None = train.clip_grad_norm
+        self._loader: DictConfig | None = None
+        self.data = SYNTHETIC
+        if workload.data is not None:
+            self._loader = cfg.dataloader.train
+            self.data = Path(workload.data).resolve().name
+        torch.manual_seed(0)
+        self.model: nn.Module = instantiate(cfg.model).to(self.device)
+        if workload.compiled:
+            compile_parts(self.model)
+
+    def images(self, batch: int) -> list[dict[str, Any]]:
+        """Random input for training or inference, as a loader gives it."""
+        return synthetic_batch(
+            batch, self.workload.size, self.classes or 1, self.workload.num_objects
+        )
+
+    @property
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """The parts of the model that take time in inference."""
+        return [(name, m) for name, m in self.model.named_children() if name != "criterion"]
+
+    @property
+    def training_parts(self) -> list[tuple[str, nn.Module]]:
+        """The parts of a training step that are modules: forward pass, losses and matching."""
+        parts = [("forward", self.model)]
+        criterion = getattr(self.model, "criterion", None)
+        if criterion is not None:
+            parts.append(("losses", criterion))
+            if (matcher := getattr(criterion, "matcher", None)) is not None:
+                parts.append(("matching", matcher))
+        return parts
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the workload."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.workload.dtype == "bfloat16"
+        )
+
+    @torch.no_grad()
+    def infer(self, images: list[dict[str, Any]]) -> Any:
+        """Detects in images, from the loader's output to detections."""
+        if self.model.training:
+            self.model.eval()
+        with self.autocast():
+            return self.model(images)
+
+    def trainer(self, timer: PartTimer | None = None) -> StepTrainer:
+        """What makes training steps of this model; each ``run_step()`` is one.
+
+        Args:
+            timer: gets the parts ``data`` and ``backward``. Others are modules, see
+                ``training_parts``; what is left is the optimizer, with zeroing and clipping of
+                gradients.
+        """
+        optimizer = self._optimizer.copy()
+        optimizer.params.model = self.model
+        loader: Iterable[list[dict[str, Any]]]
+        if self._loader is None:
+            loader = itertools.repeat(self.images(self.workload.batch))
+        else:
+            loader = instantiate(self._loader)
+        return _SplitTrainer(
+            timer or PartTimer(HostClock()),
+            self.model,
+            loader,
+            instantiate(optimizer),
+            split_data=self._loader is not None,
+            max_grad_norm=self._max_grad_norm,
+            amp_dtype="bfloat16" if self.workload.dtype == "bfloat16" else None,
+            metric_period=sys.maxsize,
+        )
+
+
+class _SplitTrainer(StepTrainer):
+    """A trainer that tells a timer when it loads data and when it goes backward."""
+
+    def __init__(
+        self,
+        timer: PartTimer,
+        model: nn.Module,
+        data_loader: Iterable[list[dict[str, Any]]],
+        *args: Any,
+        split_data: bool,
+        **kwargs: Any,
+    ) -> None:
+        loader = _Timed(data_loader, timer) if split_data else data_loader
+        super().__init__(model, loader, *args, **kwargs)
+        self.timer = timer
+
+    def run_step(self) -> None:
+        if not self.model.training:
+            self.model.train()
+        super().run_step()
+
+    def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
+        # The forward pass, a part of its own, runs in here too.
+        with self.timer.part("backward"):
+            return super()._backward(batches)
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A loader whose batches are waited for in the part ``data``."""
+
+    loader: Iterable[list[dict[str, Any]]]
+    timer: PartTimer
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        batches = iter(self.loader)
+        while True:
+            with self.timer.part("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+def synthetic_batch(
+    batch: int, size: tuple[int, int], num_classes: int, num_objects: int, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Random images with random objects, as a training loader gives them.
+
+    Args:
+        batch: number of images.
+        size: (height, width) in pixels.
+        num_classes: labels are below.
+        num_objects: of each image; sides are a tenth to a half of the image's.
+        seed: of the random numbers.
+
+    Returns:
+        Per image ``image``, uint8 (3, H, W), and ``instances`` with ``gt_boxes`` (XYXY pixels) and
+        ``gt_classes``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    height, width = size
+    scale = torch.tensor([width, height], dtype=torch.float32)
+    images = []
+    for _ in range(batch):
+        sides = 0.1 + 0.4 * torch.rand(num_objects, 2, generator=generator)
+        corners = (1 - sides) * torch.rand(num_objects, 2, generator=generator)
+        boxes = torch.cat((corners * scale, (corners + sides) * scale), dim=1)
+        instances = Instances(
+            size,
+            gt_boxes=Boxes(boxes),
+            gt_classes=torch.randint(num_classes, (num_objects,), generator=generator),
+        )
+        pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        images.append({"image": pixels, "instances": instances})
+    return images
+
+
+def compile_parts(model: nn.Module) -> None:
+    """Runs the parts of a model that compute through ``torch.compile``, in place.
+
+    Hooks of the parts themselves stay outside of what is compiled.
+    """
+    torch.compiler.reset()
+    for name in _COMPILED_PARTS:
+        part = getattr(model, name, None)
+        if part is not None:
+            part.forward = torch.compile(part.forward)
+
+
+def _load(workload: Workload) -> tuple[DictConfig, int | None]:
+    """The config of a workload with classes and data settled."""
+    num_classes = workload.num_classes
+    if workload.data is None:
+        return load_with_classes(workload.config, num_classes, workload.overrides)
+    from ..data import dataset_class_names, register_coco_folder
+
+    name, *_ = register_coco_folder(_DATASET, workload.data)
+    in_data = len(dataset_class_names(name))
+    if num_classes is not None and num_classes < in_data:
+        raise ConfigError(f"{workload.data} has {in_data} classes, not {num_classes}")
+    cfg, classes = load_with_classes(workload.config, num_classes or in_data, workload.overrides)
+    if "dataloader" not in cfg:
+        raise ConfigError(
+            f"{workload.config} has no dataloader to take images from: leave out data"
+        )
+    cfg.dataloader.train.dataset.names = name
+    cfg.dataloader.train.total_batch_size = workload.batch
+    return cfg, classes

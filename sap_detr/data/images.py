@@ -1,0 +1,275 @@
+"""Reads image files: of the formats that data sets have, of a limited size, upright.
+
+Everything that reads an image does it here, so that one limit holds for training, checks and demo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from .errors import BadImageError, DatasetError
+
+# Pillow knows many more; some of them start other programs (EPS), and data sets have none of them.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+LIMIT_VARIABLE = "SAP_DETR_MAX_IMAGE_PIXELS"
+# 10000 x 10000. Decoded, such an image takes 300 MB, in each of the loader's processes.
+DEFAULT_MAX_PIXELS = 100_000_000
+
+REPLACE = "replace or remove these images (and their annotations)"
+
+_EXIF_ORIENTATION = 0x0112
+_EXIF_SIDEWAYS = (5, 6, 7, 8)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEAD_BYTES = _TAIL_BYTES = 4096
+# Formats that Pillow can decode at a fraction of the size in less time.
+_REDUCIBLE = ("JPEG", "MPO")
+
+
+def max_image_pixels() -> int:
+    """Most pixels (width times height) that an image may have: 100 million.
+
+    The environment variable ``SAP_DETR_MAX_IMAGE_PIXELS`` sets another limit. What an image's
+    header declares is compared with it before any memory is taken for the pixels.
+
+    Raises:
+        DatasetError: if the variable is not a positive whole number.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    if not given:
+        return DEFAULT_MAX_PIXELS
+    try:
+        limit = int(given)
+    except ValueError:
+        limit = 0
+    if limit < 1:
+        raise DatasetError(f"{LIMIT_VARIABLE}={given!r} is not a positive whole number of pixels")
+    return limit
+
+
+def too_many_pixels(width: int, height: int) -> str | None:
+    """What to say of an image of this size if it is over the limit, else None."""
+    limit = max_image_pixels()
+    if width * height <= limit:
+        return None
+    return f"{width}x{height} (width x height) is more than the limit of {limit} pixels"
+
+
+TOO_LARGE = "images above the size limit"
+TOO_LARGE_REMEDY = f"scale these images down, or raise the limit with {LIMIT_VARIABLE}"
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the header of an image file says, and a little more.
+
+    Args:
+        width, height: in pixels, as stored.
+        orientation: EXIF's, 1..8; 1 is upright.
+        format: Pillow's name of it.
+        fingerprint: of the file's length and both ends: files that differ in it differ.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    format: str
+    fingerprint: str
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the image as it is read."""
+        sideways = self.orientation in _EXIF_SIDEWAYS
+        return (self.height, self.width) if sideways else (self.width, self.height)
+
+
+def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
+    """Read an image as Detectron2 does, turned upright by its EXIF data.
+
+    Args:
+        file_name: the file, or an address that Detectron2's PathManager knows.
+        image_format: order of the channels, "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3), uint8.
+
+    Raises:
+        BadImageError: if that is not possible, or the image has more pixels than
+            ``max_image_pixels``; no pixel is decoded then.
+    """
+    with OpenImage(file_name) as image:
+        return image.decode(image_format)
+
+
+class OpenImage:
+    """An image file of which little more than the header has been read. Closes the file when left.
+
+    Args:
+        file_name: the file, or an address that Detectron2's PathManager knows.
+
+    Attributes:
+        height, width: in pixels, upright.
+
+    Raises:
+        BadImageError: as ``read_image`` does, except for damaged pixels.
+    """
+
+    def __init__(self, file_name: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(file_name)
+        with _faults_of(self.name), contextlib.ExitStack() as on_error:
+            self._file = on_error.enter_context(PathManager.open(self.name, "rb"))
+            self._image = _open(self._file, self.name)
+            if self._image.format not in _REDUCIBLE:
+                # A PNG may say behind the pixels how it has to be turned.
+                self._image.load()
+            orientation = _orientation(self._image)
+            on_error.pop_all()
+        self._turn = _UPRIGHT.get(orientation)
+        self._sideways = orientation in _EXIF_SIDEWAYS
+        self.height, self.width = self._turned(self._image.height, self._image.width)
+
+    def __enter__(self) -> OpenImage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def decode(
+        self, image_format: str = "RGB", sufficient_size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Read the pixels; works once.
+
+        Args:
+            image_format: order of the channels, "RGB" or "BGR".
+            sufficient_size: height and width, upright. A JPEG is decoded at 1/2, 1/4 or 1/8 of its
+                size, rounded up, if it stays at least as large as that.
+
+        Returns:
+            (H, W, 3), uint8.
+
+        Raises:
+            BadImageError: if the image is damaged.
+        """
+        with _faults_of(self.name):
+            if sufficient_size is not None:
+                height, width = self._turned(*sufficient_size)
+                self._image.draft(None, (width, height))
+            self._image.load()
+            image = self._image if self._turn is None else self._image.transpose(self._turn)
+            return convert_PIL_to_numpy(image, image_format)
+
+    def _turned(self, height: int, width: int) -> tuple[int, int]:
+        return (width, height) if self._sideways else (height, width)
+
+
+def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> ImageFacts:
+    """Look at an image's header and at the end of its file, which shows whether it was cut off.
+
+    Args:
+        file_name: the file.
+        decode: decode the pixels as well, which finds any damage but takes long.
+
+    Raises:
+        BadImageError: as ``read_image`` does.
+    """
+    name = os.fspath(file_name)
+    with _faults_of(name), open(name, "rb") as file:
+        length = os.fstat(file.fileno()).st_size
+        head = file.read(_HEAD_BYTES)
+        file.seek(max(0, length - _TAIL_BYTES))
+        tail = file.read(_TAIL_BYTES)
+        file.seek(0)
+        image = _open(file, name)
+        size, kind, orientation = image.size, image.format or "", _orientation(image)
+        if decode or not _ends_properly(kind, tail):
+            image.load()
+    digest = hashlib.blake2b(head + tail, digest_size=16).hexdigest()
+    return ImageFacts(*size, orientation, kind, f"{length}-{digest}")
+
+
+@contextlib.contextmanager
+def _faults_of(name: str) -> Iterator[None]:
+    """Makes a BadImageError of everything that reading a file can raise."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except FileNotFoundError as error:
+        what = "there is no such file"
+        remedy = "check the folder of the images in the config, and that all images were copied"
+        raise BadImageError.of_file(name, "missing image files", what, remedy) from error
+    except Image.UnidentifiedImageError as error:
+        what = f"not an image, or of a format other than {', '.join(FORMATS)}"
+        raise BadImageError.of_file(name, "files that are not images", what, REPLACE) from error
+    except Exception as error:  # damaged files make Pillow fail with nearly any exception
+        what = f"damaged or cut off ({type(error).__name__}: {error})"
+        raise BadImageError.of_file(name, "damaged image files", what, REPLACE) from error
+
+
+def _open(file: io.IOBase, name: str) -> Image.Image:
+    """The image with nothing but its header read, if it is within the limit."""
+    limit = max_image_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+        # Pillow's own limit, which it warns about, and which it refuses when it is doubled.
+        Image.MAX_IMAGE_PIXELS = limit
+    try:
+        image = Image.open(file, formats=_known_formats())  # type: ignore[arg-type]
+    except Image.DecompressionBombError as error:
+        what = f"its size is more than the limit of {limit} pixels"
+        raise BadImageError.of_file(name, TOO_LARGE, what, TOO_LARGE_REMEDY) from error
+    except Image.UnidentifiedImageError:
+        file.seek(0)
+        if not file.read(1):
+            what = "the file is empty"
+            raise BadImageError.of_file(name, "empty image files", what, REPLACE) from None
+        raise
+    too_large = too_many_pixels(*image.size)
+    if too_large is not None:
+        raise BadImageError.of_file(name, TOO_LARGE, too_large, TOO_LARGE_REMEDY)
+    return image
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that the installed Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow decodes a whole PNG to look for EXIF data behind the pixels.
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        # Detectron2, too, reads an image with broken EXIF data as it is stored.
+        return 1
+
+
+def _ends_properly(kind: str, tail: bytes) -> bool:
+    """Whether the last bytes hold the mark that ends an image; else it is decoded to find out."""
+    if kind in ("JPEG", "MPO"):
+        return b"\xff\xd9" in tail
+    if kind == "PNG":
+        return b"IEND" in tail
+    return False

@@ -1,0 +1,103 @@
+"""Metrics on disk: of runs that are resumed, and of disks that fail."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from detectron2.utils.events import EventWriter
+
+logger = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.json"
+
+
+def trim_metrics(path: Path, first_iteration: int) -> int:
+    """Removes what a killed run logged beyond its checkpoint, and a line that it left incomplete.
+
+    A resumed run logs these iterations again. The file is changed in place, because Detectron2's
+    writer has it open for appending.
+
+    Args:
+        path: file with one JSON object per line; it may be missing.
+        first_iteration: the iteration that the run goes on with.
+
+    Returns:
+        The number of lines that were removed.
+    """
+    try:
+        return _remove_lines(path, first_iteration)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        logger.warning("could not trim %s: %s", path, error)
+        return 0
+
+
+def _remove_lines(path: Path, first_iteration: int) -> int:
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _belongs(line, first_iteration)]
+    if len(kept) == len(lines):
+        return 0
+    same = next((i for i, (a, b) in enumerate(zip(lines, kept, strict=False)) if a != b), len(kept))
+    with path.open("r+b") as file:
+        file.seek(sum(map(len, lines[:same])))
+        file.writelines(kept[same:])
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+    return len(lines) - len(kept)
+
+
+def _belongs(line: bytes, first_iteration: int) -> bool:
+    try:
+        iteration = json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return line.endswith(b"\n") and iteration < first_iteration
+
+
+def has_evaluation(path: Path, iteration: int) -> bool:
+    """Whether results of an evaluation after an iteration were logged, such as ``bbox/AP``."""
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        return False
+    return any(
+        record.get("iteration") == iteration and any("/" in key for key in record)
+        for record in records
+    )
+
+
+class ForgivingWriter(EventWriter):
+    """Lets training go on where metrics can't be written, because the disk is full for example.
+
+    Args:
+        writer: does the writing.
+    """
+
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
+        self._warned = False
+
+    def write(self) -> None:
+        self._try(self._writer.write)
+
+    def close(self) -> None:
+        self._try(self._writer.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if not self._warned:
+                logger.warning(
+                    f"{type(self._writer).__name__} can't write metrics: {error}. Training goes "
+                    "on; some of them will be missing"
+                )
+            self._warned = True
+        else:
+            self._warned = False

@@ -1,0 +1,268 @@
+"""Losses and gradients that are not finite: their step is skipped, written down and counted.
+
+Whether a step is to be skipped is computed and obeyed on the device. The host learns of it when it
+reads the losses, some iterations later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..checkpoint import non_finite_names
+from ..checkpoint.safe_load import write_atomically
+from ..config import ConfigError
+
+logger = logging.getLogger(__name__)
+
+REPORT_FOLDER = "non_finite"
+
+# Parameters with the largest gradients that a report names.
+_NUM_WORST = 10
+
+# Overflows that take float16's first loss scale, 2**16, down to 1, below which gradients overflow
+# on their own account.
+_OVERFLOWS_TO_UNSCALED = 16
+
+
+@dataclass(frozen=True)
+class NonFinitePolicy:
+    """What to do about a step whose loss or gradient is not finite. It never changes the weights.
+
+    Attributes:
+        policy: "skip" to go on with the next batch, within the limits; "stop" to end the run.
+        max_skipped: steps of a run, with all its resumptions, that may be skipped.
+        max_consecutive: of these, in a row.
+    """
+
+    policy: str = "skip"
+    max_skipped: int = 100
+    max_consecutive: int = 20
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("skip", "stop"):
+            raise ConfigError(
+                f"train.non_finite.policy must be 'skip' or 'stop', got {self.policy!r}"
+            )
+        for name in ("max_skipped", "max_consecutive"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(f"train.non_finite.{name} must be 0 or more, got {value!r}")
+
+
+class SkippedSteps:
+    """Counts steps that were skipped, and says when there were too many.
+
+    Steps whose scaled gradient overflows in float16 are part of the method and not counted, unless
+    there is no end of them.
+    """
+
+    def __init__(self, policy: NonFinitePolicy) -> None:
+        self.policy = policy
+        self.total = 0
+        self.consecutive = 0
+        self.overflows = 0
+
+    def count_finite(self) -> None:
+        """A step that was taken."""
+        self.consecutive = self.overflows = 0
+
+    def count_overflow(self) -> str | None:
+        """A step that the loss scale spoilt.
+
+        Returns:
+            Why training must stop, if it must.
+        """
+        self.consecutive = 0
+        self.overflows += 1
+        limit = _OVERFLOWS_TO_UNSCALED + self.policy.max_consecutive
+        if self.overflows <= limit:
+            return None
+        return f"{self.overflows} steps in a row overflowed, whatever the loss scale"
+
+    def count_fault(self) -> str | None:
+        """A step whose loss or gradient is not finite.
+
+        Returns:
+            Why training must stop, if it must.
+        """
+        self.total += 1
+        self.consecutive += 1
+        self.overflows = 0
+        policy = self.policy
+        if policy.policy == "stop":
+            return "train.non_finite.policy is 'stop'"
+        if self.consecutive > policy.max_consecutive:
+            return (
+                f"{self.consecutive} steps in a row were skipped, "
+                f"train.non_finite.max_consecutive={policy.max_consecutive}"
+            )
+        if self.total > policy.max_skipped:
+            return (
+                f"{self.total} steps were skipped, train.non_finite.max_skipped="
+                f"{policy.max_skipped}"
+            )
+        return None
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts."""
+        return {
+            "total": self.total,
+            "consecutive": self.consecutive,
+            "overflows": self.overflows,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        self.total = state_dict["total"]
+        self.consecutive = state_dict["consecutive"]
+        self.overflows = state_dict["overflows"]
+
+
+class RunningStatistics:
+    """The running averages of batch norms, which change before anyone knows the step's loss.
+
+    Args:
+        model: its normalisations that keep averages are looked after.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [
+            buffer
+            for module in model.modules()
+            if getattr(module, "track_running_stats", False)
+            for buffer in module.buffers(recurse=False)
+        ]
+        self._kept: list[Tensor] = []
+
+    def keep(self) -> None:
+        """Remembers the averages; before the forward pass."""
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def restore_where(self, skip: Tensor) -> None:
+        """Puts back what was kept if ``skip``, a boolean tensor (), is true."""
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(torch.where(skip, kept, buffer))
+        self._kept = []
+
+
+def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
+    """Lets an optimizer step, or leaves weights and its state as they are.
+
+    A fused optimizer reads ``skip`` on the device; for another one the host has to wait for it.
+
+    Args:
+        skip: boolean tensor ().
+        optimizer: its gradients may be anything where ``skip`` is true.
+    """
+    if not all(group.get("fused") for group in optimizer.param_groups):
+        if not skip.item():
+            optimizer.step()
+        return
+    # The way in which torch's GradScaler talks to fused optimizers.
+    fused: Any = optimizer
+    fused.grad_scale, fused.found_inf = None, skip.float()
+    try:
+        optimizer.step()
+    finally:
+        del fused.grad_scale, fused.found_inf
+
+
+def non_finite_weights(model: nn.Module) -> list[str]:
+    """Names of the parameters that hold NaN or infinity, and of the buffers that hold NaN."""
+    buffers = dict(model.named_buffers())
+    return [
+        *non_finite_names(dict(model.named_parameters())),
+        *(name for name in non_finite_names(buffers) if buffers[name].isnan().any()),
+    ]
+
+
+def describe_images(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """What identifies the images of the batches of a step, without the images."""
+    return [
+        [
+            {
+                "image_id": inputs.get("image_id"),
+                "file_name": inputs.get("file_name"),
+                "size": list(inputs["image"].shape[1:]) if "image" in inputs else None,
+                "objects": len(inputs["instances"]) if "instances" in inputs else None,
+            }
+            for inputs in batch
+        ]
+        for batch in batches
+    ]
+
+
+def write_report(
+    folder: Path,
+    iteration: int,
+    rank: int,
+    *,
+    images: Any,
+    losses: Mapping[str, float],
+    mean_losses: Mapping[str, float],
+    gradient_norms: Mapping[str, float],
+    non_finite_weights: Sequence[str],
+    **further: Any,
+) -> Path | None:
+    """Writes down all that is known of a step that was skipped.
+
+    Args:
+        folder: the run's output folder.
+        iteration: of the step.
+        rank: of this process.
+        images: see :func:`describe_images`.
+        losses: of this process, with the gradient's norm under ``grad_norm``.
+        mean_losses: of all processes.
+        gradient_norms: of all parameters, before clipping.
+        non_finite_weights: parameters that are not finite themselves.
+        **further: anything else for the file.
+
+    Returns:
+        The file ``non_finite/iteration_N_rank_R.json``; None if it could not be written.
+    """
+    worst = sorted(gradient_norms.items(), key=_badness, reverse=True)[:_NUM_WORST]
+    report = {
+        "iteration": iteration,
+        "rank": rank,
+        **further,
+        "images": images,
+        "losses": _as_json(losses),
+        "mean_losses_of_all_processes": _as_json(mean_losses),
+        "gradients": {
+            "norm": _as_json(losses).get("grad_norm"),
+            "parameters": len(gradient_norms),
+            "parameters_not_finite": sum(not math.isfinite(v) for v in gradient_norms.values()),
+            "largest": _as_json(dict(worst)),
+        },
+        "weights_not_finite": list(non_finite_weights),
+    }
+    path = folder / REPORT_FOLDER / f"iteration_{iteration}_rank_{rank}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=2, default=str) + "\n")
+    except OSError as error:
+        logger.warning("could not write %s: %s", path, error)
+        return None
+    return path
+
+
+def _badness(item: tuple[str, float]) -> tuple[int, float]:
+    """Sorts NaN above infinity above numbers."""
+    value = item[1]
+    return (2, 0.0) if math.isnan(value) else (1, 0.0) if math.isinf(value) else (0, value)
+
+
+def _as_json(values: Mapping[str, float]) -> dict[str, float | str]:
+    """JSON has no NaN and no infinity: these become text."""
+    return {k: v if math.isfinite(v) else str(v) for k, v in values.items()}

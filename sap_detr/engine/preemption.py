@@ -1,0 +1,268 @@
+"""Ending a run when the machine is to be given back, so that it can be continued.
+
+SIGTERM or SIGUSR1 ends training after a step, with a checkpoint. All processes must end after the
+same step, though the signal reaches one before another. So after every step they vote, on the CPU:
+each starts an ``all_reduce`` of its wish and reads the result one step later, when it has long been
+there. Nobody waits for the vote and no GPU is synchronised; it costs one more step.
+
+Outside of training, and in its evaluations, nothing is left to be saved and the run ends at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from ..checkpoint import SafeCheckpointer
+
+# Exit status of a run that was asked to stop and can be continued: ERESTART of Linux.
+PREEMPTED_STATUS = 85
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# The same request may come several times: from the scheduler and passed on by a parent process.
+_REPEAT_SECONDS = 3.0
+
+
+class Preempted(BaseException):
+    """The run was asked to stop. Not an error, so ``except Exception`` does not see it."""
+
+
+class StopSignals:
+    """Turns SIGTERM and SIGUSR1 into a request to stop, inside a ``with`` block.
+
+    The first request raises :class:`Preempted` in the main thread; within :meth:`deferred` it only
+    sets ``requested``, and within :meth:`at_once` inside of that it raises again. A second signal,
+    more than three seconds after the first, ends the process there and then.
+
+    Python runs signal handlers when the main thread is back in Python, which may be never if it
+    waits for another process. So a thread listens as well: it sets ``requested`` at once, and
+    obeys the second signal.
+
+    Signals belong to the main thread: in others the block does nothing.
+
+    Attributes:
+        requested: whether there was a request.
+        noticed: whether the main thread knows.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.noticed = False
+        self._raises = True
+        self._asked_by_others = False
+        self._first_arrival: float | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+        self._other_children: set[int | None] = set()
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._other_children = {child.pid for child in multiprocessing.active_children()}
+        self._arrivals, self._bell = socket.socketpair()
+        self._bell.setblocking(False)
+        # Python writes the numbers of signals there, whatever the main thread is doing.
+        self._previous_bell = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
+        self._previous = {s: signal.signal(s, self._on_signal) for s in STOP_SIGNALS}
+        self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
+        self._listener.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._previous:
+            return
+        self.noticed = True
+        self.end_loader_workers()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+        signal.set_wakeup_fd(self._previous_bell)
+        self._bell.close()
+        self._listener.join()
+        self._arrivals.close()
+
+    @property
+    def raises(self) -> bool:
+        """Whether a request ends the run where it is, so that nothing would be lost."""
+        return self._raises
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Requests wait until someone looks at ``requested``."""
+        before, self._raises = self._raises, False
+        try:
+            yield
+        finally:
+            self._raises = before
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Requests, also one that waits, raise :class:`Preempted`."""
+        before, self._raises = self._raises, True
+        try:
+            if self.requested:
+                self.obey()
+            yield
+        finally:
+            self._raises = before
+
+    def obey(self) -> NoReturn:
+        """Raises :class:`Preempted` here, and for later requests nowhere any more."""
+        self.requested = self.noticed = True
+        raise Preempted
+
+    def request(self) -> None:
+        """Passes on another process's request, from any thread."""
+        if not self._previous:
+            self.requested = True
+            return
+        self._asked_by_others = True
+        os.kill(os.getpid(), STOP_SIGNALS[-1])
+
+    def end_loader_workers(self) -> None:
+        """Ends worker processes that are left.
+
+        They are deaf to the SIGTERM by which multiprocessing would end them.
+        """
+        children = [child for child in multiprocessing.active_children() if child.daemon]
+        left = [child for child in children if child.pid not in self._other_children]
+        if not left:
+            return
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread:
+            # torch's handler would raise an error because a worker was killed.
+            handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in left:
+            child.kill()
+        for child in left:
+            child.join()
+        if in_main_thread:
+            signal.signal(signal.SIGCHLD, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if not self.noticed:
+            self.requested = self.noticed = True
+            if self._raises:
+                raise Preempted
+
+    def _listen(self) -> None:
+        while numbers := self._arrivals.recv(64):
+            for number in numbers:
+                if number in STOP_SIGNALS:
+                    self._on_arrival(number)
+
+    def _on_arrival(self, number: int) -> None:
+        self.requested = True
+        if self._asked_by_others:
+            self._asked_by_others = False
+            return
+        now = time.monotonic()
+        if self._first_arrival is None:
+            self._first_arrival = now
+            if comm.is_main_process():
+                name = signal.Signals(number).name
+                when = "ends" if self._raises else "ends after this step; once more to end it now"
+                print(f"{name}: the run {when}", file=sys.stderr, flush=True)
+        elif now - self._first_arrival > _REPEAT_SECONDS:
+            self.end_loader_workers()
+            os._exit(128 + number)
+
+
+class PreemptionHook(HookBase):
+    """Saves a checkpoint and ends training after the step at which all processes know of a request.
+
+    Place it behind the periodic checkpoints, and before the evaluation, which may take longer than
+    there is time.
+
+    Args:
+        stop: whom the request reaches in this process.
+        checkpointer: does the saving.
+        period: of the periodic checkpoints, in iterations.
+    """
+
+    def __init__(self, stop: StopSignals, checkpointer: SafeCheckpointer, period: int) -> None:
+        self.stop = stop
+        self._checkpointer = checkpointer
+        self._period = period
+        self._group: Any = None
+        self._vote: Any = None
+
+    def before_train(self) -> None:
+        if comm.get_world_size() > 1:
+            self._group = distributed.new_group(backend="gloo")
+            self._wish = torch.zeros(1, dtype=torch.int32)
+
+    def after_step(self) -> None:
+        if self._agreed():
+            self._checkpointer.require_saved(self.save())
+            self.stop.obey()
+
+    def save(self) -> str:
+        """Writes a checkpoint of the step that was just taken, if there is none yet.
+
+        Returns:
+            Its name.
+        """
+        done = self.trainer.iter + 1
+        if done >= self.trainer.max_iter:
+            return "model_final"
+        name = f"model_{done - 1:07d}"
+        if done % self._period != 0:
+            self._checkpointer.save(name, iteration=done - 1)
+        return name
+
+    def _agreed(self) -> bool:
+        if self._group is None:
+            return self.stop.requested
+        if self._vote is not None:
+            self._vote.wait()
+            self._vote = None
+            if self._wish.item():
+                return True
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            self._wish.fill_(int(self.stop.requested))
+            self._vote = distributed.all_reduce(
+                self._wish, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
+            )
+        return False
+
+
+def keep_workers_through_signals(loader: Any) -> None:
+    """Makes a loader's worker processes deaf to the signals that the main process obeys.
+
+    A signal to a whole process group would otherwise end them before the last step is done. They
+    end with the main process, see :meth:`StopSignals.end_loader_workers`.
+
+    Args:
+        loader: a DataLoader that was not iterated over yet; anything else is left alone.
+    """
+    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+        loader.worker_init_fn = _DeafWorker(loader.worker_init_fn)
+
+
+class _DeafWorker:
+    """A ``worker_init_fn`` that ignores the signals and then calls another one."""
+
+    def __init__(self, then: Any) -> None:
+        self._then = then
+
+    def __call__(self, worker: int) -> None:
+        # It is the main process's.
+        signal.set_wakeup_fd(-1)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if self._then is not None:
+            self._then(worker)

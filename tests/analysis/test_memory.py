@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from sap_detr.analysis import MeasureError, Workload, memory_record, memory_report
+from sap_detr.analysis.memory_worker import main, peak_resident, reset_peak_resident, resident
+
+SMALL = "common/models/sap_detr_small.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_resident_memory():
+    before = resident()
+    block = torch.ones(64, 2**20 // 4)
+    assert resident() - before > 60 * 2**20
+    del block
+    reset_peak_resident()
+    settled = peak_resident()
+    torch.ones(48, 2**20 // 4)
+    assert 40 * 2**20 < peak_resident() - settled < 80 * 2**20
+
+
+def test_record_and_report():
+    asked = []
+
+    def measure(workload, mode, threads):
+        asked.append((workload.config, mode, threads))
+        peak = {"inference": 30, "training": 70}[mode]
+        return {"imports": 10 * 2**20, "model": 20 * 2**20, "peak": peak * 2**20}
+
+    record = memory_record(Workload("a.py", size=(64, 96), batch=2), 3, measure)
+    assert asked == [("a.py", "inference", 3), ("a.py", "training", 3)]
+    assert record["inference"]["peak"] == 30 * 2**20
+    assert record["size"] == [64, 96]
+    table = memory_report([record])
+    config, size, precision, *cells = table.splitlines()[2].split()
+    assert (config, size, precision) == ("a.py", "64x96", "float32")
+    assert cells == ["2", "10", "20", "30", "(10)", "70", "(50)"]
+    on_gpu = {"model": 0, "peak": 2**20, "reserved": 2**21}
+    record = memory_record(Workload("a.py", device="cuda"), None, lambda *_: on_gpu)
+    assert "1 (2)" in memory_report([record], "github")
+
+
+def test_worker(monkeypatch, capsys):
+    """In this process: a new one takes seconds to import everything."""
+    workload = {"config": SMALL, "overrides": ["model.decoder.num_layers=1"], "size": [64, 64]}
+    for mode in ("inference", "training"):
+        request = {"workload": {**workload, "num_classes": 3}, "mode": mode, "threads": 1}
+        monkeypatch.setattr(sys, "argv", ["memory_worker", json.dumps(request)])
+        main()
+        figures = json.loads(capsys.readouterr().out)
+        assert 0 < figures["imports"] <= figures["peak"]
+        assert figures.keys() == {"imports", "model", "peak"}
+
+
+@pytest.mark.slow
+def test_new_process():
+    record = memory_record(Workload(SMALL, num_classes=3, size=(256, 256)), threads=1)
+    assert record["training"]["peak"] > record["inference"]["peak"] > record["inference"]["model"]
+    with pytest.raises(MeasureError, match=r"inference of nothing.py failed: .*nothing.py"):
+        memory_record(Workload("nothing.py"))

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sap_detr.analysis import PartTimer, Subject, Workload, synthetic_batch
+from sap_detr.analysis.timing import HostClock
+from sap_detr.config import ConfigError
+from sap_detr.data.shapes import generate_shapes
+
+SMALL = "common/models/sap_detr_small.py"
+
+
+def test_synthetic_batch():
+    first, second = synthetic_batch(2, (60, 80), num_classes=3, num_objects=7)
+    assert first["image"].shape == (3, 60, 80)
+    assert first["image"].dtype == torch.uint8
+    assert not torch.equal(first["image"], second["image"])
+    instances = first["instances"]
+    assert instances.image_size == (60, 80)
+    boxes = instances.gt_boxes.tensor
+    assert boxes.shape == (7, 4)
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= torch.tensor([80, 60])).all()
+    assert ((boxes[:, 2:] - boxes[:, :2]) >= 0.099 * torch.tensor([80, 60])).all()
+    assert set(instances.gt_classes.tolist()) <= {0, 1, 2}
+    again, _ = synthetic_batch(2, (60, 80), num_classes=3, num_objects=7)
+    assert torch.equal(again["image"], first["image"])
+
+
+def test_parts_of_inference_and_step():
+    subject = Subject(Workload(SMALL, num_classes=3, size=(64, 64)))
+    timer = PartTimer(HostClock())
+    with timer.follow(subject.parts):
+        split = timer.run(lambda: subject.infer(subject.images(1)))
+    names = {"other", "backbone", "neck", "encoder", "decoder", "postprocessor"}
+    assert split.parts.keys() == names
+    trainer = subject.trainer(timer)
+    before = [p.detach().clone() for p in subject.model.parameters()]
+    with timer.follow(subject.training_parts):
+        split = timer.run(trainer.run_step, own="optimizer")
+    assert split.parts.keys() == {"forward", "matching", "losses", "backward", "optimizer"}
+    assert all(seconds > 0 for seconds in split.parts.values())
+    changed = [
+        not torch.equal(old, new)
+        for old, new in zip(before, subject.model.parameters(), strict=True)
+    ]
+    assert any(changed)
+
+
+def test_recipe_of_the_config(tiny_overrides):
+    overrides = (*tiny_overrides, "optimizer.lr=0.125", "train.clip_grad_norm=7.5")
+    subject = Subject(Workload("detr/detr_small_shapes.py", overrides, 3, (64, 64)))
+    trainer = subject.trainer()
+    assert trainer.max_grad_norm == 7.5
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.125
+    assert trainer.amp_dtype is None
+    # A model without a recipe has the common one.
+    trainer = Subject(Workload(SMALL, num_classes=3, dtype="bfloat16")).trainer()
+    assert trainer.max_grad_norm == 0.1
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-4, 1e-5]
+    assert trainer.amp_dtype is torch.bfloat16
+
+
+def test_precision():
+    seen = []
+
+    def look(module, args, features) -> None:
+        seen.extend(x.dtype for x in features.values())
+
+    for dtype in ("float32", "bfloat16"):
+        subject = Subject(Workload(SMALL, num_classes=3, size=(64, 64), dtype=dtype))
+        subject.model.backbone.register_forward_hook(look)
+        subject.infer(subject.images(1))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_images_of_a_folder(tmp_path, tiny_overrides):
+    generate_shapes(tmp_path / "my_shapes", num_train=4, num_val=2, image_size=(64, 64))
+    overrides = tuple(o for o in tiny_overrides if "dataset." not in o)
+    workload = Workload(
+        "detr/detr_small_custom.py", overrides, size=(64, 64), data=str(tmp_path / "my_shapes")
+    )
+    subject = Subject(workload)
+    assert subject.data == "my_shapes"
+    timer = PartTimer(HostClock())
+    trainer = subject.trainer(timer)
+    for _ in range(2):
+        assert timer.run(trainer.run_step).parts["data"] > 0
+    with pytest.raises(ConfigError, match="classes"):
+        Subject(Workload(SMALL, num_classes=1, data=str(tmp_path / "my_shapes")))
+    with pytest.raises(ConfigError, match="no dataloader"):
+        Subject(Workload(SMALL, data=str(tmp_path / "my_shapes")))
+
+
+def test_no_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="sees no GPU"):
+        Subject(Workload(SMALL, num_classes=3, device="cuda"))

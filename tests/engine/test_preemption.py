@@ -1,0 +1,235 @@
+"""Signals that ask a run to stop."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import jobs
+import pytest
+import torch
+from detectron2.engine import HookBase
+from torch.utils.data import DataLoader
+
+from sap_detr.checkpoint import load_checkpoint_file
+from sap_detr.engine import PREEMPTED_STATUS, DetectionTrainer, Preempted, StopSignals, preemption
+from sap_detr.engine.main import main
+from sap_detr.engine.preemption import keep_workers_through_signals
+
+
+@pytest.fixture
+def arguments(tiny_overrides):
+    changes = ["train.eval_period=0", "train.ema.enabled=true", "train.max_iter=6"]
+    return [*jobs.CONFIG, *tiny_overrides, *changes]
+
+
+def wait_until(condition):
+    """Signals are heard by a thread."""
+    deadline = time.perf_counter() + 10
+    while not condition():
+        assert time.perf_counter() < deadline
+        time.sleep(0.001)
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_raise_at_once_or_wait(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted), StopSignals():
+        send(number)
+    with StopSignals() as stop, stop.deferred():
+        send(number)
+        assert stop.requested
+        # A request that waits interrupts what may be interrupted, once.
+        with pytest.raises(Preempted), stop.at_once():
+            pytest.fail("went on")
+    with StopSignals() as stop, pytest.raises(Preempted):
+        stop.obey()
+    # On the way out, the next request does not raise again.
+    with StopSignals() as stop:
+        with pytest.raises(Preempted):
+            send(number)
+        send(number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_signal_ends_at_once(monkeypatch):
+    now = 100.0
+    ended = []
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now)
+    monkeypatch.setattr(preemption.os, "_exit", ended.append)
+    with StopSignals() as stop, stop.deferred():
+        # Another process's request is not the user's first signal.
+        stop.request()
+        assert stop.requested
+        wait_until(lambda: not stop._asked_by_others)
+        # The same request, also by way of a parent process.
+        send()
+        wait_until(lambda: stop._first_arrival == 100)
+        now = 102.0
+        send()
+        # Signals of one kind are heard in their order.
+        time.sleep(0.05)
+        assert not ended
+        now = 110.0
+        send(signal.SIGUSR1)
+        wait_until(lambda: ended)
+        assert ended == [128 + signal.SIGUSR1]
+
+
+def test_other_threads_leave_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def enter():
+        with StopSignals() as stop:
+            stop.request()
+            seen.append((stop.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [(True, before)]
+
+
+def test_loader_workers_are_deaf_and_end_with_the_main_process():
+    started = []
+    loader = DataLoader(range(8), num_workers=1, worker_init_fn=started.append)
+    keep_workers_through_signals(loader)
+    with StopSignals() as stop, stop.deferred():
+        batches = iter(loader)
+        (worker,) = multiprocessing.active_children()
+        next(batches)
+        for number in preemption.STOP_SIGNALS:
+            os.kill(worker.pid, number)
+        assert [int(batch) for batch in batches] == list(range(1, 8))
+        batches = iter(loader)
+        next(batches)
+        assert not stop.requested
+    assert not multiprocessing.active_children()
+
+
+class SignalAfter(HookBase):
+    """Sends a signal to the whole process group of the workers and to this process."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGTERM)
+            send()
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """Lets runs of this process get a signal during an iteration."""
+    build_hooks = DetectionTrainer.build_hooks
+    iterations = []
+
+    def with_signal(self):
+        return [*(SignalAfter(i) for i in iterations), *build_hooks(self)]
+
+    monkeypatch.setattr(DetectionTrainer, "build_hooks", with_signal)
+    return iterations.append
+
+
+def assert_same_state(first, second):
+    for part in ("model", "ema"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), f"{part}: {name}"
+
+
+def test_stopped_run_goes_on_as_if_nothing_had_happened(arguments, signal_after, tmp_path, capfd):
+    changes = ["dataloader.test.dataset.names=[]", "dataloader.train.num_workers=1"]
+    whole, parts = (f"train.output_dir={tmp_path / name}" for name in ("whole", "parts"))
+    assert main([*arguments, *changes, whole]) == 0
+
+    signal_after(2)
+    assert main([*arguments, *changes, parts]) == PREEMPTED_STATUS
+    assert "--resume" in capfd.readouterr().err
+    assert (tmp_path / "parts" / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert not (tmp_path / "parts" / "model_final.pth").exists()
+
+    assert main([*arguments[:2], "--resume", *arguments[2:], *changes, parts]) == 0
+    final = [load_checkpoint_file(tmp_path / n / "model_final.pth") for n in ("whole", "parts")]
+    assert_same_state(*final)
+
+
+@pytest.fixture
+def stop_in_evaluation(monkeypatch):
+    evaluated = []
+    test = DetectionTrainer.test
+
+    def stopped(cfg, model, evaluators=None):
+        evaluated.append(model.decoder.query_embed.weight.clone())
+        send()
+        return test(cfg, model, evaluators)
+
+    monkeypatch.setattr(DetectionTrainer, "test", staticmethod(stopped))
+    return evaluated
+
+
+def test_evaluation_is_interrupted(arguments, stop_in_evaluation, tmp_path):
+    assert main([*arguments, "train.eval_period=3"]) == PREEMPTED_STATUS
+    checkpoint = load_checkpoint_file(tmp_path / "run" / "model_0000002.pth")
+    assert checkpoint["trainer"]["iteration"] == 2
+    # It holds the weights, though the average was in the model when the signal came.
+    name = "decoder.query_embed.weight"
+    assert torch.equal(checkpoint["ema"][name], stop_in_evaluation[0])
+    assert not torch.equal(checkpoint["model"][name], stop_in_evaluation[0])
+
+    # After the last step there is a final checkpoint, and the evaluation is still to be done.
+    resume = [*arguments[:2], "--resume", *arguments[2:]]
+    assert main(resume) == PREEMPTED_STATUS
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_final.pth"
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_processes_agree_on_the_step(where, arguments, tmp_path):
+    period = f"train.eval_period={3 if where == 'evaluation' else 0}"
+    # The main process, which writes the checkpoint, gets no signal.
+    ranks = jobs.run_ranks(
+        tmp_path,
+        [*arguments, "train.max_iter=2000", period],
+        script=jobs.FAULTY_TRAIN,
+        FAULT=f"stop in {where} 1",
+    )
+    assert jobs.finish_all(ranks) == [PREEMPTED_STATUS] * 2
+    last = (tmp_path / "run" / "last_checkpoint").read_text()
+    # In training, processes know of a signal one step later.
+    assert last == ("model_0000002.pth" if where == "evaluation" else "model_0000003.pth")
+    checkpoint = load_checkpoint_file(tmp_path / "run" / last)
+    assert checkpoint["trainer"]["iteration"] == int(last[6:13])
+
+
+@pytest.mark.slow
+def test_signal_to_all_processes_that_were_started_here(arguments, tmp_path):
+    hold = tmp_path / "hold"
+    hold.touch()
+    command = jobs.Command(
+        tmp_path / "log.txt",
+        ["--num-gpus", "2", *arguments, "dataloader.train.num_workers=1"],
+        jobs.FAULTY_TRAIN,
+        {"FAULT": "hold in training 0", "HOLD": str(hold)},
+    )
+    metrics = tmp_path / "run" / "metrics.json"
+    try:
+        # Iterations 0 and 1 are done when the first line is written.
+        command.wait_for(lambda: "Starting training" in command.output)
+        command.wait_for(lambda: len(list((tmp_path / "run").glob("log.txt*"))) == 2)
+        command.kill(signal.SIGTERM)
+        command.wait_for(lambda: "ends after this step" in command.output)
+    finally:
+        hold.unlink()
+    assert command.finish() == PREEMPTED_STATUS, command.output[-3000:]
+    assert (tmp_path / "run" / "last_checkpoint").read_text() in {
+        f"model_000000{i}.pth" for i in (1, 2, 3)
+    }
+    assert metrics.exists()

@@ -1,0 +1,131 @@
+"""The command line that checks a data set."""
+
+import json
+
+import check_dataset
+import numpy as np
+import pytest
+from PIL import Image
+
+from sap_detr.config import load_config
+
+
+def write_split(folder, name, boxes, first_id=1):
+    """A split of as many images as there are lists of boxes."""
+    (folder / name).mkdir(parents=True)
+    images, annotations = [], []
+    for i, of_image in enumerate(boxes):
+        pixels = np.random.RandomState(first_id + i).randint(0, 256, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 40, "height": 30})
+        annotations += [{"image_id": i, "category_id": 1, "bbox": box} for box in of_image]
+    for i, annotation in enumerate(annotations, 1):
+        annotation.update(id=i, iscrowd=0, area=annotation["bbox"][2] * annotation["bbox"][3])
+    content = {
+        "info": {},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_split(tmp_path / "set", "train", [[[1, 2, 10, 10]], [[5, 5, 9, 9], [20, 3, 9, 9]]])
+    write_split(tmp_path / "set", "val", [[[1, 2, 10, 10]]], first_id=50)
+    return tmp_path / "set"
+
+
+def run(*args, workers=0):
+    return check_dataset.main([*map(str, args), "--workers", str(workers)])
+
+
+def test_a_good_folder(folder, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    args = ["--folder", folder, "--strict", "--full", "--json", report, "--num-queries", 2]
+    assert run(*args, workers=2) == 0
+    out, err = capsys.readouterr()
+    assert "Nothing is wrong." in out
+    assert "cell" in out
+    assert "█" in out
+    assert "2/2" in err  # the progress
+    record = json.loads(report.read_text())
+    assert (record["errors"], record["warnings"], record["exit_code"]) == (0, 0, 0)
+    assert [split["name"] for split in record["splits"]] == ["train", "val"]
+    assert record["splits"][0]["objects"] == 3
+
+
+def test_warnings_count_only_if_strict(folder, capsys):
+    args = ["--folder", folder, "--num-queries", 1]
+    assert run(*args) == 0
+    assert "more objects than the model's 1 queries: 1" in capsys.readouterr().out
+    assert run(*args, "--strict") == 1
+
+
+def test_errors_and_the_sheet(folder, tmp_path, capsys):
+    Image.new("RGB", (41, 30)).save(folder / "train" / "0.png")
+    (folder / "val" / "0.png").unlink()
+    sheet, report = tmp_path / "odd.png", tmp_path / "report.json"
+    assert run("--folder", folder, "--sheet", sheet, "--json", report) == 2
+    out = capsys.readouterr().out
+    assert "the image is 41x30" in out
+    assert "there is no such file" in out
+    assert f"Odd cases: {sheet}" in out
+    assert Image.open(sheet).width > 480
+    record = json.loads(report.read_text())
+    assert (record["errors"], record["exit_code"]) == (2, 2)
+
+
+def test_files_and_folders(folder, capsys):
+    files = ["--annotations", folder / "train.json", folder / "val.json"]
+    assert run(*files, "--images", folder / "train", folder / "val") == 0
+    assert "train: " in capsys.readouterr().out
+    # The same split twice is one that leaks into the other.
+    files = ["--annotations", folder / "train.json", folder / "train.json"]
+    assert run(*files, "--images", folder / "train", folder / "train", "--strict") == 1
+    assert "are both in" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        run(*files, "--images", folder / "train")
+
+
+def test_the_data_and_queries_of_a_config(shapes_folder, tiny_overrides, capsys):
+    args = ["--config-file", "detr/detr_small_shapes.py"]
+    assert run(*args, "--opts", *tiny_overrides, "model.decoder.num_queries=1") == 0
+    out = capsys.readouterr().out
+    assert "tiny_shapes_train: " in out
+    assert "tiny_shapes_val: " in out
+    assert "model's 1 queries" in out
+    assert run("--names", "tiny_shapes_val") == 0
+    assert "5, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("detr/detr_r50_500ep.py", 100), ("sap_detr/sap_detr_r50_50ep.py", 306)]
+)
+def test_number_of_queries(name, number):
+    assert check_dataset.num_queries(load_config(name)) == number
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "give --folder, --annotations, --names or --config-file"),
+        (["--folder", "{tmp}/none"], "none, the folder of the data set, is missing"),
+        (["--folder", "{tmp}"], "no train split in COCO format"),
+        (["--names", "pest"], "no data set 'pest'"),
+        (["--config-file", "pest"], "'pest' is neither a file nor a config"),
+        (["--folder", "{tmp}/set", "--json", "{tmp}/no/a.json"], "no folder"),
+    ],
+)
+def test_what_can_not_be_checked(args, message, folder, tmp_path, capsys):
+    assert run(*[arg.format(tmp=tmp_path) for arg in args]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_annotations_that_are_no_json(folder, capsys):
+    (folder / "val.json").write_text("{")
+    assert run("--folder", folder) == 2
+    out = capsys.readouterr().out
+    assert "val.json: not valid json" in out
+    assert "train: " in out

@@ -1,0 +1,209 @@
+#!/usr/bin/env python
+"""Check a data set before anything is trained on it.
+
+    check_dataset.py --folder datasets/mine
+    check_dataset.py --folder datasets/mine --full --sheet odd.png --json report.json
+    check_dataset.py --annotations train.json val.json --images train/ val/ --num-queries 100
+    check_dataset.py --config-file sap_detr/sap_detr_r50_50ep.py
+
+Finds files that are missing, cut off, no images or of another size than annotated; bad, tiny and
+repeated boxes; copies of images, above all in train and val; more objects than the model of a
+config has queries; and classes without examples. Counts everything, and shows the first of each.
+
+Exit code: 0 if the data can be trained on, 1 with --strict if there are warnings, 2 if there are
+errors, with which training refuses to start, or if the check itself was not possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from sap_detr.config import ConfigError, load_config
+from sap_detr.data import DatasetError, find_coco_splits
+from sap_detr.data.inspection import (
+    Inspection,
+    Source,
+    SplitInspection,
+    exit_code,
+    format_report,
+    inspect_splits,
+    report_record,
+)
+from sap_detr.engine.setup import as_list
+from sap_detr.visualization.odd_cases import odd_cases_sheet
+
+USER_ERRORS = (ConfigError, DatasetError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.annotations and len(args.annotations) != len(args.images or ()):
+        parser.error("every file of --annotations needs its folder in --images")
+    try:
+        for path in filter(None, (args.json, args.sheet)):
+            if not path.absolute().parent.is_dir():
+                raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+        cfg = None if args.config_file is None else load_config(args.config_file, args.opts)
+        inspection = inspect(args, cfg)
+        print(format_report(inspection, args.examples))
+        code = exit_code(inspection, args.strict)
+        if args.json is not None:
+            record = {**report_record(inspection), "exit_code": code}
+            args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if args.sheet is not None:
+            written = odd_cases_sheet(inspection.all_findings(), args.sheet)
+            print(f"\nOdd cases: {written or 'none that could be drawn'}")
+    except USER_ERRORS as error:
+        print(f"check_dataset: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def inspect(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection:
+    """The inspection that a command line asks for.
+
+    Raises:
+        ConfigError, DatasetError, OSError: if it is not possible.
+    """
+    sources = find_sources(args, cfg)
+    queries = args.num_queries
+    if queries is None and cfg is not None:
+        queries = num_queries(cfg)
+    with make_pool(args.workers) as pool, ProgressBar() as progress:
+        return inspect_splits(
+            sources, pool, num_queries=queries, decode=args.full, progress=progress
+        )
+
+
+def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Source]:
+    """The splits that a command line names; the first is the one that is trained on."""
+    if args.folder is not None:
+        splits = find_coco_splits(args.folder, args.train, args.val)
+        return [Source(name, *files) for name, files in splits.items()]
+    if args.annotations:
+        names = [path.stem for path in args.annotations]
+        if len(set(names)) < len(names):
+            names = [str(path) for path in args.annotations]
+        return [Source(*split) for split in zip(names, args.annotations, args.images, strict=True)]
+    if cfg is not None and "dataset" in cfg:
+        instantiate(cfg.dataset)
+    names = args.names
+    if not names:
+        if cfg is None:
+            raise ConfigError("no data set: give --folder, --annotations, --names or --config-file")
+        loaders = cfg.dataloader
+        names = as_list(loaders.train.dataset.names) + as_list(loaders.test.dataset.names)
+    return [Source.registered(name) for name in names]
+
+
+def num_queries(cfg: DictConfig) -> int | None:
+    """How many objects the model of a config can find in an image; None if it does not say."""
+    decoder = cfg.model.decoder
+    if "num_queries" in decoder:
+        return int(decoder.num_queries)
+    return math.prod(decoder.grid_size) if "grid_size" in decoder else None
+
+
+def make_pool(workers: int) -> Executor:
+    """Processes that read images; with 0, a thread of this one."""
+    return ProcessPoolExecutor(workers) if workers else ThreadPoolExecutor(1)
+
+
+class ProgressBar:
+    """One bar on the terminal for each split."""
+
+    def __enter__(self) -> ProgressBar:
+        self._bar: tqdm | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, split: SplitInspection) -> Callable[[int], object]:
+        self.__exit__()
+        name = split.source.name
+        self._bar = tqdm(total=len(split.dicts), desc=name, unit="image", file=sys.stderr)
+        return self._bar.update
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="check_dataset.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--folder", type=Path, metavar="DIR", help="data set in one of the known layouts"
+    )
+    what.add_argument(
+        "--annotations",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="annotations in COCO format: of the training split first",
+    )
+    what.add_argument(
+        "--names", nargs="+", metavar="NAME", help="registered data sets, such as coco_2017_train"
+    )
+    parser.add_argument(
+        "--images", nargs="+", type=Path, metavar="DIR", help="folder of each of --annotations"
+    )
+    parser.add_argument("--train", metavar="NAME", help="what the training split of --folder is")
+    parser.add_argument("--val", metavar="NAME", help="what its validation split is called")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="a config: its number of queries, and its data sets if none are given",
+    )
+    parser.add_argument("--num-queries", type=_positive, metavar="Q", help="of the model")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="decode all pixels, which finds more damage and takes longer",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that read images; 0 for none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=5,
+        metavar="N",
+        help="most examples to print of each kind (default: %(default)s)",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if there are warnings")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw odd cases here (.png)")
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
