@@ -152,7 +152,7 @@ def _speed_table(records: Sequence[Record]) -> str:
         "step / body",
         "of the rate of a matrix product",
     ]
-    return format_table(rows, headers, "github", text_columns=2)
+    return format_table(rows, headers, "pipe", text_columns=2)
 
 
 def _memory_table(records: Sequence[Record]) -> str:
@@ -161,7 +161,7 @@ def _memory_table(records: Sequence[Record]) -> str:
         for r in records
     ]
     headers = [*_WORKLOAD, "inference, MiB", "training step, MiB"]
-    return format_table(rows, headers, "github", text_columns=2)
+    return format_table(rows, headers, "pipe", text_columns=2)
 
 
 _TABLES = {

@@ -248,16 +248,20 @@ def synthetic_batch(
     return images
 
 
-def compile_parts(model: nn.Module) -> None:
+def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
     """Runs the parts of a model that compute through ``torch.compile``, in place.
 
     Hooks of the parts themselves stay outside of what is compiled.
+
+    Args:
+        model: the model.
+        backend: torch's.
     """
     torch.compiler.reset()
     for name in _COMPILED_PARTS:
         part = getattr(model, name, None)
         if part is not None:
-            part.forward = torch.compile(part.forward)
+            part.forward = torch.compile(part.forward, backend=backend)
 
 
 def _load(workload: Workload) -> tuple[DictConfig, int | None]:

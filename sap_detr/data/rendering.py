@@ -104,8 +104,9 @@ def render(
 ) -> tuple[Tensor, tuple[int, int] | None]:
     """Decode an image and transform it.
 
-    Differs from what the transforms themselves would do by 1 of 255 per bilinear resize, and by
-    the detail below two pixels of the result where a JPEG was decoded at a fraction of its size.
+    Differs from what the transforms themselves would do by 1 of 255 per bilinear resize. Where a
+    JPEG was decoded at a fraction of its size, the finest detail differs, and what is at the right
+    and lower edge can be off by less than half a pixel, because reduced sizes are rounded up.
 
     Args:
         file: the image.

@@ -15,7 +15,6 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
-from typing import NoReturn
 
 from torch import distributed
 
@@ -91,12 +90,13 @@ class JobBoard:
             time.sleep(_POLL / 10)
 
 
-def wait_for_main_process(board: JobBoard, rank: int) -> int:
+def wait_for_main_process(board: JobBoard, rank: int, done: threading.Event | None = None) -> int:
     """For a process that was asked to stop: waits until the main one has its checkpoint written.
 
     Args:
         board: of the job.
         rank: of this process. If it is the main one, it has, and tells the others.
+        done: set if there is no need to wait any more.
 
     Returns:
         The exit status of the job.
@@ -109,6 +109,8 @@ def wait_for_main_process(board: JobBoard, rank: int) -> int:
             board.wait_until_seen(FAREWELL)
         deadline = time.monotonic() + _CHECKPOINT
         while not board.stopped and time.monotonic() < deadline:
+            if done is not None and done.is_set():
+                break
             failure = board.failure()
             if failure is not None:
                 return failure[1]
@@ -184,10 +186,13 @@ class Watch(threading.Thread):
             self._stop_signals.request()
             self._request_known = True
 
-    def _end_process(self, reason: str) -> NoReturn:
+    def _end_process(self, reason: str) -> None:
         status = 1 if self.status is None else self.status
         if status == PREEMPTED_STATUS and self.board is not None:
-            status = wait_for_main_process(self.board, self._rank)
+            status = wait_for_main_process(self.board, self._rank, self._ended)
+        if self._ended.is_set():
+            # What the main thread waited for has come after all.
+            return
         print(f"rank {self._rank} ends: {reason}", file=sys.stderr, flush=True)
         self._stop_signals.end_loader_workers()
         os._exit(status)

@@ -145,8 +145,9 @@ def _start_processes(
     def pass_on(number: int, frame: FrameType | None) -> None:
         signals.append(number)
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+            if process.exitcode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, number)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     previous = {s: signal.signal(s, pass_on) for s in STOP_SIGNALS} if in_main_thread else {}
@@ -160,6 +161,10 @@ def _start_processes(
             )
             process.start()
             processes.append(process)
+            if signals:
+                # It came too early for this one.
+                process.terminate()
+                signals.append(signal.SIGTERM)
         return _wait_for(processes, topology, signals)
     except KeyboardInterrupt:
         return INTERRUPTED_STATUS

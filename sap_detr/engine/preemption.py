@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from detectron2.engine import HookBase
@@ -59,6 +59,9 @@ class StopSignals:
         noticed: whether the main thread knows.
     """
 
+    # How many blocks the main thread is in.
+    depth: ClassVar[int] = 0
+
     def __init__(self) -> None:
         self.requested = False
         self.noticed = False
@@ -79,12 +82,14 @@ class StopSignals:
         self._previous = {s: signal.signal(s, self._on_signal) for s in STOP_SIGNALS}
         self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._listener.start()
+        StopSignals.depth += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._previous:
             return
         self.noticed = True
+        StopSignals.depth -= 1
         self.end_loader_workers()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -244,12 +249,12 @@ def keep_workers_through_signals(loader: Any) -> None:
     """Makes a loader's worker processes deaf to the signals that the main process obeys.
 
     A signal to a whole process group would otherwise end them before the last step is done. They
-    end with the main process, see :meth:`StopSignals.end_loader_workers`.
+    end with the block of :class:`StopSignals`; outside of one, this does nothing.
 
     Args:
         loader: a DataLoader that was not iterated over yet; anything else is left alone.
     """
-    if isinstance(loader, DataLoader) and loader.num_workers > 0:
+    if StopSignals.depth and isinstance(loader, DataLoader) and loader.num_workers > 0:
         loader.worker_init_fn = _DeafWorker(loader.worker_init_fn)
 
 

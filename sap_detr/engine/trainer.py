@@ -6,6 +6,7 @@ import logging
 import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.file_io import PathManager
+from fvcore.common.history_buffer import HistoryBuffer
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
@@ -44,6 +46,9 @@ from .setup import as_list, build_model
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
+
+# Values of a metric that are kept: plenty for what is logged, medians of 20 and the time left.
+_HISTORY = 200
 
 
 class DetectionTrainer(DefaultTrainer):
@@ -195,6 +200,11 @@ class DetectionTrainer(DefaultTrainer):
             broadcast_buffers(model)
             self._last_eval_results = self.test(self.cfg, model)
         return self._last_eval_results
+
+    def before_train(self) -> None:
+        # Detectron2 keeps the last million values of every metric, which are gigabytes.
+        self.storage._history.default_factory = partial(HistoryBuffer, max_length=_HISTORY)
+        super().before_train()
 
     def after_step(self) -> None:
         done = (self.iter + 1) / self.iterations_per_epoch

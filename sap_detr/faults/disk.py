@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -171,8 +172,8 @@ def _never_empty(
     problems = _rubbish(folder)
     if not any(statuses):
         problems.append(f"{folder}: ended with exit status 0 without its last checkpoint")
-    if "model_final.pth could not be written" not in log.splitlines()[-1]:
-        problems.append(f"{folder}: the last line does not say what is wrong")
+    if not re.search(r"^error: .*model_final.pth could not be written", log, re.MULTILINE):
+        problems.append(f"{folder}: what was wrong is not said at the end")
     problems += [f"{path} was written in part" for path in folder.glob("*.pth")]
     run_to_end(command, folder)
     return problems + _compare(reference, folder)

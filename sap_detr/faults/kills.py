@@ -12,8 +12,9 @@ from ..checkpoint import CheckpointError, load_checkpoint_file
 from .comparison import first_difference, metrics_problem
 from .training import CampaignError, Training, TrainingCommand, run_to_end
 
-# Seconds in which the other processes of a job have to notice that one was killed.
-_NOTICE = 60.0
+# Seconds in which the other processes of a job may notice by themselves that one was killed, before
+# they are told, as torchrun would tell them; and in which they must end then.
+_NOTICE, _END = 20.0, 60.0
 
 
 @dataclass
@@ -24,6 +25,7 @@ class KillReport:
         kills: how often a training was killed.
         while_saving: how often a checkpoint was half written at that time.
         one_of_several: how often only one process of a job was killed.
+        told: how often the others did not notice and had to be told.
         runs: trainings that were brought to their end and compared.
         problems: what was lost or wrong; empty if nothing.
     """
@@ -31,14 +33,21 @@ class KillReport:
     kills: int = 0
     while_saving: int = 0
     one_of_several: int = 0
+    told: int = 0
     runs: int = 0
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         result = "; ".join(self.problems) or "all bit for bit as without kills"
+        several = ""
+        if self.one_of_several:
+            several = (
+                f", {self.one_of_several} of one process of several (in {self.told} cases the "
+                "others had to be told)"
+            )
         return (
-            f"{self.kills} kills, {self.while_saving} of them while saving, {self.one_of_several} "
-            f"of one process of several; {self.runs} runs compared: {result}"
+            f"{self.kills} kills, {self.while_saving} of them while saving{several}; {self.runs} "
+            f"runs compared: {result}"
         )
 
 
@@ -52,7 +61,8 @@ def kill_campaign(
     """Kills trainings at random moments, resumes them every time, and compares the final states.
 
     Half of the kills wait for a checkpoint that is being written. Of a job with several processes
-    either all are killed or one, whereupon the others must end by themselves.
+    either all are killed or one. The others then end by themselves or, if they still wait for it to
+    come, when they are asked to.
 
     Args:
         command: a training that writes several checkpoints.
@@ -127,7 +137,9 @@ def _kill_once(
     if several and rng.random() < 0.5:
         training.kill([rng.randrange(len(training.pids))])
         report.one_of_several += 1
-        training.wait(_NOTICE)
+        report.told += not training.ends_within(_NOTICE)
+        training.terminate()
+        training.wait(_END)
     else:
         training.kill()
     report.kills += 1

@@ -146,13 +146,25 @@ class Training:
         Raises:
             CampaignError: if it takes longer. All processes are killed.
         """
+        if not self.ends_within(seconds):
+            self.kill()
+            raise CampaignError(f"the training did not end in {seconds:.0f} s; see {self.log}")
+        return [self.statuses[pid] for pid in self.pids]
+
+    def ends_within(self, seconds: float) -> bool:
+        """Waits for the end for some time; returns whether it came."""
         deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
-                self.kill()
-                raise CampaignError(f"the training did not end in {seconds:.0f} s; see {self.log}")
+                return False
             time.sleep(0.002)
-        return [self.statuses[pid] for pid in self.pids]
+        return True
+
+    def terminate(self) -> None:
+        """Asks the processes that are left to end."""
+        for pid in self.pids:
+            if pid not in self.statuses:
+                os.kill(pid, signal.SIGTERM)
 
     def kill(self, ranks: Sequence[int] | None = None) -> None:
         """Ends processes as a power cut would, and waits until they are gone.

@@ -24,7 +24,7 @@ from .normalization import masked_group_norm
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
 from .resize import resize_pixels
-from .roi_pooling import interpolation_weights, roi_align
+from .roi_pooling import interpolation_weights, point_weights, roi_align, sample_regions
 
 __all__ = [
     "GAUSSIAN_FORMS",
@@ -55,9 +55,11 @@ __all__ = [
     "linear_side_by_side",
     "masked_group_norm",
     "merge_heads",
+    "point_weights",
     "relu_dropout",
     "resize_pixels",
     "roi_align",
+    "sample_regions",
     "sine_encoding",
     "split_heads",
     "xavier_init_matrices",

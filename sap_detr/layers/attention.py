@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .dropout import dropout as drop
-from .mlp import linear_side_by_side
+from .mlp import Linear, linear, linear_side_by_side
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -51,8 +51,8 @@ def attention(
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
         mask = ~padded if bias is None else bias.masked_fill(padded, -torch.inf)
-    if key.shape[1] != query.shape[1] and not query.is_cuda:
-        return merge_heads(_shared_key_attention(query, key, value, mask, dropout, scale))
+    if not query.is_cuda and (dropout > 0 or key.shape[1] != query.shape[1]):
+        return merge_heads(_written_out(query, key, value, mask, dropout, scale))
     key = key.expand(-1, query.shape[1], -1, -1)
     return merge_heads(
         F.scaled_dot_product_attention(
@@ -61,27 +61,31 @@ def attention(
     )
 
 
-def _shared_key_attention(
+def _written_out(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
-    dropout: float,
+    dropout_p: float,
     scale: float | None,
 ) -> Tensor:
-    """Attention with one key for all heads: one product of all heads' queries with it.
+    """Attention step by step, for what ``scaled_dot_product_attention`` has no kernel for.
 
-    Where ``scaled_dot_product_attention`` has no fused kernel it would copy the key for every head.
+    That is, on the CPU: dropout; and keys that all heads share, which it would copy for every head.
+    Here one product compares the queries of all heads with them.
     """
     num_heads = query.shape[1]
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    logits = torch.bmm(query.flatten(1, 2), key[:, 0].transpose(1, 2)).unflatten(1, (num_heads, -1))
-    if mask is not None:
-        logits = (
-            logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        )
-    weights = drop(logits.softmax(-1), dropout)
-    return weights @ value
+    if key.shape[1] == num_heads:
+        logits = query @ key.transpose(2, 3)
+    else:
+        logits = torch.bmm(query.flatten(1, 2), key[:, 0].transpose(1, 2))
+        logits = logits.unflatten(1, (num_heads, -1))
+    if mask is not None and mask.dtype == torch.bool:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        logits = logits + mask
+    return drop(logits.softmax(-1), dropout_p) @ value
 
 
 class PositionedSelfAttention(nn.Module):
@@ -101,15 +105,15 @@ class PositionedSelfAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
 
-        def linear() -> nn.Linear:
-            return nn.Linear(embed_dim, embed_dim)
+        def square() -> Linear:
+            return Linear(embed_dim, embed_dim)
 
-        self.query_content = linear()
-        self.query_positions = nn.ModuleList(linear() for _ in range(num_positions))
-        self.key_content = linear()
-        self.key_positions = nn.ModuleList(linear() for _ in range(num_positions))
-        self.value = linear()
-        self.out_proj = linear()
+        self.query_content = square()
+        self.query_positions = nn.ModuleList(square() for _ in range(num_positions))
+        self.key_content = square()
+        self.key_positions = nn.ModuleList(square() for _ in range(num_positions))
+        self.value = square()
+        self.out_proj = square()
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, content: Tensor, *positions: Tensor) -> Tensor:
@@ -161,7 +165,7 @@ class MultiheadAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
@@ -183,11 +187,11 @@ class MultiheadAttention(nn.Module):
         b_query, b_key, b_value = self.in_proj_bias.chunk(3)
         if query is key:
             rows = 2 * w_query.shape[0]
-            packed = F.linear(query, self.in_proj_weight[:rows], self.in_proj_bias[:rows])
+            packed = linear(query, self.in_proj_weight[:rows], self.in_proj_bias[:rows])
             q, k = packed.chunk(2, dim=-1)
         else:
-            q, k = F.linear(query, w_query, b_query), F.linear(key, w_key, b_key)
-        v = F.linear(value, w_value, b_value)
+            q, k = linear(query, w_query, b_query), linear(key, w_key, b_key)
+        v = linear(value, w_value, b_value)
         attended = attention(
             split_heads(q, self.num_heads),
             split_heads(k, self.num_heads),

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from .dropout import relu_dropout
 
 # From about this many rows on, convolutions are faster than BLAS.
-MANY_ROWS = 512
+MANY_ROWS = 256
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``, on the CPU as a 1x1 convolution where there are many rows.
 
     The convolution is oneDNN's, which uses the widest instructions of all processors. BLAS may not:
@@ -24,18 +24,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Args:
         x: (..., D).
         weight: (O, D).
-        bias: (O,).
+        bias: (O,), or None.
 
     Returns:
         (..., O).
     """
     if (
-        x.device.type != "cpu"
+        torch.compiler.is_compiling()
+        or x.device.type != "cpu"
         or x.dtype != torch.float32
         or x.numel() < MANY_ROWS * x.shape[-1]
         or not torch.backends.mkldnn.is_available()
         or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_compiling()
     ):
         return F.linear(x, weight, bias)
     columns = x.reshape(1, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)

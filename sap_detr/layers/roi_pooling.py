@@ -69,6 +69,59 @@ def bin_weights(start: Tensor, end: Tensor, length: int, num_bins: int) -> Tenso
     return (share[..., None, :] @ weights)[..., 0, :]
 
 
+def region_weights(size: tuple[int, int], boxes: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """The weights of RoIAlign along both axes, see :func:`bin_weights`.
+
+    Args:
+        size: (H, W) of the map.
+        boxes: (B, Q, 4), XYXY in cells.
+        num_bins: bins per axis, K.
+
+    Returns:
+        (B, Q, K, W) for x and (B, Q, K, H) for y, without gradient to the boxes.
+    """
+    height, width = size
+    left, top, right, bottom = full_precision(boxes.detach()).unbind(-1)
+    return bin_weights(left, right, width, num_bins), bin_weights(top, bottom, height, num_bins)
+
+
+def sample_regions(
+    tokens: Tensor, size: tuple[int, int], boxes: Tensor, points: Tensor, num_bins: int
+) -> Tensor:
+    """Bilinear samples of regions after :func:`roi_align`, which is not computed.
+
+    A sample is a weighted sum of bins, hence of cells; both steps are products of a weight for x
+    and one for y. Cheaper than all bins where the map is small and there are few samples.
+
+    Args:
+        tokens: (B, N, C), the features row by row.
+        size: (H, W) of the map.
+        boxes: (B, Q, 4), XYXY in cells; there is no gradient to them.
+        points: (B, Q, M, 2), (x, y) in -1 .. 1, the outer edges of the region; beyond the outer
+            bins there are zeros.
+        num_bins: bins per axis.
+
+    Returns:
+        (B, Q, M, C).
+    """
+    x, y = point_weights(points, num_bins)
+    of_x, of_y = region_weights(size, boxes, num_bins)
+    weights = ((y @ of_y)[..., :, None] * (x @ of_x)[..., None, :]).flatten(-2)
+    sampled = weights.to(tokens.dtype).flatten(1, 2) @ tokens
+    return sampled.unflatten(1, points.shape[1:3])
+
+
+def point_weights(points: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Bilinear weights of the bins of a region, for x and for y: (B, Q, M, K) each.
+
+    Args:
+        points: (B, Q, M, 2), (x, y) in -1 .. 1, the outer edges of the region.
+        num_bins: bins per axis, K.
+    """
+    x, y = interpolation_weights(((points + 1) * num_bins - 1) / 2, num_bins).unbind(-2)
+    return x, y
+
+
 def roi_align(
     tokens: Tensor, size: tuple[int, int], boxes: Tensor, num_bins: int, form: str | None = None
 ) -> Tensor:
@@ -91,12 +144,10 @@ def roi_align(
     boxes = full_precision(boxes.detach())
     if form == "sampled" or (form is None and tokens.is_cuda):
         return _sampled(tokens, size, boxes, num_bins)
-    height, width = size
+    height, _ = size
     batch, queries = boxes.shape[:2]
     channels = tokens.shape[-1]
-    left, top, right, bottom = boxes.unbind(-1)
-    y_weights = bin_weights(top, bottom, height, num_bins).to(tokens.dtype)
-    x_weights = bin_weights(left, right, width, num_bins).to(tokens.dtype)
+    x_weights, y_weights = (w.to(tokens.dtype) for w in region_weights(size, boxes, num_bins))
     rows = tokens.unflatten(1, size)
     portion = max(PORTION // (batch * height * num_bins * channels), 1)
     parts = []

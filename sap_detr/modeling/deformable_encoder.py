@@ -111,8 +111,10 @@ class DeformableEncoder(nn.Module):
         sizes = [(level.features.shape[-2], level.features.shape[-1]) for level in maps]
         tokens = torch.cat([level.tokens for level in maps], dim=1)
         position = torch.cat([level.token_position for level in maps], dim=1)
-        masks = [mask for level in maps if (mask := level.token_padding_mask) is not None]
-        mask = torch.cat(masks, dim=1) if masks else None
+        masks = [level.token_padding_mask for level in maps]
+        # Either all levels have one or none has.
+        padded = [mask for mask in masks if mask is not None]
+        mask = torch.cat(padded, dim=1) if padded else None
         reference_points = level_reference_points(maps)
         for layer in self.layers:
             tokens = layer(tokens, position, reference_points, sizes, mask)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers import MLP, FeedForward, MultiheadAttention, full_precision, xavier_init_matrices
+from ..layers import (
+    MLP,
+    Dropout,
+    FeedForward,
+    MultiheadAttention,
+    full_precision,
+    xavier_init_matrices,
+)
 from .structures import FeatureMap, Predictions, single_level
 
 
@@ -30,7 +37,7 @@ class DetrDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

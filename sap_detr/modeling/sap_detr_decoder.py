@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from ..layers import (
     MLP,
+    Dropout,
     FeedForward,
+    Linear,
     PositionedSelfAttention,
     attention,
     check_gaussian_form,
@@ -108,13 +110,13 @@ class PointCrossAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.gaussian_form = check_gaussian_form(gaussian_form)
-        self.query_content = nn.Linear(embed_dim, embed_dim)
-        self.query_point_sine = nn.Linear(embed_dim, embed_dim)
-        self.query_sides_sine = nn.Linear(2 * embed_dim, embed_dim)
-        self.key_content = nn.Linear(embed_dim, embed_dim)
-        self.key_position = nn.Linear(embed_dim, embed_dim)
-        self.value = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.query_content = Linear(embed_dim, embed_dim)
+        self.query_point_sine = Linear(embed_dim, embed_dim)
+        self.query_sides_sine = Linear(2 * embed_dim, embed_dim)
+        self.key_content = Linear(embed_dim, embed_dim)
+        self.key_position = Linear(embed_dim, embed_dim)
+        self.value = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.zeros_(self.out_proj.bias)
         self.gaussian_head = MLP(embed_dim, embed_dim, 4 * num_heads, 3) if gaussian else None
 
@@ -212,7 +214,7 @@ class SapDetrDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -336,8 +338,8 @@ class SapDetrDecoder(nn.Module):
 
         layer = SapDetrDecoderLayer(embed_dim, num_heads, ffn_dim, dropout, gaussian, gaussian_form)
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
-        self.first_query_point = nn.Linear(embed_dim, embed_dim)
-        self.first_query_sides = nn.Linear(embed_dim, embed_dim)
+        self.first_query_point = Linear(embed_dim, embed_dim)
+        self.first_query_sides = Linear(embed_dim, embed_dim)
         self.sine_scale = MLP(embed_dim, embed_dim, embed_dim, 2) if num_layers > 1 else None
         for module in (
             self.layers,

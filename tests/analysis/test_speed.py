@@ -98,13 +98,3 @@ def test_on_gpu():
     for name in ("inference", "step"):
         assert sum(record[name]["parts"].values()) == pytest.approx(record[name]["median"])
     assert sum(record["host_syncs"].values()) == 1
-
-
-@pytest.mark.slow
-def test_compiled():
-    """The parts that compute are compiled, and are still told apart."""
-    workload = Workload(SMALL, num_classes=5, size=(64, 96), compiled=True)
-    record = speed_record(workload, rounds=1, warm_up=1)
-    assert record["compiled"]
-    assert {"backbone", "decoder"} <= record["inference"]["parts"].keys()
-    assert {"forward", "matching"} <= record["step"]["parts"].keys()

@@ -5,6 +5,7 @@ import torch
 
 from sap_detr.analysis import PartTimer, Subject, Workload, synthetic_batch
 from sap_detr.analysis.timing import HostClock
+from sap_detr.analysis.workload import compile_parts
 from sap_detr.config import ConfigError
 from sap_detr.data.shapes import generate_shapes
 
@@ -91,6 +92,21 @@ def test_images_of_a_folder(tmp_path, tiny_overrides):
         Subject(Workload(SMALL, num_classes=1, data=str(tmp_path / "my_shapes")))
     with pytest.raises(ConfigError, match="no dataloader"):
         Subject(Workload(SMALL, data=str(tmp_path / "my_shapes")))
+
+
+def test_compiled_parts_are_still_told_apart():
+    subject = Subject(Workload("common/models/detr_small.py", num_classes=3, size=(64, 64)))
+    images = subject.images(1)
+    expected = subject.infer(images)[0]["instances"].scores
+    # Inductor takes minutes.
+    compile_parts(subject.model, backend="eager")
+    timer = PartTimer(HostClock())
+    with timer.follow(subject.parts):
+        parts = timer.run(lambda: subject.infer(images)).parts
+    assert {"backbone", "neck", "encoder", "decoder"} <= parts.keys()
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled >= 4
+    assert torch.allclose(subject.infer(images)[0]["instances"].scores, expected)
 
 
 def test_no_gpu():

@@ -5,9 +5,10 @@ import sys
 
 import jobs
 import pytest
+from detectron2.utils import comm
 
 from sap_detr.checkpoint import load_checkpoint_file
-from sap_detr.engine import ProcessOptions, Topology, launch
+from sap_detr.engine import ProcessOptions, Topology, launch, process_group
 from sap_detr.engine.main import main
 from sap_detr.engine.preemption import Preempted
 from sap_detr.engine.process_group import interface_towards
@@ -121,6 +122,13 @@ def test_processes_that_do_not_meet(tmp_path, arguments):
     assert alone.finish() == 1
     assert "error: rank 1 of 2" in alone.output
     assert "did not meet the others at tcp://127.0.0.1:" in alone.output
+
+
+def test_local_group_as_current_detectron2_makes_it(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(comm, "create_local_process_group", sizes.append, raising=False)
+    process_group._make_local_group(4)
+    assert sizes == [4]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the interface's address")

@@ -100,7 +100,9 @@ def test_loader_workers_are_deaf_and_end_with_the_main_process():
     started = []
     loader = DataLoader(range(8), num_workers=1, worker_init_fn=started.append)
     keep_workers_through_signals(loader)
+    assert loader.worker_init_fn == started.append
     with StopSignals() as stop, stop.deferred():
+        keep_workers_through_signals(loader)
         batches = iter(loader)
         (worker,) = multiprocessing.active_children()
         next(batches)

@@ -9,8 +9,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from sap_detr.analysis import count_host_syncs
 from sap_detr.config import load_config
-from sap_detr.engine import StepTrainer
+from sap_detr.engine import ModelEma, StepTrainer
 from sap_detr.engine.non_finite import NonFinitePolicy
 from sap_detr.engine.setup import build_model
 
@@ -114,6 +115,35 @@ def test_skipped_step_changes_nothing(kind, bad, first):
     ]
 
 
+class Normalised(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, batch):
+        return {"loss_a": self.norm(batch[0]["x"]).square().sum()}
+
+
+@pytest.mark.parametrize(("kind", "most"), [("fused", 0), ("not fused", 1), ("momentum", 1)])
+def test_host_does_not_wait_to_know_whether_a_step_is_skipped(kind, most):
+    model = Normalised()
+    optimizer = OPTIMIZERS[kind](model.parameters(), lr=0.1)
+    batches = forever(torch.full((3, 2), math.nan), torch.rand(3, 2))
+    trainer = StepTrainer(model, batches, optimizer, metric_period=100, max_grad_norm=0.1)
+    ema = ModelEma(model, 0.9)
+    run(trainer, 0, 2)
+    ema.update(trainer.skip)
+
+    def step():
+        trainer.run_step()
+        ema.update(trainer.skip)
+
+    waits = count_host_syncs(step, torch.device("cpu"), optimizer)
+    # Those of the average are for its own counter, which is on the host on every machine.
+    waits = {place: n for place, n in waits.items() if "engine/ema.py" not in place}
+    assert sum(waits.values()) == most, waits
+
+
 class RootOfNothing(nn.Module):
     """A finite loss with a gradient that is NaN in the second of two parameters."""
 
@@ -199,15 +229,6 @@ def test_weights_that_are_not_finite_are_named_at_once():
     trainer = make(model, 1.0, metric_period=1)
     with pytest.raises(FloatingPointError, match=r"iteration 0: .*weights themselves.*: w;"):
         run(trainer, 0, 1)
-
-
-class Normalised(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(2)
-
-    def forward(self, batch):
-        return {"loss_a": self.norm(batch[0]["x"]).square().sum()}
 
 
 def test_running_averages_of_batch_norms_are_not_spoilt():

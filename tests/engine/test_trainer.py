@@ -47,6 +47,9 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
     name = "decoder.query_embed.weight"
     assert not torch.equal(final["ema"][name], final["model"][name])
 
+    # Otherwise memory grows from step to step.
+    assert trainer.storage.history("total_loss")._max_length == 200
+
     saved = load_config(str(out / "config.yaml"))
     assert saved.model.num_classes == 6
     assert saved.train.class_names == final["class_names"]

@@ -1,8 +1,16 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from sap_detr.layers import MLP, FeedForward, linear_side_by_side, xavier_init_matrices
+from sap_detr.layers import (
+    MLP,
+    FeedForward,
+    Linear,
+    linear,
+    linear_side_by_side,
+    xavier_init_matrices,
+)
 
 
 def test_mlp_has_relu_between_its_layers_only():
@@ -31,6 +39,52 @@ def test_feed_forward_drops_hidden_units_in_training_only():
     ffn.eval()
     expected = ffn.linear2(torch.relu(ffn.linear1(x)))
     torch.testing.assert_close(ffn(x), expected)
+
+
+@pytest.fixture
+def convolutions(monkeypatch):
+    """Collects the number of columns of every convolution that runs."""
+    columns = []
+    original = F.conv2d
+
+    def counted(x, *args, **options):
+        columns.append(x.shape[-1])
+        return original(x, *args, **options)
+
+    monkeypatch.setattr(F, "conv2d", counted)
+    return columns
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(600, 24), (2, 300, 24), (2, 40, 15, 24)])
+def test_many_rows_are_a_convolution_of_the_same_values_and_gradients(shape, threads, convolutions):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x, weight, bias = torch.randn(shape), torch.randn(40, 24), torch.randn(40)
+        inputs = [y.requires_grad_() for y in (x, weight, bias)]
+        result, expected = linear(*inputs), F.linear(*inputs)
+        assert convolutions == [x.numel() // 24]
+        assert result.shape == expected.shape
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-4)
+        factor = torch.randn_like(expected)
+        gradients = torch.autograd.grad((result * factor).sum(), inputs)
+        wanted = torch.autograd.grad((expected * factor).sum(), inputs)
+        for ours, theirs in zip(gradients, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_few_rows_and_other_dtypes_are_left_to_pytorch(convolutions):
+    layer = Linear(24, 40)
+    many = torch.randn(2, 300, 24)
+    assert torch.equal(layer(many[0]), F.linear(many[0], layer.weight, layer.bias))
+    layer.double()(many.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(many).dtype == torch.bfloat16
+    assert layer.to("meta")(many.to("meta")).shape == (2, 300, 40)
+    assert not convolutions
 
 
 def test_linear_side_by_side_equals_each_layer_alone():

@@ -215,9 +215,8 @@ def test_autocast_is_near_full_precision():
         assert difference.max() < 0.2
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_compiles_as_one_graph(padded):
-    encoder, maps = make_encoder(), make_maps(padded)
-    compiled = torch.compile(encoder, backend="aot_eager", fullgraph=True)
+def test_compiles_as_one_graph():
+    encoder, maps = make_encoder(1), make_maps(padded=True)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     for memory, level in zip(compiled(maps), encoder(maps), strict=True):
         assert (memory.features - level.features).abs().max() < 1e-10

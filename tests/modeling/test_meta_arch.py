@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sap_detr.config import load_config
+from sap_detr.layers import resize_pixels
 from sap_detr.modeling import DetectionTransformer, Predictions, padded_image_sizes
 
 SIZES = [(64, 64), (70, 90)]
@@ -95,6 +96,18 @@ def test_boxes_are_fractions_of_the_unpadded_image(model, inputs):
         expected = expected * torch.tensor([width, height, width, height])
         found = results[image]["instances"].pred_boxes.tensor
         torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-4)
+
+
+def test_a_resize_may_be_left_to_the_model(model):
+    generator = torch.Generator().manual_seed(0)
+    small, other = (
+        torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
+        for size in ((40, 50), (70, 60))
+    )
+    left = model.preprocess([{"image": small, "resize_to": (64, 80)}, {"image": other}])
+    ready = model.preprocess([{"image": resize_pixels(small, (64, 80))}, {"image": other}])
+    assert left.image_sizes == [(64, 80), (70, 60)]
+    assert torch.equal(left.tensor, ready.tensor)
 
 
 def test_images_are_normalised_before_they_are_padded_with_zeros(model, inputs):

@@ -16,7 +16,7 @@ from sap_detr.layers import sine_encoding
 from sap_detr.modeling import FeatureMap
 from sap_detr.projects import load_projects
 from sap_detr.projects.sam_detr import SAM_DETR, SamDetrDecoder, SemanticsAligner
-from sap_detr.projects.sam_detr.aligner import points_before_pooling
+from sap_detr.projects.sam_detr.aligner import without_pooling
 
 RECIPES = sorted(
     name
@@ -123,23 +123,23 @@ def test_aligner_is_the_written_out_one(gaussian, size):
         assert found.sharpness is None
 
 
-def test_both_places_of_the_convolution_give_the_same(monkeypatch):
+def test_pooled_and_sampled_memory_are_the_same(monkeypatch):
     aligner = SemanticsAligner(16, 4, 10000.0, gaussian=True).double()
     boxes, memory = torch.rand(1, 5, 4, dtype=torch.float64), torch.randn(1, 20, 16).double()
     arguments = (torch.randn(1, 5, 16).double(), boxes, memory, (4, 5), torch.tensor([[5.0, 4.0]]))
     results = []
     for before in (True, False):
         monkeypatch.setattr(
-            "sap_detr.projects.sam_detr.aligner.points_before_pooling", lambda *_, x=before: x
+            "sap_detr.projects.sam_detr.aligner.without_pooling", lambda *_, x=before: x
         )
         found = aligner(*arguments)
         results.append(torch.cat([x.flatten() for x in vars(found).values()]))
     torch.testing.assert_close(*results, rtol=0, atol=1e-12)
 
 
-def test_convolution_goes_first_on_small_maps_only():
-    assert points_before_pooling(850, 300, 256)
-    assert not points_before_pooling(8000, 300, 256)
+def test_only_small_maps_are_sampled_without_pooling():
+    assert without_pooling(850, 300, 256)
+    assert not without_pooling(8000, 300, 256)
 
 
 @pytest.mark.parametrize("gaussian", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sap_detr import model_zoo
-from sap_detr.projects.sam_detr.aligner import points_before_pooling
+from sap_detr.projects.sam_detr.aligner import without_pooling
 from sap_detr.projects.sam_detr.published_curves import published_table, read_published
 
 README = Path(__file__).parents[2] / "projects" / "sam_detr" / "README.md"
@@ -80,5 +80,5 @@ def test_rows_with_group_normalisation_are_as_told(text):
 
 def test_limit_of_the_early_convolution(text):
     limit = int(re.search(r"on maps of up to (\d+)\s+cells", text)[1])
-    assert points_before_pooling(limit, 300, 256)
-    assert not points_before_pooling(limit + 1, 300, 256)
+    assert without_pooling(limit, 300, 256)
+    assert not without_pooling(limit + 1, 300, 256)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 CONFIGS = ("common/models/detr_small.py", "common/models/sap_detr_small.py")
@@ -113,6 +114,23 @@ def test_profile(main, capsys):
     assert "64x64, float32, inference" in out
     assert "aten::" in out
     assert "training" not in out
+
+
+def test_loader(main, tmp_path, capsys):
+    files = [tmp_path / f"{i}.jpg" for i in range(2)]
+    for file in files:
+        Image.new("RGB", (640, 480)).save(file)
+    out = ("--json", tmp_path / "loader.json", "--markdown", tmp_path / "loader.md")
+    common = ("--repeats", 1, "--readers", "pil", "device")
+    assert main("loader", "--images", *files, *common, *out) == 0
+    (record,) = json.loads((tmp_path / "loader.json").read_text())["records"]
+    assert (record["images"], list(record["readers"])) == (2, ["pil", "device"])
+    for text in (capsys.readouterr().out, (tmp_path / "loader.md").read_text()):
+        assert "images/s/core" in text
+        assert "2 of files" in text
+    files[0].write_text("text")
+    assert main("loader", "--images", *files, *common) == 2
+    assert "not an image" in capsys.readouterr().err
 
 
 def test_compare(main, tmp_path, capsys):

@@ -6,23 +6,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sap_detr.layers import encode_points, full_precision, interpolation_weights, roi_align
+from sap_detr.layers import (
+    Linear,
+    encode_points,
+    full_precision,
+    linear,
+    point_weights,
+    roi_align,
+    sample_regions,
+)
 
 # Bins per axis of a region, and channels that its salient points are searched in.
 NUM_BINS = 7
 POINT_DIM = 64
 
 
-def points_before_pooling(num_tokens: int, num_queries: int, embed_dim: int) -> bool:
-    """Whether to convolve the memory before it is averaged over bins, which is cheaper if small.
+def without_pooling(num_tokens: int, num_queries: int, embed_dim: int) -> bool:
+    """Whether the memory is so small that it is cheaper to sample it than to pool it in all bins.
 
-    The 1x1 convolution commutes with averaging, but for its bias. Before it, all cells are
-    convolved, and 64 more channels are averaged; after it, all bins.
+    The 1x1 convolution that points are found with commutes with pooling, but for its bias. Before
+    it, all cells are convolved, and only its 64 channels are pooled; after it, all bins.
     """
     before = num_tokens * (embed_dim + NUM_BINS * num_queries)
     return before < num_queries * NUM_BINS**2 * embed_dim
@@ -65,18 +74,18 @@ class SemanticsAligner(nn.Module):
         self.gaussian = gaussian
         self.point_conv = nn.Conv2d(embed_dim, POINT_DIM, 1)
         hidden = 2 * embed_dim
-        points = nn.Linear(hidden, (4 if gaussian else 2) * num_heads)
+        points = Linear(hidden, (4 if gaussian else 2) * num_heads)
         nn.init.zeros_(points.bias)
         self.point_mlp = nn.ModuleList(
             [
-                nn.Linear(POINT_DIM * NUM_BINS**2, embed_dim),
-                nn.Linear(embed_dim, hidden),
-                nn.Linear(hidden, hidden),
+                Linear(POINT_DIM * NUM_BINS**2, embed_dim),
+                Linear(embed_dim, hidden),
+                Linear(hidden, hidden),
                 points,
             ]
         )
-        self.content_scale = nn.Linear(embed_dim, num_heads * embed_dim)
-        self.position_scale = nn.Linear(embed_dim, num_heads * embed_dim)
+        self.content_scale = Linear(embed_dim, num_heads * embed_dim)
+        self.position_scale = Linear(embed_dim, num_heads * embed_dim)
 
     def forward(
         self, content: Tensor, boxes: Tensor, memory: Tensor, size: tuple[int, int], extent: Tensor
@@ -94,13 +103,11 @@ class SemanticsAligner(nn.Module):
         centre, side = full_precision(boxes).split(2, dim=-1)
         regions = torch.cat((centre - side / 2, centre + side / 2), dim=-1)
         regions = regions.expand(content.shape[0], -1, -1) * extent.repeat(1, 2)[:, None]
-        bins, point_bins = self._pool(memory, size, regions)
-        direction, sharpness = self._find_points(point_bins)
+        direction, sharpness, sampled = self._align(memory, size, regions)
         points = centre[:, :, None] + side[:, :, None] / 2 * direction
         # As published, points learn from what is sampled (and the Gaussian), not from their sine.
         sine = encode_points(points.detach().flip(-1), self.embed_dim, self.temperature)
         heads = (self.num_heads, -1)
-        sampled = self._sample(bins, direction)
         return AlignedQueries(
             content=sampled * self.content_scale(content).sigmoid().unflatten(-1, heads),
             position=sine * self.position_scale(content).sigmoid().unflatten(-1, heads),
@@ -108,22 +115,21 @@ class SemanticsAligner(nn.Module):
             sharpness=sharpness,
         )
 
-    def _pool(
+    def _align(
         self, memory: Tensor, size: tuple[int, int], regions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The memory in the bins of the regions, and what salient points are searched in.
-
-        Returns:
-            (B, Q, 7, 7, D) and (B, Q, 7, 7, 64).
-        """
-        weight, bias = self.point_conv.weight[:, :, 0, 0], self.point_conv.bias
-        if points_before_pooling(memory.shape[1], regions.shape[1], self.embed_dim):
-            both = torch.cat((memory, F.linear(memory, weight)), dim=-1)
-            pooled = roi_align(both, size, regions, NUM_BINS)
-            features, projected = pooled.split((self.embed_dim, POINT_DIM), dim=-1)
-            return features, F.relu(projected + bias)
-        features = roi_align(memory, size, regions, NUM_BINS)
-        return features, F.relu(F.linear(features, weight, bias))
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Salient points and sharpness (see below), and the memory there, (B, Q, M, D)."""
+        weight, bias = self.point_conv.weight[:, :, 0, 0], cast(Tensor, self.point_conv.bias)
+        if without_pooling(memory.shape[1], regions.shape[1], self.embed_dim):
+            projected = roi_align(linear(memory, weight), size, regions, NUM_BINS)
+            direction, sharpness = self._find_points(F.relu(projected + bias))
+            sampled = sample_regions(memory, size, regions, direction, NUM_BINS)
+            return direction, sharpness, sampled
+        bins = roi_align(memory, size, regions, NUM_BINS)
+        direction, sharpness = self._find_points(F.relu(linear(bins, weight, bias)))
+        x, y = point_weights(direction, NUM_BINS)
+        weights = (y[..., :, None] * x[..., None, :]).flatten(-2)
+        return direction, sharpness, weights.to(bins.dtype) @ bins.flatten(2, 3)
 
     def _find_points(self, point_bins: Tensor) -> tuple[Tensor, Tensor | None]:
         """Points (B, Q, M, 2) in -1 .. 1 of their regions, and sharpness (B, Q, M, 2) or None."""
@@ -136,17 +142,3 @@ class SemanticsAligner(nn.Module):
             return x.unflatten(-1, (self.num_heads, 2)).tanh(), None
         direction, sharpness = x.unflatten(-1, (2, self.num_heads, 2)).unbind(2)
         return direction.tanh(), sharpness
-
-    def _sample(self, bins: Tensor, direction: Tensor) -> Tensor:
-        """Bilinear samples of regions, with zeros around them.
-
-        Args:
-            bins: (B, Q, 7, 7, D).
-            direction: (B, Q, M, 2), (x, y) with -1 and 1 the outer edges of the region.
-
-        Returns:
-            (B, Q, M, D).
-        """
-        x, y = interpolation_weights(((direction + 1) * NUM_BINS - 1) / 2, NUM_BINS).unbind(-2)
-        weights = (y[..., :, None] * x[..., None, :]).flatten(-2)
-        return weights.to(bins.dtype) @ bins.flatten(2, 3)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from sap_detr.layers import (
     MLP,
+    Dropout,
     FeedForward,
+    Linear,
     PositionedSelfAttention,
     attention,
     encode_points,
@@ -73,7 +75,7 @@ class AlignedCrossAttention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.gaussian_form = gaussian_form
-        self.query_content = nn.Linear(embed_dim, embed_dim)
+        self.query_content = Linear(embed_dim, embed_dim)
         self.query_position = MLP(embed_dim, embed_dim, embed_dim, 2)
         self.key_content = nn.Linear(embed_dim, embed_dim)
         self.key_position = MLP(embed_dim, embed_dim, embed_dim, 2)
@@ -137,7 +139,7 @@ class SamDetrDecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, content: Tensor, position: Tensor, boxes: Tensor, memory: LayerMemory

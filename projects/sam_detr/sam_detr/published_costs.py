@@ -15,7 +15,7 @@ from sap_detr.analysis import reformulation_savings
 from sap_detr.layers import MLP
 from sap_detr.modeling import FeatureMap
 
-from .aligner import NUM_BINS, POINT_DIM, points_before_pooling
+from .aligner import NUM_BINS, POINT_DIM, without_pooling
 from .decoder import SamDetrDecoder, SamDetrDecoderLayer
 
 
@@ -27,15 +27,18 @@ def _(decoder: SamDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
     for index, (level, layer) in enumerate(zip(decoder.layer_levels, decoder.layers, strict=True)):
         height, columns = memory[level].features.shape[-2:]
         cells = height * columns
-        published = bins * width * POINT_DIM
-        pooled, ours = width, published
-        if points_before_pooling(cells, queries, width):
-            pooled, ours = width + POINT_DIM, cells * width * POINT_DIM
-        strips = NUM_BINS * queries * cells * pooled
-        pooling = strips + NUM_BINS**2 * queries * height * pooled
-        weights = sum(bins // NUM_BINS * (n // NUM_BINS + 2) * n for n in (height, columns))
-        sampling = cast(SamDetrDecoderLayer, layer).aligner.num_heads * bins * width
-        savings[f"layers.{index}.aligner"] = published - (ours + pooling + weights + sampling)
+        points = cast(SamDetrDecoderLayer, layer).aligner.num_heads * queries
+        sampled = without_pooling(cells, queries, width)
+        pooled = POINT_DIM if sampled else width
+        convolved = cells if sampled else bins
+        ours = convolved * width * POINT_DIM
+        # Weights of the cells in every bin, and the two products with them.
+        ours += sum(NUM_BINS * queries * (n // NUM_BINS + 2) * n for n in (height, columns))
+        ours += (NUM_BINS * cells + NUM_BINS**2 * height) * queries * pooled
+        ours += points * (cells if sampled else NUM_BINS**2) * width
+        if sampled:
+            ours += points * NUM_BINS * (height + columns)
+        savings[f"layers.{index}.aligner"] = bins * width * POINT_DIM - ours
     # The box and the next reference box come from the same output of a box head.
     for index, head in enumerate(decoder.box_heads[:-1]):
         linears = [cast(nn.Linear, linear) for linear in cast(MLP, head).layers]
