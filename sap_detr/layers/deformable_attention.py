@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .mlp import Linear, linear_side_by_side
@@ -190,6 +191,7 @@ class _WeightedRows(torch.autograd.Function):
         return torch.cat(parts, dim=1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of table, locations and weights."""
         table, locations, weights = ctx.saved_tensors

@@ -144,6 +144,14 @@ def test_half_precision_is_raised(form):
     assert (result - expected).abs().max() < 1e-5
 
 
+def test_a_second_derivative_is_refused():
+    value, locations, weights = make_inputs()
+    result = deformable_attention(value, SIZES, locations, weights, "rows")
+    (gradient,) = torch.autograd.grad(result.square().sum(), locations, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_the_meta_device_stands_for_the_cpu():
     value, locations, weights = (x.detach().to("meta") for x in make_inputs())
     result = deformable_attention(value, SIZES, locations, weights)

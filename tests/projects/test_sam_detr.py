@@ -280,6 +280,7 @@ def test_recipe_is_the_published_one(name, tmp_path):
     assert cfg.model.postprocessor.num_detections == 100
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (1e-4, 1e-4)
     assert cfg.train.clip_grad_norm == 0.1
+    assert cfg.train.activation_checkpointing == ("_ms_" in name)
     assert cfg.train.output_dir == "output/" + name.removeprefix("sam_detr/").removesuffix(".py")
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     LazyConfig.save(cfg, str(first))

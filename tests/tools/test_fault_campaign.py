@@ -41,7 +41,7 @@ def test_lost_state_is_noticed(tmp_path):
     )
     # From the second on, kills come after a checkpoint.
     output = run(tmp_path, "kill", "--kills", "6", before=forget, status=1)
-    assert re.search(r"^kill: .*killed_\d+: model_final\[", output, re.MULTILINE)
+    assert re.search(r"^kill: .*killed_\d+/model_final.pth: model_final\[", output, re.MULTILINE)
 
 
 @pytest.mark.slow
