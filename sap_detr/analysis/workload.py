@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..config import ConfigError, load_config
 from ..engine.setup import choose_device
 from ..engine.step import StepTrainer
+from ..engine.trainer import accelerate
 from .building import load_with_classes
 from .timing import HostClock, PartTimer
 
@@ -104,6 +105,7 @@ class Subject:
             self.data = Path(workload.data).resolve().name
         torch.manual_seed(0)
         self.model: nn.Module = instantiate(cfg.model).to(self.device)
+        accelerate(self.model, train)
         if workload.compiled:
             compile_parts(self.model)
 

@@ -4,6 +4,7 @@ from .activation_checkpointing import checkpoint_activations
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys
+from .decoder_layer import PostNormDecoderLayer
 from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
 from .detr_decoder import DetrDecoder, DetrDecoderLayer
 from .encoder import TransformerEncoder, TransformerEncoderLayer
@@ -65,6 +66,7 @@ __all__ = [
     "ObjectnessLoss",
     "OutsidePointCost",
     "OutsidePoints",
+    "PostNormDecoderLayer",
     "Predictions",
     "ProjectionNeck",
     "SapDetrDecoder",

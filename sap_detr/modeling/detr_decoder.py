@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from ..layers import (
     MLP,
-    Dropout,
-    FeedForward,
     MultiheadAttention,
     full_precision,
     xavier_init_matrices,
 )
+from .decoder_layer import PostNormDecoderLayer
 from .structures import FeatureMap, Predictions, single_level
 
 
-class DetrDecoderLayer(nn.Module):
+class DetrDecoderLayer(PostNormDecoderLayer):
     """Self-attention of the queries, cross-attention to the memory, feed-forward network.
 
     Args:
@@ -30,14 +29,9 @@ class DetrDecoderLayer(nn.Module):
     """
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
-        self.cross_attn = MultiheadAttention(embed_dim, num_heads, dropout)
-        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout)
+        self_attn = MultiheadAttention(embed_dim, num_heads, dropout)
+        cross_attn = MultiheadAttention(embed_dim, num_heads, dropout)
+        super().__init__(self_attn, cross_attn, embed_dim, ffn_dim, dropout)
 
     def forward(
         self,
@@ -57,12 +51,9 @@ class DetrDecoderLayer(nn.Module):
             padding_mask: (B, N) bool or None.
         """
         query = content + query_position
-        content = self.norm1(content + self.dropout(self.self_attn(query, query, content)))
+        content = self.add_self_attention(content, self.self_attn(query, query, content))
         query = content + query_position
-        content = self.norm2(
-            content + self.dropout(self.cross_attn(query, key, memory, padding_mask))
-        )
-        return self.norm3(content + self.dropout(self.ffn(content)))
+        return self.finish(content, self.cross_attn(query, key, memory, padding_mask))
 
 
 class DetrDecoder(nn.Module):

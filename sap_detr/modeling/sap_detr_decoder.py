@@ -18,8 +18,6 @@ from torch.nn import functional as F
 
 from ..layers import (
     MLP,
-    Dropout,
-    FeedForward,
     Linear,
     PositionedSelfAttention,
     attention,
@@ -32,6 +30,7 @@ from ..layers import (
     split_heads,
     xavier_init_matrices,
 )
+from .decoder_layer import PostNormDecoderLayer
 from .reference_points import (
     boxes_from_sides,
     corners_from_sides,
@@ -185,7 +184,7 @@ def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
     return offset.transpose(1, 2), sharpness.transpose(1, 2)
 
 
-class SapDetrDecoderLayer(nn.Module):
+class SapDetrDecoderLayer(PostNormDecoderLayer):
     """Self-attention of the queries, cross-attention to the memory, feed-forward network.
 
     Args:
@@ -196,6 +195,8 @@ class SapDetrDecoderLayer(nn.Module):
         gaussian, gaussian_form: see :class:`PointCrossAttention`.
     """
 
+    cross_attn: PointCrossAttention
+
     def __init__(
         self,
         embed_dim: int,
@@ -205,16 +206,9 @@ class SapDetrDecoderLayer(nn.Module):
         gaussian: bool = True,
         gaussian_form: str = "bias",
     ) -> None:
-        super().__init__()
-        self.self_attn = PositionedSelfAttention(embed_dim, num_heads, dropout, num_positions=2)
-        self.cross_attn = PointCrossAttention(
-            embed_dim, num_heads, dropout, gaussian, gaussian_form
-        )
-        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout)
+        self_attn = PositionedSelfAttention(embed_dim, num_heads, dropout, num_positions=2)
+        cross_attn = PointCrossAttention(embed_dim, num_heads, dropout, gaussian, gaussian_form)
+        super().__init__(self_attn, cross_attn, embed_dim, ffn_dim, dropout)
 
     def forward(
         self,
@@ -225,11 +219,8 @@ class SapDetrDecoderLayer(nn.Module):
     ) -> Tensor:
         """Maps content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
         attended = self.self_attn(content, position.point_embed, position.sides_embed)
-        content = self.norm1(content + self.dropout(attended))
-        content = self.norm2(
-            content + self.dropout(self.cross_attn(content, position, memory, shared_query))
-        )
-        return self.norm3(content + self.dropout(self.ffn(content)))
+        content = self.add_self_attention(content, attended)
+        return self.finish(content, self.cross_attn(content, position, memory, shared_query))
 
 
 class ContentInitializer(nn.Module):

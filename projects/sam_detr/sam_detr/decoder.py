@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from sap_detr.layers import (
     MLP,
-    Dropout,
-    FeedForward,
     Linear,
     PositionedSelfAttention,
     attention,
@@ -29,7 +27,12 @@ from sap_detr.layers import (
     split_heads,
     xavier_init_matrices,
 )
-from sap_detr.modeling import FeatureMap, Predictions, inverse_sigmoid
+from sap_detr.modeling import (
+    FeatureMap,
+    PostNormDecoderLayer,
+    Predictions,
+    inverse_sigmoid,
+)
 
 from .aligner import AlignedQueries, SemanticsAligner
 
@@ -108,7 +111,7 @@ class AlignedCrossAttention(nn.Module):
         return self.out_proj(attended)
 
 
-class SamDetrDecoderLayer(nn.Module):
+class SamDetrDecoderLayer(PostNormDecoderLayer):
     """Self-attention, alignment with the memory, cross-attention, feed-forward network.
 
     Args:
@@ -121,6 +124,8 @@ class SamDetrDecoderLayer(nn.Module):
         gaussian_form: see :func:`sap_detr.layers.gaussian_attention`.
     """
 
+    cross_attn: AlignedCrossAttention
+
     def __init__(
         self,
         embed_dim: int,
@@ -131,15 +136,10 @@ class SamDetrDecoderLayer(nn.Module):
         gaussian: bool = False,
         gaussian_form: str = "bias",
     ) -> None:
-        super().__init__()
-        self.self_attn = PositionedSelfAttention(embed_dim, num_heads, dropout)
+        self_attn = PositionedSelfAttention(embed_dim, num_heads, dropout)
+        cross_attn = AlignedCrossAttention(embed_dim, num_heads, dropout, gaussian_form)
+        super().__init__(self_attn, cross_attn, embed_dim, ffn_dim, dropout)
         self.aligner = SemanticsAligner(embed_dim, num_heads, temperature, gaussian)
-        self.cross_attn = AlignedCrossAttention(embed_dim, num_heads, dropout, gaussian_form)
-        self.ffn = FeedForward(embed_dim, ffn_dim, dropout)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.norm3 = nn.LayerNorm(embed_dim)
-        self.dropout = Dropout(dropout)
 
     def forward(
         self, content: Tensor, position: Tensor, boxes: Tensor, memory: LayerMemory
@@ -152,10 +152,9 @@ class SamDetrDecoderLayer(nn.Module):
             boxes: (B or 1, Q, 4), the reference boxes, cxcywh as fractions of the unpadded image.
             memory: projected by this layer's cross-attention.
         """
-        content = self.norm1(content + self.dropout(self.self_attn(content, position)))
+        content = self.add_self_attention(content, self.self_attn(content, position))
         queries = self.aligner(content, boxes, memory.tokens, memory.size, memory.extent)
-        content = self.norm2(content + self.dropout(self.cross_attn(queries, memory)))
-        return self.norm3(content + self.dropout(self.ffn(content)))
+        return self.finish(content, self.cross_attn(queries, memory))
 
 
 class SamDetrDecoder(nn.Module):
