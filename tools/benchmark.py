@@ -8,7 +8,7 @@
     benchmark.py profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
     benchmark.py loader --folder coco
     benchmark.py compare old.json new.json
-    benchmark.py readme README.md
+    benchmark.py readme README.md docs/costs.md
 
 Prints tables, and writes them to files where asked to. No weights are needed, and no data: images
 and objects are random, except for `loader`, which times the reading of files.
@@ -35,27 +35,26 @@ from sap_detr.analysis import (
     coco_val2017_sizes,
     compare,
     compare_table,
-    cost_table,
     describe_machine,
     file_records,
     flop_records,
     flop_table,
     folder_records,
+    known_blocks,
     load_benchmark,
     loader_record,
     loader_report,
     machine_line,
-    measured_tables,
     memory_record,
     memory_report,
     parameter_record,
     parameter_table,
     profile_record,
     profile_report,
-    replace_between_marks,
     speed_record,
     speed_report,
     uncounted_note,
+    write_blocks,
 )
 from sap_detr.analysis.image_sizes import ORDERS
 from sap_detr.analysis.memory import MODES
@@ -179,12 +178,13 @@ def run_compare(args: argparse.Namespace) -> None:
 
 def run_readme(args: argparse.Namespace) -> None:
     """``benchmark.py readme``."""
-    text = args.file.read_text(encoding="utf-8")
-    replace_between_marks(text, "")
-    blocks = [cost_table(), measured_tables(args.benchmarks)]
-    text = replace_between_marks(text, "\n\n".join(filter(None, blocks)))
-    args.file.write_text(text, encoding="utf-8")
-    print(f"wrote the tables of {args.file}")
+    texts = {file: file.read_text(encoding="utf-8") for file in args.file}
+    # Of all documents before any is written, which takes minutes.
+    for text in texts.values():
+        known_blocks(text)
+    for file, text in texts.items():
+        file.write_text(write_blocks(text, args.benchmarks), encoding="utf-8")
+        print(f"wrote the tables of {file}")
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
@@ -357,8 +357,10 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("new", type=Path)
     compared.set_defaults(run=run_compare)
 
-    readme = commands.add_parser("readme", help="write the tables of the README; takes minutes")
-    readme.add_argument("file", type=Path)
+    readme = commands.add_parser(
+        "readme", help="write the tables of the README or another document; takes minutes"
+    )
+    readme.add_argument("file", nargs="+", type=Path)
     readme.add_argument(
         "--benchmarks",
         type=Path,

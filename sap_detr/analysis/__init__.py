@@ -7,11 +7,12 @@ from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
 from .loader_speed import file_records, folder_records, loader_record, loader_report
 from .machine import describe_machine, machine_line
+from .marks import MarkError
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
 from .parameters import ParameterCount, count_parameters, count_parameters_by_part
 from .published import count_published_flops, reformulation_savings
-from .readme import MarkError, cost_table, measured_tables, replace_between_marks
+from .readme import known_blocks, write_blocks
 from .reference_body import ReferenceBody
 from .report import (
     CONVENTION,
@@ -40,7 +41,6 @@ __all__ = [
     "coco_val2017_sizes",
     "compare",
     "compare_table",
-    "cost_table",
     "count_detector_flops",
     "count_flops",
     "count_host_syncs",
@@ -53,13 +53,13 @@ __all__ = [
     "flop_table",
     "folder_records",
     "in_turns",
+    "known_blocks",
     "load_benchmark",
     "load_with_classes",
     "loader_record",
     "loader_report",
     "machine_line",
     "mean_flops",
-    "measured_tables",
     "memory_record",
     "memory_report",
     "parameter_record",
@@ -68,9 +68,9 @@ __all__ = [
     "profile_report",
     "ratio_of_neighbours",
     "reformulation_savings",
-    "replace_between_marks",
     "speed_record",
     "speed_report",
     "synthetic_batch",
     "uncounted_note",
+    "write_blocks",
 ]

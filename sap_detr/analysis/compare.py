@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,14 @@ _FIGURES: dict[str, dict[str, str]] = {
         "training, model (bytes)": "training.model",
         "training, peak (bytes)": "training.peak",
     },
+    "loader": {
+        "images/s/core, {}": "readers.*.images_per_second",
+        "bytes of an image, {}": "readers.*.bytes",
+    },
     "profile": {},
 }
 _IDENTITY = ("config", "images", "size", "batch", "dtype", "mode")
+_LOADER_IDENTITY = ("config", "data", "images")
 # Of a machine, what makes two files hard to compare, but not meaningless.
 _SHOULD_AGREE = ("name", "threads", "torch")
 
@@ -129,9 +134,10 @@ def _compare_machines(old: Record, new: Record, names: tuple[str, str]) -> list[
 
 
 def _by_identity(content: Record, name: str) -> dict[str, Record]:
+    identity = _LOADER_IDENTITY if content["kind"] == "loader" else _IDENTITY
     records: dict[str, Record] = {}
     for record in content["records"]:
-        key = " ".join(_text(record[part]) for part in _IDENTITY if part in record)
+        key = " ".join(_text(record[part]) for part in identity if part in record)
         if key in records:
             raise CompareError(f"{name} has several records of {key}: compare them one by one")
         records[key] = record
@@ -143,21 +149,28 @@ def _text(value: Any) -> str:
 
 
 def _figures(record: Record, wanted: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for label, path in wanted.items():
-        *keys, last = path.split(".")
-        value: Any = record
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping):
-            continue
-        if last == "*":
-            found.update({label.format(name): number for name, number in value.items()})
-        elif last == "+":
-            found[label] = sum(value.values())
-        elif last in value:
-            found[label] = value[last]
-    return found
+    return {
+        label.format(*names): number
+        for label, path in wanted.items()
+        for names, number in _numbers_at(record, path.split("."))
+    }
+
+
+def _numbers_at(value: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The numbers that a way leads to, with the keys that stood at its stars."""
+    if not path:
+        yield (), value
+        return
+    if not isinstance(value, Mapping):
+        return
+    key, *rest = path
+    if key == "+":
+        yield (), sum(value.values())
+    elif key == "*":
+        for name, inner in value.items():
+            yield from (((name, *names), number) for names, number in _numbers_at(inner, rest))
+    elif key in value:
+        yield from _numbers_at(value[key], rest)
 
 
 def compare_table(rows: list[Record], tablefmt: str = "simple") -> str:

@@ -35,24 +35,26 @@ def profile_record(workload: Workload, mode: str, depth: int = 4, rounds: int = 
     """
     subject = Subject(workload)
     timer = PartTimer(clock_of(subject.device))
+    # Timers inside of a compiled network would break it into pieces.
+    modules = subject.parts if subject.compiled else modules_down_to(subject.model, depth)
     if mode == "training":
         run: Callable[[], object] = subject.trainer(timer).run_step
-        parts = [*subject.training_parts, *modules_down_to(subject.model, depth)]
+        parts = [*subject.training_parts, *modules]
         own = "optimizer"
     else:
         subject.model.eval()
         images = subject.images(1)
         run = lambda: subject.infer(images)  # noqa: E731
-        parts, own = modules_down_to(subject.model, depth), "other"
+        parts, own = modules, subject.rest
     timer.run(run)
     with timer.follow(parts):
         splits = [timer.run(run, own) for _ in range(rounds)]
-    modules = split_statistics(splits)["parts"]
+    seconds = split_statistics(splits)["parts"]
     return {
         **workload.identity,
         "mode": mode,
         "operators": operator_times(run, subject.device, rounds),
-        "modules": _ranked([{"name": name, "seconds": s} for name, s in modules.items()]),
+        "modules": _ranked([{"name": name, "seconds": s} for name, s in seconds.items()]),
     }
 
 

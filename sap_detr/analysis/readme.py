@@ -1,8 +1,8 @@
-"""The tables of the README that the benchmark writes, between two marks."""
+"""The tables that the benchmark writes into the README and other documents."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,23 @@ from torch import nn
 
 from .building import PUBLISHED_NUM_CLASSES, build_without_weights
 from .compare import load_benchmark
+from .growth import (
+    GROWTH_NOTE,
+    grid_table,
+    growth_table,
+    peaks_of,
+    times_of,
+)
 from .image_sizes import coco_val2017_sizes
 from .machine import machine_line
+from .marks import MarkError, marked_blocks, replace_blocks
 from .memory import mebibytes
 from .parameters import count_parameters
 from .published import count_published_flops
 from .reference_body import DESCRIPTION
 from .report import Record, format_table
+from .speed import precision_of, size_of
 
-BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
 SIZE = (800, 1066)
 
 
@@ -64,10 +72,6 @@ _SPEED_NOTE = (
 )
 
 
-class MarkError(ValueError):
-    """A file does not have the two marks that text is to be written between."""
-
-
 def cost_cells(
     row: PublishedCost, model: nn.Module, sizes: Mapping[str, Sequence[tuple[int, int]]]
 ) -> tuple[list[str], list[str]]:
@@ -110,16 +114,15 @@ def cost_table() -> str:
 
 
 def measured_tables(folder: Path) -> str:
-    """The tables of speed and memory, from the files that the benchmark wrote into a folder.
+    """The tables of memory and speed, from all ``memory_*.json`` and ``speed_*.json``.
 
     Raises:
-        CompareError: if there is any other JSON file in it.
+        CompareError: if one of them is something else.
     """
     blocks: list[str] = []
-    for file in sorted(folder.glob("*.json")):
-        content = load_benchmark(file)
-        if content["kind"] in _TABLES:
-            title, table = _TABLES[content["kind"]]
+    for kind, (title, table) in _TABLES.items():
+        for file in sorted(folder.glob(f"{kind}_*.json")):
+            content = load_benchmark(file)
             blocks += [f"{title} on {machine_line(content['machine'])}:", table(content["records"])]
     if any(block.startswith("Speed") for block in blocks):
         blocks.append(_SPEED_NOTE)
@@ -172,33 +175,75 @@ _WORKLOAD = ["config", "images"]
 
 
 def _workload(record: Record) -> list[str]:
-    height, width = record["size"]
-    images = f"{record['batch']} of {height}x{width}, {record['dtype']}"
-    name = Path(record["config"]).stem
-    return [name, images + (", compiled" if record["compiled"] else "")]
+    images = f"{record['batch']} of {size_of(record)}, {precision_of(record)}"
+    return [Path(record["config"]).stem, images]
 
 
-def block_between_marks(text: str) -> str:
-    """What stands between the marks.
+def growth_tables(folder: Path) -> str:
+    """Time and memory at several sizes, from ``sizes_speed.json`` and ``sizes_memory.json``.
 
     Raises:
-        MarkError: if there is not one of each, in their order.
+        OSError, CompareError: if one of them can't be read.
     """
-    start, end = _marks(text)
-    return text[start:end].strip("\n")
+    speed, memory = (load_benchmark(folder / f"sizes_{kind}.json") for kind in ("speed", "memory"))
+    sides = sorted({record["size"][0] for record in speed["records"]})
+    compared = (sides[len(sides) // 2], sides[-1])
+    return "\n\n".join(
+        [
+            f"Inference / training step in ms, on {machine_line(speed['machine'])}:",
+            grid_table(speed["records"], size_of, times_of),
+            "Largest memory in inference / training in MiB:",
+            grid_table(memory["records"], size_of, peaks_of),
+            f"Growth from {compared[0]} to {compared[1]} pixels:",
+            growth_table(speed["records"], memory["records"], compared),
+            GROWTH_NOTE,
+        ]
+    )
 
 
-def replace_between_marks(text: str, block: str) -> str:
-    """The text with another block between the marks.
+def precision_tables(folder: Path) -> str:
+    """Time with other precisions and compiled, from all ``precision_*.json``.
 
     Raises:
-        MarkError: if there is not one of each, in their order.
+        CompareError: if one of them is something else.
     """
-    start, end = _marks(text)
-    return f"{text[:start]}\n{block}\n\n{text[end:]}"
+    contents = [load_benchmark(file) for file in sorted(folder.glob("precision_*.json"))]
+    records = [record for content in contents for record in content["records"]]
+    lines = dict.fromkeys(machine_line(content["machine"]) for content in contents)
+    title = f"Inference / training step in ms, on {'; '.join(lines)}:"
+    return f"{title}\n\n{grid_table(records, precision_of, times_of)}"
 
 
-def _marks(text: str) -> tuple[int, int]:
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise MarkError(f"there must be one {BEGIN} and one {END} after it")
-    return text.index(BEGIN) + len(BEGIN) + 1, text.index(END)
+# Name of a block to what writes it, given the folder of measurements.
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "costs": lambda folder: cost_table(),
+    "measured": measured_tables,
+    "growth": growth_tables,
+    "precision": precision_tables,
+}
+
+
+def known_blocks(text: str) -> list[str]:
+    """Names of the blocks of a document.
+
+    Raises:
+        MarkError: if its marks are wrong, or name a block that there is not.
+    """
+    names = list(marked_blocks(text))
+    if unknown := [name for name in names if name not in BLOCKS]:
+        raise MarkError(f"no block is called {unknown[0]}: there are {', '.join(BLOCKS)}")
+    return names
+
+
+def write_blocks(text: str, folder: Path) -> str:
+    """A document with its blocks, see :mod:`sap_detr.analysis.marks`, written anew.
+
+    Args:
+        text: the document.
+        folder: of the ``--json`` files that it shows.
+
+    Raises:
+        MarkError: see :func:`known_blocks`.
+        OSError, CompareError: if a file of measurements is missing or is something else.
+    """
+    return replace_blocks(text, {name: BLOCKS[name](folder) for name in known_blocks(text)})

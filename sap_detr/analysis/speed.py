@@ -105,7 +105,7 @@ def _runs(
     def infer(inputs: list[dict[str, Any]]) -> Split:
         subject.model.eval()
         with timer.follow(subject.parts):
-            return timer.run(lambda: subject.infer(inputs))
+            return timer.run(lambda: subject.infer(inputs), own=subject.rest)
 
     runs: dict[str, Callable[[], Split]] = {}
     runs["matmul"] = _matmul_run(timer, subject.device, subject.workload.dtype)
@@ -228,10 +228,18 @@ def speed_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
 
 def workload_cells(record: Record) -> list[str]:
     """The first cells of a record's row: config, and what else was chosen."""
-    height, width = record["size"]
-    precision = record["dtype"] + (", compiled" if record["compiled"] else "")
     config = " ".join([record["config"], *record["overrides"]])
-    return [config, f"{height}x{width}", precision]
+    return [config, size_of(record), precision_of(record)]
+
+
+def size_of(record: Record) -> str:
+    """Height and width of a record's images."""
+    return "x".join(map(str, record["size"]))
+
+
+def precision_of(record: Record) -> str:
+    """The precision of a record, and whether it was compiled."""
+    return record["dtype"] + (", compiled" if record["compiled"] else "")
 
 
 WORKLOAD_HEADERS = ["config", "size", "precision"]

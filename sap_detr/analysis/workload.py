@@ -17,17 +17,14 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..config import ConfigError, load_config
-from ..engine.setup import choose_device
+from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
-from ..engine.trainer import accelerate
 from .building import load_with_classes
 from .timing import HostClock, PartTimer
 
 DTYPES = ("float32", "bfloat16")
 SYNTHETIC = "synthetic"
 _DATASET = "benchmark"
-# What a compiled model compiles: matching and postprocessing read numbers on the host.
-_COMPILED_PARTS = ("backbone", "neck", "encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Workload:
         num_objects: random objects per image.
         device: "cpu" or "cuda".
         dtype: "float32", or "bfloat16" for mixed precision (autocast), as ``train.amp`` does it.
-        compiled: run backbone, neck, encoder and decoder through ``torch.compile``.
+        compiled: run the network through ``torch.compile``, as ``train.compile`` does it.
         data: folder of a data set in COCO format that training steps take their images from, with
             the loader of the config and in its sizes; None for random images of ``size``.
     """
@@ -81,6 +78,7 @@ class Subject:
     Attributes:
         model: on the workload's device.
         classes: number of classes, if the config says it.
+        compiled: whether the network is, because workload or config say so.
         data: where the images of training steps come from, for reports.
 
     Raises:
@@ -97,6 +95,8 @@ class Subject:
             cfg.get("optimizer") or load_config("common/optim.py").optimizer
         )
         train = cfg.get("train") or load_config("common/train.py").train
+        train.compile.enabled |= workload.compiled
+        self.compiled: bool = train.compile.enabled
         self._max_grad_norm: float | None = train.clip_grad_norm
         self._loader: DictConfig | None = None
         self.data = SYNTHETIC
@@ -105,9 +105,10 @@ class Subject:
             self.data = Path(workload.data).resolve().name
         torch.manual_seed(0)
         self.model: nn.Module = instantiate(cfg.model).to(self.device)
+        if self.compiled:
+            # Graphs of another model in this process would count as this one's.
+            torch.compiler.reset()
         accelerate(self.model, train)
-        if workload.compiled:
-            compile_parts(self.model)
 
     def images(self, batch: int) -> list[dict[str, Any]]:
         """Random input for training or inference, as a loader gives it."""
@@ -117,8 +118,15 @@ class Subject:
 
     @property
     def parts(self) -> list[tuple[str, nn.Module]]:
-        """The parts of the model that take time in inference."""
+        """The parts of the model that take time in inference, as far as they can be told apart."""
+        if self.compiled:
+            return [("postprocessor", self.model.get_submodule("postprocessor"))]
         return [(name, m) for name, m in self.model.named_children() if name != "criterion"]
+
+    @property
+    def rest(self) -> str:
+        """What to call the time of inference that belongs to none of the parts."""
+        return "network" if self.compiled else "other"
 
     @property
     def training_parts(self) -> list[tuple[str, nn.Module]]:
@@ -248,22 +256,6 @@ def synthetic_batch(
         pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         images.append({"image": pixels, "instances": instances})
     return images
-
-
-def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
-    """Runs the parts of a model that compute through ``torch.compile``, in place.
-
-    Hooks of the parts themselves stay outside of what is compiled.
-
-    Args:
-        model: the model.
-        backend: torch's.
-    """
-    torch.compiler.reset()
-    for name in _COMPILED_PARTS:
-        part = getattr(model, name, None)
-        if part is not None:
-            part.forward = torch.compile(part.forward, backend=backend)
 
 
 def _load(workload: Workload) -> tuple[DictConfig, int | None]:

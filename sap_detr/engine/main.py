@@ -35,7 +35,7 @@ from .launch import (
     tell_preempted,
 )
 from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
-from .setup import as_dict, as_list, build_model, choose_device, prepare_data, setup_run
+from .setup import accelerate, as_dict, as_list, build_model, choose_device, prepare_data, setup_run
 from .topology import Topology, find_topology, local_rank_hint
 from .trainer import DetectionTrainer, accumulation_steps, yacs_view
 
@@ -206,4 +206,5 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         checkpoint["model"] = {k: v for k, v in checkpoint["ema"].items() if k != "num_updates"}
     report = load_weights(model, checkpoint, class_names=cfg.train.class_names, source=path)
     report.require_complete()
+    accelerate(model, cfg.train)
     return as_dict(DetectionTrainer.test(yacs_view(cfg), model))

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig
 from torch import nn
 
 from ..config import ConfigError, resolve_num_classes
+from ..modeling import DetectionTransformer, checkpoint_activations
 from .topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,34 @@ def build_model(cfg: DictConfig) -> nn.Module:
     if cfg.model.num_classes is None:
         resolve_num_classes(cfg, None, "")
     return instantiate(cfg.model).to(choose_device(cfg.train.device))
+
+
+def accelerate(model: nn.Module, train: DictConfig) -> None:
+    """Does what ``train.activation_checkpointing`` and ``train.compile`` say, in place.
+
+    After the moving average was made, which copies the model.
+
+    Raises:
+        ConfigError: if the model is none of ours.
+    """
+    options = dict(train.compile)
+    compiles = options.pop("enabled")
+    if not (compiles or train.activation_checkpointing):
+        return
+    if not isinstance(model, DetectionTransformer):
+        raise ConfigError(
+            "train.compile and train.activation_checkpointing are for DetectionTransformer, "
+            f"the model is {type(model).__name__}"
+        )
+    if train.activation_checkpointing:
+        checkpoint_activations(model)
+    if compiles:
+        if model.size_multiple == 1:
+            logger.warning(
+                "train.compile: every size of a batch is compiled anew. Unless all images have "
+                "the same one, set model.size_multiple, such as 128"
+            )
+        model.compile_network(**options)
 
 
 def setup_run(

@@ -35,14 +35,13 @@ from ..checkpoint import (
 )
 from ..config import ConfigError
 from ..data import EpochSampler, TrainLoader
-from ..modeling import DetectionTransformer, checkpoint_activations
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals, keep_workers_through_signals
-from .setup import as_list, build_model
+from .setup import accelerate, as_list, build_model
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -316,31 +315,6 @@ def accumulation_steps(total_batch_size: int, world_size: int, max_images: int |
         for steps in range(-(-per_process // max_images), per_process + 1)
         if per_process % steps == 0
     )
-
-
-def _enabled(option: Any) -> bool:
-    return bool(option.enabled if isinstance(option, DictConfig) else option)
-
-
-def accelerate(model: nn.Module, train: DictConfig) -> None:
-    """Does what ``train.activation_checkpointing`` and ``train.compile`` say, in place.
-
-    After the moving average was made, which copies the model.
-
-    Raises:
-        ConfigError: if the model is none of ours.
-    """
-    wanted = [key for key in ("activation_checkpointing", "compile") if _enabled(train[key])]
-    if not wanted:
-        return
-    if not isinstance(model, DetectionTransformer):
-        raise ConfigError(
-            f"train.{wanted[0]} is for DetectionTransformer, the model is {type(model).__name__}"
-        )
-    if train.activation_checkpointing:
-        checkpoint_activations(model)
-    if train.compile.enabled:
-        model.compile_network(**{k: v for k, v in train.compile.items() if k != "enabled"})
 
 
 def broadcast_buffers(model: nn.Module) -> None:

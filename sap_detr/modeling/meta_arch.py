@@ -166,15 +166,19 @@ class DetectionTransformer(nn.Module):
             sizes = torch.as_tensor([tuple(size) for size in image_sizes]).to(images.device)
         return self._network(images, sizes, all_layers)
 
-    def compile_network(self, **options: Any) -> None:
+    def compile_network(self, max_graphs: int = 256, **options: Any) -> None:
         """Compiles all between the normalised images and the predictions.
 
         A new graph is compiled for every size of a batch that comes along, and again for batches
         without padding. With a ``size_multiple`` there are few.
 
         Args:
+            max_graphs: sizes that come after so many are not compiled. torch's own limit is 8.
             options: of :func:`torch.compile`.
         """
+        # The old name, which later versions of torch know as well.
+        limits = torch._dynamo.config
+        limits.cache_size_limit = max(limits.cache_size_limit, max_graphs)
         self._compiled = torch.compile(self._run_network, **options)
 
     def _network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:

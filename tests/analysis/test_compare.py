@@ -52,6 +52,26 @@ def test_counts():
     compare_table(rows)
 
 
+def test_loaders():
+    def file(data: str, fast: float) -> dict:
+        readers = {"pil": {"images_per_second": 90.0, "bytes": 7.0, "seconds": {}}}
+        readers["fast"] = {"images_per_second": fast, "bytes": 7.0, "seconds": {}}
+        record = {"config": "coco.py", "data": data, "images": 100, "readers": readers}
+        return {"kind": "loader", "machine": MACHINE, "records": [record]}
+
+    rows, _ = compare(file("a", 160.0), file("a", 200.0))
+    assert {row["record"] for row in rows} == {"coco.py a 100"}
+    ratios = {row["figure"]: row["ratio"] for row in rows}
+    assert ratios == {
+        "images/s/core, pil": 1,
+        "images/s/core, fast": 1.25,
+        "bytes of an image, pil": 1,
+        "bytes of an image, fast": 1,
+    }
+    with pytest.raises(CompareError, match="nothing in common"):
+        compare(file("a", 160.0), file("b", 200.0))
+
+
 def test_other_machine_is_warned_of():
     _, warnings = compare(speed_file(), speed_file(name="B", threads=2))
     assert warnings == ["name differs: A and B", "threads differs: 1 and 2"]

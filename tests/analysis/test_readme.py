@@ -8,40 +8,17 @@ from pathlib import Path
 import pytest
 
 from sap_detr import model_zoo
-from sap_detr.analysis import (
-    MarkError,
-    build_without_weights,
-    cost_table,
-    measured_tables,
-    replace_between_marks,
-)
-from sap_detr.analysis.readme import (
-    BEGIN,
-    END,
-    LISTED,
-    SIZE,
-    block_between_marks,
-    cost_cells,
-)
+from sap_detr.analysis import MarkError, build_without_weights, known_blocks, write_blocks
+from sap_detr.analysis.marks import block_marks, marked_blocks
+from sap_detr.analysis.readme import LISTED, SIZE, cost_cells, cost_table, measured_tables
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "docs" / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def block() -> str:
-    return block_between_marks((ROOT / "README.md").read_text(encoding="utf-8"))
-
-
-def test_marks():
-    text = f"before\n\n{BEGIN}\n\nold\n\n{END}\nafter\n"
-    assert block_between_marks(text) == "old"
-    new = replace_between_marks(text, "| new |")
-    assert new == f"before\n\n{BEGIN}\n\n| new |\n\n{END}\nafter\n"
-    assert replace_between_marks(new, "old") == text
-    for wrong in ("", f"{END}\n{BEGIN}\n", f"{text}{BEGIN}\n"):
-        with pytest.raises(MarkError, match="there must be one"):
-            replace_between_marks(wrong, "new")
+def blocks() -> dict[str, str]:
+    return marked_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
 
 
 def test_listed_configs_exist():
@@ -49,26 +26,36 @@ def test_listed_configs_exist():
 
 
 @pytest.mark.parametrize("row", LISTED, ids=lambda row: Path(row.config).stem)
-def test_readme_has_costs(block, row):
+def test_readme_has_costs(blocks, row):
     """Parameters and FLOPs at one size; all sizes take minutes."""
     model, _ = build_without_weights(row.config, 91)
     (name, *parameters), (flops,) = cost_cells(row, model, {"": [SIZE]})
-    lines = [line for line in block.splitlines() if line.startswith(f"| {name} ")]
-    # The first is that of the table of costs.
+    lines = [line for line in blocks["costs"].splitlines() if line.startswith(f"| {name} ")]
     cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert cells[:4] == [name, *parameters, flops]
     assert cells[-1] == row.gflops
 
 
 @pytest.mark.slow
-def test_readme_has_table_of_costs(block):
-    assert block.startswith(cost_table())
+def test_readme_has_table_of_costs(blocks):
+    assert blocks["costs"] == cost_table()
 
 
-def test_readme_has_measurements(block):
+@pytest.mark.parametrize("document", ["README.md", "docs/costs.md"])
+def test_documents_have_measurements(document):
     """What the files of speed and memory say, no more and no less."""
-    assert block.endswith(measured_tables(BENCHMARKS))
-    assert block.count("Speed on ") == measured_tables(BENCHMARKS).count("Speed on ")
+    text = (ROOT / document).read_text(encoding="utf-8")
+    blocks = marked_blocks(text)
+    measured = [name for name in known_blocks(text) if name != "costs"]
+    assert measured
+    for name in measured:
+        marks = block_marks(name)
+        assert blocks[name] == marked_blocks(write_blocks("\n".join(marks), BENCHMARKS))[name]
+
+
+def test_unknown_block():
+    with pytest.raises(MarkError, match="no block is called other: there are costs, measured"):
+        known_blocks("\n".join(block_marks("other")))
 
 
 def test_measured_tables(tmp_path):
@@ -91,7 +78,7 @@ def test_measured_tables(tmp_path):
     params = {"config": "detr/x.py", "total": 5}
     for kind, record in (("speed", speed), ("memory", memory), ("params", params)):
         content = {"kind": kind, "machine": machine, "records": [record]}
-        (tmp_path / f"{kind}.json").write_text(json.dumps(content))
+        (tmp_path / f"{kind}_cpu.json").write_text(json.dumps(content))
     text = measured_tables(tmp_path)
     assert "Speed on cpu (A B, 2 threads), torch 2.5:" in text
     for cell in ("2 of 64x96, float32, compiled", "1,500", "2,500", "1.12", "1.25", "50%"):

@@ -5,7 +5,6 @@ import torch
 
 from sap_detr.analysis import PartTimer, Subject, Workload, synthetic_batch
 from sap_detr.analysis.timing import HostClock
-from sap_detr.analysis.workload import compile_parts
 from sap_detr.config import ConfigError
 from sap_detr.data.shapes import generate_shapes
 
@@ -94,19 +93,28 @@ def test_images_of_a_folder(tmp_path, tiny_overrides):
         Subject(Workload(SMALL, data=str(tmp_path / "my_shapes")))
 
 
-def test_compiled_parts_are_still_told_apart():
-    subject = Subject(Workload("common/models/detr_small.py", num_classes=3, size=(64, 64)))
-    images = subject.images(1)
-    expected = subject.infer(images)[0]["instances"].scores
+def test_compiled_network_is_timed_as_a_whole(tiny_overrides):
     # Inductor takes minutes.
-    compile_parts(subject.model, backend="eager")
+    overrides = (*tiny_overrides, "train.compile.backend=eager")
+    plain, compiled = (
+        Subject(Workload("detr/detr_small_shapes.py", overrides, 3, (64, 64), compiled=compiled))
+        for compiled in (False, True)
+    )
+    assert compiled.compiled
+    assert not plain.compiled
+    images = plain.images(1)
+
+    def graphs():
+        return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    before = graphs()
+    scores = [s.infer(images)[0]["instances"].scores for s in (plain, compiled)]
+    assert torch.allclose(*scores)
     timer = PartTimer(HostClock())
-    with timer.follow(subject.parts):
-        parts = timer.run(lambda: subject.infer(images)).parts
-    assert {"backbone", "neck", "encoder", "decoder"} <= parts.keys()
-    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert compiled >= 4
-    assert torch.allclose(subject.infer(images)[0]["instances"].scores, expected)
+    with timer.follow(compiled.parts):
+        parts = timer.run(lambda: compiled.infer(images), own=compiled.rest).parts
+    assert parts.keys() == {"network", "postprocessor"}
+    assert graphs() == before + 1
 
 
 def test_no_gpu():

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 
 from sap_detr.checkpoint import load_checkpoint_file
 from sap_detr.config import ConfigError, add_sap_detr_config, load_config
 from sap_detr.engine import DetectionTrainer, accumulation_steps, prepare_data, setup_run
+from sap_detr.engine.main import evaluate
+from sap_detr.engine.setup import accelerate
+from sap_detr.modeling import DetectionTransformer
 
 
 def train(overrides, resume=False):
@@ -75,6 +78,70 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_overrides, tmp_path):
     fresh = run("other", max_iter=3)
     name = "decoder.query_embed.weight"
     assert not torch.equal(fresh["model"][name], whole["model"][name])
+
+
+@pytest.mark.parametrize("option", ["compile.enabled", "activation_checkpointing"])
+def test_faster_or_smaller_training_gives_the_same_weights(
+    option, tiny_overrides, tmp_path, monkeypatch
+):
+    common = [*tiny_overrides, "train.max_iter=4", "dataloader.test.dataset.names=[]"]
+    # What is compiled draws other random numbers.
+    common += ["model.encoder.dropout=0", "model.decoder.dropout=0", "model.size_multiple=32"]
+    common += ["train.compile.backend=aot_eager"]
+    used = []
+    for name in ("compile_network", "_network"):
+        original = getattr(DetectionTransformer, name)
+        monkeypatch.setattr(DetectionTransformer, name, recorded(used, name, original))
+
+    def run(*extra):
+        train([*common, *extra])
+        return load_checkpoint_file(tmp_path / "run" / "model_final.pth")["model"]
+
+    plain = run()
+    assert used == ["_network"] * 4
+    changed = run(f"train.{option}=true", f"train.output_dir={tmp_path / 'run'}")
+    assert ("compile_network" in used) == (option == "compile.enabled")
+    assert plain.keys() == changed.keys()
+    for name, value in plain.items():
+        assert torch.allclose(value, changed[name], rtol=1e-3, atol=1e-5), name
+
+
+def recorded(used, name, method):
+    def call(*args, **kwargs):
+        used.append(name)
+        return method(*args, **kwargs)
+
+    return call
+
+
+def test_evaluation_compiles_too(tiny_overrides, tmp_path, monkeypatch):
+    weights = tmp_path / "run" / "model_final.pth"
+    train([*tiny_overrides, "train.max_iter=2", "dataloader.test.dataset.names=[]"])
+    used = []
+    monkeypatch.setattr(
+        DetectionTransformer,
+        "compile_network",
+        recorded(used, "compiled", DetectionTransformer.compile_network),
+    )
+    results = []
+    for enabled in (False, True):
+        options = [f"train.compile.enabled={enabled}", "train.compile.backend=eager"]
+        options.append(f"train.init_checkpoint={weights}")
+        cfg = load_config("detr/detr_small_shapes.py", [*tiny_overrides, *options])
+        prepare_data(cfg)
+        results.append(evaluate(cfg)["bbox"])
+        assert used == ["compiled"] * enabled
+    assert results[0] == pytest.approx(results[1], nan_ok=True)
+
+
+def test_compiling_images_of_all_sizes_is_warned_of(tiny_config, caplog):
+    prepare_data(tiny_config)
+    model = instantiate(tiny_config.model)
+    tiny_config.train.compile.enabled = True
+    accelerate(model, tiny_config.train)
+    assert "set model.size_multiple" in caplog.text
+    with pytest.raises(ConfigError, match="the model is Linear"):
+        accelerate(torch.nn.Linear(1, 1), tiny_config.train)
 
 
 def test_accumulation_sees_the_same_images(tiny_overrides):

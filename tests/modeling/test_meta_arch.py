@@ -312,6 +312,20 @@ def test_compiled_network_is_reused_for_images_of_other_sizes(build_tiny_detr, m
     assert len(graphs) == 2
 
 
+def test_sizes_beyond_the_limit_of_torch_are_compiled(build_tiny_detr, make_inputs):
+    model = build_tiny_detr("model.size_multiple=32").eval()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model.compile_network(backend=backend, dynamic=False)
+    for height in range(32, 384, 32):
+        predict(model, make_inputs([(height, 32)], (1,)))
+    assert len(graphs) == 11
+
+
 def test_compiled_network_trains_the_same(build_tiny_detr, make_inputs):
     model = build_tiny_detr("model.encoder.dropout=0", "model.decoder.dropout=0").train()
     gradients = []
