@@ -59,6 +59,7 @@ from sap_detr.analysis import (
 from sap_detr.analysis.image_sizes import ORDERS
 from sap_detr.analysis.memory import MODES
 from sap_detr.analysis.workload import DTYPES
+from sap_detr.arguments import positive_int
 from sap_detr.config import ConfigError
 from sap_detr.data import DatasetError
 from sap_detr.data.mapper import READERS
@@ -256,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--num-classes",
-        type=_positive,
+        type=positive_int,
         metavar="C",
         help="number of classes (default: the config's own; 91 where its data set would say)",
     )
@@ -271,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     depth = argparse.ArgumentParser(add_help=False)
     depth.add_argument(
         "--depth",
-        type=_positive,
+        type=positive_int,
         default=1,
         help="of the parts: 1 is backbone, neck, ...; 2 is their parts, ... (default: %(default)s)",
     )
@@ -283,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     flops.add_argument(
         "--size",
         nargs=2,
-        type=_positive,
+        type=positive_int,
         metavar=("H", "W"),
         help="size of the image in pixels (default: 800 1066, unless --coco-val2017 is given)",
     )
@@ -300,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     measured = _measured_options(common)
     speed = commands.add_parser("speed", parents=[measured], help="time inference and training")
     speed.add_argument(
-        "--repeats", type=_positive, default=10, help="rounds (default: %(default)s)"
+        "--repeats", type=positive_int, default=10, help="rounds (default: %(default)s)"
     )
     speed.add_argument(
         "--warm-up", type=int, default=2, help="rounds before that (default: %(default)s)"
@@ -323,9 +324,9 @@ def _parser() -> argparse.ArgumentParser:
 
     profile = commands.add_parser("profile", parents=[measured], help="where the time goes")
     profile.add_argument("--mode", nargs="+", choices=MODES, default=MODES)
-    profile.add_argument("--top", type=_positive, default=20, help="rows (default: %(default)s)")
+    profile.add_argument("--top", type=positive_int, default=20, help="rows (default: %(default)s)")
     profile.add_argument(
-        "--depth", type=_positive, default=4, help="of the modules (default: %(default)s)"
+        "--depth", type=positive_int, default=4, help="of the modules (default: %(default)s)"
     )
     profile.set_defaults(run=run_profile)
 
@@ -345,10 +346,10 @@ def _parser() -> argparse.ArgumentParser:
         "--readers", nargs="+", choices=READERS, default=READERS, help="(default: all)"
     )
     loader.add_argument(
-        "--limit", type=_positive, default=100, help="of images (default: %(default)s)"
+        "--limit", type=positive_int, default=100, help="of images (default: %(default)s)"
     )
     loader.add_argument(
-        "--repeats", type=_positive, default=3, help="rounds (default: %(default)s)"
+        "--repeats", type=positive_int, default=3, help="rounds (default: %(default)s)"
     )
     loader.set_defaults(run=run_loader)
 
@@ -379,7 +380,7 @@ def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParse
     sizes.add_argument(
         "--size",
         nargs=2,
-        type=_positive,
+        type=positive_int,
         default=(640, 800),
         metavar=("H", "W"),
         help="size of the images in pixels (default: 640 800)",
@@ -387,21 +388,21 @@ def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParse
     sizes.add_argument(
         "--sizes",
         nargs="+",
-        type=_positive,
+        type=positive_int,
         default=[],
         metavar="S",
         help="several sizes: sides of square images in pixels",
     )
     parser.add_argument(
-        "--batch", type=_positive, default=1, help="images of a batch (default: %(default)s)"
+        "--batch", type=positive_int, default=1, help="images of a batch (default: %(default)s)"
     )
     parser.add_argument(
-        "--objects", type=_positive, default=7, help="of each image (default: %(default)s)"
+        "--objects", type=positive_int, default=7, help="of each image (default: %(default)s)"
     )
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: the GPU if there is one"
     )
-    parser.add_argument("--threads", type=_positive, help="of torch (default: its own)")
+    parser.add_argument("--threads", type=positive_int, help="of torch (default: its own)")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
@@ -412,12 +413,6 @@ def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParse
         "--compile", action="store_true", help="run the model's parts through torch.compile"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

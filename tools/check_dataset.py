@@ -29,6 +29,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from sap_detr.arguments import positive_int
 from sap_detr.config import ConfigError, load_config
 from sap_detr.data import DatasetError, find_coco_splits
 from sap_detr.data.inspection import (
@@ -170,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a config: its number of queries, and its data sets if none are given",
     )
-    parser.add_argument("--num-queries", type=_positive, metavar="Q", help="of the model")
+    parser.add_argument("--num-queries", type=positive_int, metavar="Q", help="of the model")
     parser.add_argument(
         "--full",
         action="store_true",
@@ -197,12 +198,6 @@ def _parser() -> argparse.ArgumentParser:
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..modeling import DetectionTransformer
+from .module_hooks import following
 from .parameters import part_of
 
 # Arguments and result of an operator to its multiply-adds.
@@ -144,25 +144,9 @@ class _Counter(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
         self._running = [""]
 
-    @contextmanager
-    def names_of(self, model: nn.Module) -> Iterator[None]:
+    def names_of(self, model: nn.Module) -> AbstractContextManager[None]:
         """Follows which module of ``model`` runs."""
-        handles = []
-        for name, module in model.named_modules():
-
-            def enter(module: nn.Module, args: Any, name: str = name) -> None:
-                self._running.append(name)
-
-            def leave(module: nn.Module, args: Any, result: Any) -> None:
-                self._running.pop()
-
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return following(model.named_modules(), self._running.append, self._running.pop)
 
     def __torch_dispatch__(
         self,

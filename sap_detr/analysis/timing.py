@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
+
+from .module_hooks import following
 
 T = TypeVar("T")
 
@@ -131,29 +133,13 @@ class PartTimer:
         finally:
             self._leave()
 
-    @contextmanager
-    def follow(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
+    def follow(self, modules: Iterable[tuple[str, nn.Module]]) -> AbstractContextManager[None]:
         """While it is active, the forward passes of modules are parts.
 
         Args:
             modules: name of the part, and the module; several modules may make one part.
         """
-        handles = []
-        for name, module in modules:
-
-            def enter(module: nn.Module, args: Any, name: str = name) -> None:
-                self._enter(name)
-
-            def leave(module: nn.Module, args: Any, result: Any) -> None:
-                self._leave()
-
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return following(modules, self._enter, self._leave)
 
     def _enter(self, name: str) -> None:
         self._running.append(name)

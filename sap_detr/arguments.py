@@ -1,0 +1,16 @@
+"""Types of command line arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is something else.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
