@@ -15,12 +15,12 @@ from .gaussian import (
     cell_centres,
     check_gaussian_form,
     gaussian_attention,
-    gaussian_axes,
     gaussian_bias,
     gaussian_features,
 )
 from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
+from .portioned_attention import AxisBias, portioned_attention
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
 from .resize import resize_pixels
@@ -29,6 +29,7 @@ from .roi_pooling import interpolation_weights, point_weights, roi_align, sample
 __all__ = [
     "GAUSSIAN_FORMS",
     "MLP",
+    "AxisBias",
     "DeformableAttention",
     "Dropout",
     "FeedForward",
@@ -47,7 +48,6 @@ __all__ = [
     "full_precision",
     "full_precision_dtype",
     "gaussian_attention",
-    "gaussian_axes",
     "gaussian_bias",
     "gaussian_features",
     "interpolation_weights",
@@ -56,6 +56,7 @@ __all__ = [
     "masked_group_norm",
     "merge_heads",
     "point_weights",
+    "portioned_attention",
     "relu_dropout",
     "resize_pixels",
     "roi_align",

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dropout import can_draw
 from .dropout import dropout as drop
 from .mlp import Linear, linear, linear_side_by_side
+from .portioned_attention import AxisBias, portioned_attention
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -28,7 +30,7 @@ def attention(
     value: Tensor,
     *,
     key_padding_mask: Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: AxisBias | None = None,
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
@@ -40,24 +42,41 @@ def attention(
         value: (B, M, N, V); V may differ from E.
         key_padding_mask: (B, N) bool, True on tokens that must not be attended to, or None.
             Every image needs at least one token that is not padding.
-        bias: (B, M, Q, N) in the dtype of the queries, added to the scaled dot products, or None.
+        bias: added to the scaled dot products, in their dtype; or None. Then N = H * W.
         dropout: probability of dropping an attention weight; pass 0 outside training.
         scale: factor of the dot products; ``E ** -0.5`` by default.
 
     Returns:
         (B, Q, M * V), the heads side by side.
     """
-    mask = bias
+    without_kernel = dropout > 0 or key.shape[1] != query.shape[1] or _needs_gradient(bias)
+    if without_kernel and _can_be_portioned(query, dropout):
+        query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+        return merge_heads(portioned_attention(query, key, value, key_padding_mask, bias, dropout))
+    mask = None if bias is None else bias.full()
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
-        mask = ~padded if bias is None else bias.masked_fill(padded, -torch.inf)
-    if not query.is_cuda and (dropout > 0 or key.shape[1] != query.shape[1]):
+        mask = ~padded if mask is None else mask.masked_fill(padded, -torch.inf)
+    if without_kernel and not query.is_cuda:
         return merge_heads(_written_out(query, key, value, mask, dropout, scale))
     key = key.expand(-1, query.shape[1], -1, -1)
     return merge_heads(
         F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
         )
+    )
+
+
+def _needs_gradient(bias: AxisBias | None) -> bool:
+    return bias is not None and bias.x.requires_grad and torch.is_grad_enabled()
+
+
+def _can_be_portioned(query: Tensor, dropout: float) -> bool:
+    return (
+        query.device.type in ("cpu", "meta")
+        and (dropout == 0 or can_draw(dropout))
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
@@ -69,10 +88,9 @@ def _written_out(
     dropout_p: float,
     scale: float | None,
 ) -> Tensor:
-    """Attention step by step, for what ``scaled_dot_product_attention`` has no kernel for.
+    """Attention step by step: what :func:`portioned_attention` does, for compilers and autocast.
 
-    That is, on the CPU: dropout; and keys that all heads share, which it would copy for every head.
-    Here one product compares the queries of all heads with them.
+    One product compares the queries of all heads with keys that they share.
     """
     num_heads = query.shape[1]
     query = query * (query.shape[-1] ** -0.5 if scale is None else scale)

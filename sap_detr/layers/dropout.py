@@ -7,6 +7,8 @@ multiples of 1 / 65536, and one byte per element is kept, or nothing behind a Re
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if _leave_to_pytorch(x, p):
         return F.dropout(x, p)
-    return _Dropped.apply(x, _draw(x, p), _scale(p))
+    return _Dropped.apply(x, draw_dropped(x.shape, p, x.device), scale_of_kept(p))
 
 
 def relu_dropout(x: Tensor, p: float) -> Tensor:
@@ -31,7 +33,7 @@ def relu_dropout(x: Tensor, p: float) -> Tensor:
         return F.relu(x)
     if _leave_to_pytorch(x, p):
         return F.dropout(F.relu(x), p)
-    return _DroppedReLU.apply(x, _draw(x, p), _scale(p))
+    return _DroppedReLU.apply(x, draw_dropped(x.shape, p, x.device), scale_of_kept(p))
 
 
 class Dropout(nn.Dropout):
@@ -43,18 +45,24 @@ class Dropout(nn.Dropout):
 
 
 def _leave_to_pytorch(x: Tensor, p: float) -> bool:
-    drawable = 0 < round(p * _LEVELS) < _LEVELS
-    return not drawable or x.device.type != "cpu" or torch.compiler.is_compiling()
+    return not can_draw(p) or x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
-def _draw(x: Tensor, p: float) -> Tensor:
-    """Which elements of x to drop."""
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    numbers = words.view(torch.int16)[: x.numel()].view(x.shape)
+def can_draw(p: float) -> bool:
+    """Whether :func:`draw_dropped` can tell ``p`` from 0 and 1."""
+    return 0 < round(p * _LEVELS) < _LEVELS
+
+
+def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> Tensor:
+    """Which elements of a tensor to drop, with probability ``p``: bool of that shape."""
+    count = math.prod(shape)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
+    numbers = words.random_(-(2**63), None).view(torch.int16)[:count].view(tuple(shape))
     return numbers < round(p * _LEVELS) - _LEVELS // 2
 
 
-def _scale(p: float) -> float:
+def scale_of_kept(p: float) -> float:
+    """What elements that are not dropped are multiplied with, so that the mean stays."""
     return 1 / (1 - round(p * _LEVELS) / _LEVELS)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .attention import attention
+from .portioned_attention import AxisBias
 from .precision import full_precision
 
 GAUSSIAN_FORMS = ("bias", "folded")
@@ -27,10 +28,8 @@ def cell_centres(length: int, like: Tensor) -> Tensor:
     return torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
 
 
-def gaussian_axes(
-    centre: Tensor, sharpness: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """The two terms of the Gaussian, each shifted so that its largest value is 0.
+def gaussian_bias(centre: Tensor, sharpness: Tensor, size: tuple[int, int]) -> AxisBias:
+    """The Gaussian, with each of its terms shifted so that its largest value is 0.
 
     A constant per query cancels in the softmax. Without it a centre far outside of the map would
     leave nothing but large numbers, whose differences are lost in half precision.
@@ -39,21 +38,13 @@ def gaussian_axes(
         centre: (B, M, Q, 2), (x, y) in cells.
         sharpness: (B, M, Q, 2), for x and y.
         size: (H, W) of the map.
-
-    Returns:
-        The terms of x (B, M, Q, W) and of y (B, M, Q, H).
     """
     terms = []
     for axis, length in enumerate((size[1], size[0])):
         distance = cell_centres(length, centre) - centre[..., axis, None]
         term = -(sharpness[..., axis, None] * distance).square() / 8
         terms.append(term - term.detach().amax(-1, keepdim=True))
-    return terms[0], terms[1]
-
-
-def gaussian_bias(x_term: Tensor, y_term: Tensor) -> Tensor:
-    """Sums (B, M, Q, W) and (B, M, Q, H) to a bias (B, M, Q, N) for all cells, row by row."""
-    return (y_term[..., :, None] + x_term[..., None, :]).flatten(-2)
+    return AxisBias(*terms)
 
 
 def gaussian_features(
@@ -64,7 +55,7 @@ def gaussian_features(
     Coordinates count from the middle of the map, which keeps the squares small.
 
     Args:
-        centre, sharpness, size: as in :func:`gaussian_axes`.
+        centre, sharpness, size: as in :func:`gaussian_bias`.
 
     Returns:
         (B, M, Q, 4) for the queries and (N, 4) for the cells.
@@ -99,7 +90,7 @@ def gaussian_attention(
         query: (B, M, Q, E).
         key: (B, M, N, E).
         value: (B, M, N, V).
-        centre, sharpness, size: as in :func:`gaussian_axes`; N = H * W.
+        centre, sharpness, size: as in :func:`gaussian_bias`; N = H * W.
         form: "bias" adds a bias of the size of the attention weights. "folded" appends four
             dimensions to queries and keys instead, so that no such tensor exists; it stays in
             full precision under autocast, because it holds squares of coordinates.
@@ -110,8 +101,7 @@ def gaussian_attention(
     """
     centre, sharpness = full_precision(centre), full_precision(sharpness)
     if form == "bias":
-        x_term, y_term = gaussian_axes(centre, sharpness, size)
-        bias = gaussian_bias(x_term.to(query.dtype), y_term.to(query.dtype))
+        bias = gaussian_bias(centre, sharpness, size).to(query.dtype)
         return attention(
             query,
             key,

@@ -2,7 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from sap_detr.layers import MultiheadAttention, PositionedSelfAttention, attention
+from sap_detr.layers import (
+    AxisBias,
+    MultiheadAttention,
+    PositionedSelfAttention,
+    attention,
+)
 
 
 def make_pair(dropout: float = 0.0) -> tuple[MultiheadAttention, nn.MultiheadAttention]:
@@ -20,6 +25,12 @@ def padding(batch: int, tokens: int, padded: dict[int, list[int]]) -> torch.Tens
     for image, cells in padded.items():
         mask[image, cells] = True
     return mask
+
+
+def make_bias(batch: int, heads: int, queries: int, size: tuple[int, int]) -> AxisBias:
+    return AxisBias(
+        *(torch.randn(batch, heads, queries, n, dtype=torch.float64) for n in reversed(size))
+    )
 
 
 @pytest.mark.parametrize("mask", [None, padding(2, 7, {0: [5, 6], 1: [0, 3]})])
@@ -62,7 +73,7 @@ def test_attention_is_the_written_out_softmax(with_bias, scale):
     query = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     key = torch.randn(2, 3, 6, 4, dtype=torch.float64)
     value = torch.randn(2, 3, 6, 7, dtype=torch.float64)  # wider than the keys
-    bias = torch.randn(2, 3, 5, 6, dtype=torch.float64) if with_bias else None
+    bias = make_bias(2, 3, 5, (2, 3)) if with_bias else None
     mask = padding(2, 6, {1: [4, 5]})
 
     result = attention(query, key, value, key_padding_mask=mask, bias=bias, scale=scale)
@@ -75,7 +86,7 @@ def test_attention_is_the_written_out_softmax(with_bias, scale):
                 logits = torch.stack([query[image, head, q] @ key[image, head, t] for t in valid])
                 logits = logits * (4**-0.5 if scale is None else scale)
                 if bias is not None:
-                    logits = logits + bias[image, head, q, valid]
+                    logits = logits + bias.full()[image, head, q, valid]
                 weights = logits.exp() / logits.exp().sum()
                 expected = sum(
                     w * value[image, head, t] for w, t in zip(weights, valid, strict=True)
@@ -114,7 +125,7 @@ def test_shared_keys_are_the_same_for_every_head(mask, with_bias):
     query = torch.randn(2, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     key = torch.randn(2, 1, 7, 6, dtype=torch.float64, requires_grad=True)
     value = torch.randn(2, 4, 7, 3, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(2, 4, 5, 7, dtype=torch.float64) if with_bias else None
+    bias = make_bias(2, 4, 5, (1, 7)) if with_bias else None
     options = {"key_padding_mask": mask, "bias": bias, "scale": 0.3}
     results, gradients = [], []
     for keys in (key, key.repeat(1, 4, 1, 1)):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sap_detr.layers import attention, check_gaussian_form, gaussian_attention
+from sap_detr.layers import AxisBias, attention, check_gaussian_form, gaussian_attention
 
 SIZE = (5, 7)
 
@@ -68,11 +68,12 @@ def test_folded_form_is_not_rounded_by_autocast():
 
 def test_bias_and_padding_mask_of_attention_add_up():
     query, key, value, _, _ = make_inputs()
-    bias = torch.randn(2, 3, 11, 35, dtype=query.dtype)
+    x_term, y_term = (torch.randn(2, 3, 11, n, dtype=query.dtype) for n in (7, 5))
+    bias = AxisBias(x_term, y_term)
     mask = torch.zeros(2, 35, dtype=torch.bool)
     mask[0, 30:] = True
     result = attention(query, key, value, key_padding_mask=mask, bias=bias)
-    logits = query @ key.transpose(-1, -2) * 8**-0.5 + bias
+    logits = query @ key.transpose(-1, -2) * 8**-0.5 + bias.full()
     logits = logits.masked_fill(mask[:, None, None], -torch.inf)
     expected = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
     assert (result - expected).abs().max() < 1e-12
