@@ -14,6 +14,9 @@ from .dropout import relu_dropout
 # From about this many rows on, convolutions are faster than BLAS.
 MANY_ROWS = 256
 
+# Without gradients, a feed-forward network takes so many tokens at a time on the CPU.
+MANY_TOKENS = 4096
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``, on the CPU as a 1x1 convolution where there are many rows.
@@ -107,7 +110,13 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., D) to (..., D)."""
+        """Maps (..., N, D) to (..., N, D)."""
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._run(x)
+        # The hidden layer of many tokens would not fit into the caches.
+        return torch.cat([self._run(part) for part in x.split(MANY_TOKENS, dim=-2)], dim=-2)
+
+    def _run(self, x: Tensor) -> Tensor:
         hidden = relu_dropout(self.linear1(x), self.dropout if self.training else 0.0)
         return self.linear2(hidden)
 

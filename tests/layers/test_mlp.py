@@ -103,3 +103,15 @@ def test_xavier_init_draws_matrices_and_leaves_vectors():
     assert 0.99 * bound < module[0].weight.abs().max() <= bound
     assert torch.equal(module[0].bias, bias)
     assert (module[1].weight == 7).all()
+
+
+def test_feed_forward_takes_portions_of_many_tokens(monkeypatch):
+    ffn = FeedForward(4, 8).double().eval()
+    x = torch.randn(2, 7, 4, dtype=torch.float64)
+    expected = ffn(x)
+    taken = []
+    ffn.linear1.register_forward_hook(lambda module, args, result: taken.append(args[0].shape[1]))
+    monkeypatch.setitem(FeedForward.forward.__globals__, "MANY_TOKENS", 3)
+    with torch.no_grad():
+        assert torch.equal(ffn(x), expected)
+    assert taken == [3, 3, 1]
