@@ -88,6 +88,10 @@ class _Portion:
         """The portion's part (M, r, ...) of (B, M, Q, ...)."""
         return x[self.image, :, self.rows]
 
+    def drop(self, weights: Tensor, dropped: Tensor) -> Tensor:
+        """Zeroes weights; in place, unless they may be kept for the gradient."""
+        return weights.masked_fill(dropped, 0) if self.whole else weights.masked_fill_(dropped, 0)
+
 
 def _portions(query: Tensor, num_keys: int) -> Iterator[_Portion]:
     images, heads, queries = query.shape[:3]
@@ -118,8 +122,7 @@ class _PortionedAttention(torch.autograd.Function):
                 kept.append(weights)
             if dropout:
                 dropped.append(draw_dropped(weights.shape, dropout, weights.device))
-                fill = weights.masked_fill if portion.whole else weights.masked_fill_
-                weights = fill(dropped[-1], 0)
+                weights = portion.drop(weights, dropped[-1])
             portion.of(attended).copy_(weights @ value[portion.image])
         if dropout:
             attended *= scale_of_kept(dropout)
@@ -155,7 +158,7 @@ class _PortionedAttention(torch.autograd.Function):
                 of_logits.masked_fill_(mask, 0)
             of_logits.sub_(portion.of(mean)).mul_(weights)
             if ctx.dropout:
-                weights = weights.masked_fill_(mask, 0)
+                weights = portion.drop(weights, mask)
             of_value[image].baddbmm_(weights.transpose(1, 2), of_sums)
             if of_x is not None and of_y is not None:
                 on_map = of_logits.unflatten(-1, (of_y.shape[-1], of_x.shape[-1]))

@@ -93,6 +93,14 @@ def test_keeps_no_weights_for_the_gradient(portion):
     assert len(weights) == (B if portion == "all" else 0)
 
 
+def test_gradient_can_be_taken_twice(portion):
+    query, key, value, _, _ = make_inputs(shared=True)
+    total = portioned_attention(query, key, value, dropout=P).square().sum()
+    first = torch.autograd.grad(total, (query, key, value), retain_graph=True)
+    second = torch.autograd.grad(total, (query, key, value))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
 def test_without_gradients_nothing_is_kept(portion):
     inputs = [x.detach() for x in make_inputs(shared=True)[:3]]
     assert not portioned_attention(*inputs).requires_grad
