@@ -180,11 +180,12 @@ def run_compare(args: argparse.Namespace) -> None:
 def run_readme(args: argparse.Namespace) -> None:
     """``benchmark.py readme``."""
     texts = {file: file.read_text(encoding="utf-8") for file in args.file}
-    # Of all documents before any is written, which takes minutes.
+    # All documents before the first table, which takes minutes.
     for text in texts.values():
         known_blocks(text)
-    for file, text in texts.items():
-        file.write_text(write_blocks(text, args.benchmarks), encoding="utf-8")
+    written = {file: write_blocks(text, args.benchmarks) for file, text in texts.items()}
+    for file, text in written.items():
+        file.write_text(text, encoding="utf-8")
         print(f"wrote the tables of {file}")
 
 
@@ -410,7 +411,7 @@ def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParse
         help="bfloat16 is mixed precision (default: %(default)s)",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="run the model's parts through torch.compile"
+        "--compile", action="store_true", help="compile the network, as train.compile does"
     )
     return parser
 

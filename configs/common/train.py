@@ -14,7 +14,7 @@ train = dict(
     clip_grad_norm=0.1,
     amp=dict(enabled=False, dtype="bfloat16"),
     # torch.compile with these options; set model.size_multiple too, such as 128, so that the sizes
-    # of batches repeat. Sizes that come after the first max_graphs are not compiled.
+    # of batches repeat. What comes after the first max_graphs is not compiled.
     compile=dict(enabled=False, backend="inductor", mode=None, dynamic=False, max_graphs=256),
     # Compute the layers of encoder and decoder again in the backward pass instead of keeping what
     # it needs: less memory, more time.

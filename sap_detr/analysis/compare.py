@@ -53,8 +53,12 @@ class CompareError(ValueError):
     """Two files can't be compared."""
 
 
-def load_benchmark(path: Path) -> Record:
+def load_benchmark(path: Path, kind: str | None = None) -> Record:
     """Reads a file that the benchmark wrote.
+
+    Args:
+        path: the file.
+        kind: the command that must have written it; None for any.
 
     Raises:
         OSError: if it can't be read.
@@ -66,6 +70,8 @@ def load_benchmark(path: Path) -> Record:
         raise CompareError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or not {"kind", "records"} <= content.keys():
         raise CompareError(f"{path} was not written by benchmark.py --json")
+    if kind is not None and content["kind"] != kind:
+        raise CompareError(f"{path} was written by benchmark.py {content['kind']}, not {kind}")
     return content
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .compare import CompareError
 from .memory import mebibytes
 from .report import Record, format_table
 
@@ -30,14 +31,14 @@ def grid_table(
         tablefmt: tabulate's.
 
     Raises:
-        ValueError: if two records belong to one cell.
+        CompareError: if two records belong to one cell.
     """
     columns = list(dict.fromkeys(column(record) for record in records))
     rows: dict[str, dict[str, str]] = {}
     for record in records:
         row = rows.setdefault(Path(record["config"]).stem, {})
         if column(record) in row:
-            raise ValueError(f"two records of {record['config']}, {column(record)}")
+            raise CompareError(f"two records of {record['config']}, {column(record)}")
         row[column(record)] = cell(record)
     cells = [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()]
     return format_table(cells, ["config", *columns], tablefmt)
@@ -62,17 +63,14 @@ def growth_table(speed: Sequence[Record], memory: Sequence[Record], sizes: tuple
         sizes: sides in pixels, the smaller first.
 
     Raises:
-        KeyError: if a config was not measured at both.
+        CompareError: if a config was not measured at both.
     """
     pixels = [side * side for side in sizes]
     rows = []
     for config in dict.fromkeys(record["config"] for record in speed):
         found: dict[str, list[float]] = {}
         for side in sizes:
-            timed, sized = (
-                {tuple(r["size"]): r for r in records if r["config"] == config}[side, side]
-                for records in (speed, memory)
-            )
+            timed, sized = (_record_of(records, config, side) for records in (speed, memory))
             figures = {
                 "inference": timed["inference"]["median"],
                 **{name: timed["inference"]["parts"][name] for name in _PARTS},
@@ -87,6 +85,13 @@ def growth_table(speed: Sequence[Record], memory: Sequence[Record], sizes: tuple
 
 
 _PARTS = ("backbone", "encoder", "decoder")
+
+
+def _record_of(records: Sequence[Record], config: str, side: int) -> Record:
+    for record in records:
+        if record["config"] == config and record["size"] == [side, side]:
+            return record
+    raise CompareError(f"{config} was not measured at {side}x{side}")
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:

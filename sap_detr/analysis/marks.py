@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 _MARK = re.compile(r"<!-- benchmark:(?P<name>[a-z]+):(?P<side>begin|end) -->\n?")
+_LIKE_A_MARK = re.compile(r"<!-- *benchmark\b.*")
 
 
 class MarkError(ValueError):
@@ -43,6 +44,9 @@ def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
 
 def _spans(text: str) -> dict[str, tuple[int, int]]:
     """Name of each block to where it starts and ends in the text."""
+    for found in _LIKE_A_MARK.finditer(text):
+        if not _MARK.match(text, found.start()):
+            raise MarkError(f"{found.group()} is no mark, such as {block_marks('NAME')[0]}")
     marks = list(_MARK.finditer(text))
     if not marks:
         raise MarkError(f"there must be a line {block_marks('NAME')[0]}")

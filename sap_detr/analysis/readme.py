@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from .building import PUBLISHED_NUM_CLASSES, build_without_weights
-from .compare import load_benchmark
+from .compare import CompareError, load_benchmark
 from .growth import (
     GROWTH_NOTE,
     grid_table,
@@ -117,13 +117,15 @@ def measured_tables(folder: Path) -> str:
     """The tables of memory and speed, from all ``memory_*.json`` and ``speed_*.json``.
 
     Raises:
-        CompareError: if one of them is something else.
+        CompareError: if there is none, or one of them is something else.
     """
     blocks: list[str] = []
     for kind, (title, table) in _TABLES.items():
         for file in sorted(folder.glob(f"{kind}_*.json")):
-            content = load_benchmark(file)
+            content = load_benchmark(file, kind)
             blocks += [f"{title} on {machine_line(content['machine'])}:", table(content["records"])]
+    if not blocks:
+        raise CompareError(f"there is no memory_*.json or speed_*.json in {folder}")
     if any(block.startswith("Speed") for block in blocks):
         blocks.append(_SPEED_NOTE)
     return "\n\n".join(blocks)
@@ -185,7 +187,9 @@ def growth_tables(folder: Path) -> str:
     Raises:
         OSError, CompareError: if one of them can't be read.
     """
-    speed, memory = (load_benchmark(folder / f"sizes_{kind}.json") for kind in ("speed", "memory"))
+    speed, memory = (
+        load_benchmark(folder / f"sizes_{kind}.json", kind) for kind in ("speed", "memory")
+    )
     sides = sorted({record["size"][0] for record in speed["records"]})
     compared = (sides[len(sides) // 2], sides[-1])
     return "\n\n".join(
@@ -205,9 +209,11 @@ def precision_tables(folder: Path) -> str:
     """Time with other precisions and compiled, from all ``precision_*.json``.
 
     Raises:
-        CompareError: if one of them is something else.
+        CompareError: if there is none, or one of them is something else.
     """
-    contents = [load_benchmark(file) for file in sorted(folder.glob("precision_*.json"))]
+    contents = [load_benchmark(file, "speed") for file in sorted(folder.glob("precision_*.json"))]
+    if not contents:
+        raise CompareError(f"there is no precision_*.json in {folder}")
     records = [record for content in contents for record in content["records"]]
     lines = dict.fromkeys(machine_line(content["machine"]) for content in contents)
     title = f"Inference / training step in ms, on {'; '.join(lines)}:"
@@ -216,10 +222,11 @@ def precision_tables(folder: Path) -> str:
 
 # Name of a block to what writes it, given the folder of measurements.
 BLOCKS: dict[str, Callable[[Path], str]] = {
-    "costs": lambda folder: cost_table(),
     "measured": measured_tables,
     "growth": growth_tables,
     "precision": precision_tables,
+    # The last one: it takes minutes, and the others may find that a file is missing.
+    "costs": lambda folder: cost_table(),
 }
 
 
@@ -246,4 +253,5 @@ def write_blocks(text: str, folder: Path) -> str:
         MarkError: see :func:`known_blocks`.
         OSError, CompareError: if a file of measurements is missing or is something else.
     """
-    return replace_blocks(text, {name: BLOCKS[name](folder) for name in known_blocks(text)})
+    names = sorted(known_blocks(text), key=list(BLOCKS).index)
+    return replace_blocks(text, {name: BLOCKS[name](folder) for name in names})

@@ -40,7 +40,8 @@ class Workload:
         num_objects: random objects per image.
         device: "cpu" or "cuda".
         dtype: "float32", or "bfloat16" for mixed precision (autocast), as ``train.amp`` does it.
-        compiled: run the network through ``torch.compile``, as ``train.compile`` does it.
+        compiled: run the network through ``torch.compile``, with the options of ``train.compile``;
+            its ``enabled`` counts for nothing here.
         data: folder of a data set in COCO format that training steps take their images from, with
             the loader of the config and in its sizes; None for random images of ``size``.
     """
@@ -78,7 +79,7 @@ class Subject:
     Attributes:
         model: on the workload's device.
         classes: number of classes, if the config says it.
-        compiled: whether the network is, because workload or config say so.
+        compiled: whether the network is.
         data: where the images of training steps come from, for reports.
 
     Raises:
@@ -95,8 +96,7 @@ class Subject:
             cfg.get("optimizer") or load_config("common/optim.py").optimizer
         )
         train = cfg.get("train") or load_config("common/train.py").train
-        train.compile.enabled |= workload.compiled
-        self.compiled: bool = train.compile.enabled
+        train.compile.enabled = self.compiled = workload.compiled
         self._max_grad_norm: float | None = train.clip_grad_norm
         self._loader: DictConfig | None = None
         self.data = SYNTHETIC

@@ -104,6 +104,11 @@ def accelerate(model: nn.Module, train: DictConfig) -> None:
                 "train.compile: every size of a batch is compiled anew. Unless all images have "
                 "the same one, set model.size_multiple, such as 128"
             )
+        if model.padding_invariant:
+            logger.warning(
+                "train.compile: with model.padding_invariant, batches of images of several sizes "
+                "are not compiled"
+            )
         model.compile_network(**options)
 
 

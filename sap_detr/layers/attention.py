@@ -68,7 +68,9 @@ def attention(
 
 
 def _needs_gradient(bias: AxisBias | None) -> bool:
-    return bias is not None and bias.x.requires_grad and torch.is_grad_enabled()
+    if bias is None or not torch.is_grad_enabled():
+        return False
+    return bias.x.requires_grad or bias.y.requires_grad
 
 
 def _can_be_portioned(query: Tensor, dropout: float) -> bool:

@@ -110,8 +110,14 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., N, D) to (..., N, D)."""
-        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+        """Maps (..., D) to (..., D)."""
+        few = x.dim() < 2 or x.shape[-2] <= MANY_TOKENS
+        if (
+            few
+            or x.device.type != "cpu"
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ):
             return self._run(x)
         # The hidden layer of many tokens would not fit into the caches.
         return torch.cat([self._run(part) for part in x.split(MANY_TOKENS, dim=-2)], dim=-2)

@@ -170,15 +170,18 @@ class DetectionTransformer(nn.Module):
         """Compiles all between the normalised images and the predictions.
 
         A new graph is compiled for every size of a batch that comes along, and again for batches
-        without padding. With a ``size_multiple`` there are few.
+        without padding, and for inference. With a ``size_multiple`` there are few. Batches that
+        ``padding_invariant`` takes apart are not compiled.
 
         Args:
-            max_graphs: sizes that come after so many are not compiled. torch's own limit is 8.
+            max_graphs: what comes after so many graphs is not compiled. Raises torch's limits for
+                the whole process, which are 8 and 256 otherwise.
             options: of :func:`torch.compile`.
         """
-        # The old name, which later versions of torch know as well.
         limits = torch._dynamo.config
-        limits.cache_size_limit = max(limits.cache_size_limit, max_graphs)
+        # The old names, which later versions of torch know as well.
+        for name in ("cache_size_limit", "accumulated_cache_size_limit"):
+            setattr(limits, name, max(getattr(limits, name), max_graphs))
         self._compiled = torch.compile(self._run_network, **options)
 
     def _network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from sap_detr.analysis import CompareError
 from sap_detr.analysis.growth import exponent, grid_table, growth_table, peaks_of, times_of
 
 
@@ -45,7 +46,7 @@ def test_growth():
         "training step": "2.00",
         "its memory": "1.00",
     }
-    with pytest.raises(KeyError):
+    with pytest.raises(CompareError, match="not measured at 300x300"):
         growth_table(speed, memory, (100, 300))
 
 
@@ -60,5 +61,5 @@ def test_grid():
     assert cells[0] == ["config", "100", "200"]
     assert cells[2:] == [["x", "1,000 / 3,000", "2,000 / 6,000"], ["y", "", "4,000 / 12,000"]]
     assert peaks_of(sized(100, 5)) == "105 / 105"
-    with pytest.raises(ValueError, match="two records of detr/x"):
+    with pytest.raises(CompareError, match="two records of detr/x"):
         grid_table([records[0], records[0]], column, times_of)

@@ -24,6 +24,8 @@ def test_blocks_are_found_and_replaced():
     [
         ("", "there must be a line"),
         (f"{A}\n", "no partner"),
+        (f"{A}\n{A_END}\n<!-- benchmark:begin -->\n", "benchmark:begin --> is no mark"),
+        (f"{A}\n{A_END}\n<!-- benchmark:B2:end -->\n", "benchmark:B2:end --> is no mark"),
         (f"{A_END}\n{A}\n", "one .*a:begin.* and one .*a:end.* after it"),
         (f"{A}\n{B_END}\n", "one .*a:begin"),
         (f"{A}\n{A_END}\n{A}\n{A_END}\n", "one .*a:begin"),

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from sap_detr import model_zoo
-from sap_detr.analysis import MarkError, build_without_weights, known_blocks, write_blocks
+from sap_detr.analysis import (
+    CompareError,
+    MarkError,
+    build_without_weights,
+    known_blocks,
+    write_blocks,
+)
 from sap_detr.analysis.marks import block_marks, marked_blocks
 from sap_detr.analysis.readme import LISTED, SIZE, cost_cells, cost_table, measured_tables
 
@@ -54,7 +60,7 @@ def test_documents_have_measurements(document):
 
 
 def test_unknown_block():
-    with pytest.raises(MarkError, match="no block is called other: there are costs, measured"):
+    with pytest.raises(MarkError, match="no block is called other: there are measured, growth"):
         known_blocks("\n".join(block_marks("other")))
 
 
@@ -86,4 +92,8 @@ def test_measured_tables(tmp_path):
     for cell in ("x", "2 of 64x96, float32", "1,024", "3,072"):
         assert f" {cell} " in text
     assert text.count("| x ") == 2
-    assert measured_tables(tmp_path / "nothing") == ""
+    with pytest.raises(CompareError, match="there is no memory_"):
+        measured_tables(tmp_path / "nothing")
+    (tmp_path / "params_cpu.json").rename(tmp_path / "speed_other.json")
+    with pytest.raises(CompareError, match="params, not speed"):
+        measured_tables(tmp_path)

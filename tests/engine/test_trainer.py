@@ -92,6 +92,10 @@ def test_faster_or_smaller_training_gives_the_same_weights(
     for name in ("compile_network", "_network"):
         original = getattr(DetectionTransformer, name)
         monkeypatch.setattr(DetectionTransformer, name, recorded(used, name, original))
+    name = "checkpoint_activations"
+    monkeypatch.setitem(
+        accelerate.__globals__, name, recorded(used, name, accelerate.__globals__[name])
+    )
 
     def run(*extra):
         train([*common, *extra])
@@ -101,6 +105,7 @@ def test_faster_or_smaller_training_gives_the_same_weights(
     assert used == ["_network"] * 4
     changed = run(f"train.{option}=true", f"train.output_dir={tmp_path / 'run'}")
     assert ("compile_network" in used) == (option == "compile.enabled")
+    assert ("checkpoint_activations" in used) == (option == "activation_checkpointing")
     assert plain.keys() == changed.keys()
     for name, value in plain.items():
         assert torch.allclose(value, changed[name], rtol=1e-3, atol=1e-5), name
@@ -140,6 +145,10 @@ def test_compiling_images_of_all_sizes_is_warned_of(tiny_config, caplog):
     tiny_config.train.compile.enabled = True
     accelerate(model, tiny_config.train)
     assert "set model.size_multiple" in caplog.text
+    assert "padding_invariant" not in caplog.text
+    model.padding_invariant = True
+    accelerate(model, tiny_config.train)
+    assert "with model.padding_invariant" in caplog.text
     with pytest.raises(ConfigError, match="the model is Linear"):
         accelerate(torch.nn.Linear(1, 1), tiny_config.train)
 

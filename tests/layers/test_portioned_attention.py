@@ -101,9 +101,45 @@ def test_gradient_can_be_taken_twice(portion):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_without_gradients_nothing_is_kept(portion):
-    inputs = [x.detach() for x in make_inputs(shared=True)[:3]]
-    assert not portioned_attention(*inputs).requires_grad
+@pytest.mark.parametrize("needed", range(5))
+def test_gradient_of_one_input_only(portion, needed):
+    inputs = make_inputs(shared=True)
+    for index, x in enumerate(inputs):
+        x.requires_grad_(index == needed)
+    query, key, value, *terms = inputs
+    result = portioned_attention(query, key, value, None, AxisBias(*terms)).square().sum()
+    expected = written_out(*inputs, None, None).square().sum()
+    found, wanted = (torch.autograd.grad(x, inputs[needed])[0] for x in (result, expected))
+    assert (found - wanted).abs().max() < 1e-11
+
+
+@pytest.mark.parametrize("single", range(4))
+def test_batch_of_one_stands_for_all(portion, single):
+    query, key, value, x_term, y_term = (x.detach() for x in make_inputs(shared=True))
+    padding = torch.zeros(B, N, dtype=torch.bool)
+    inputs = [query, key, value, padding, AxisBias(x_term, y_term)]
+    if single == 3:
+        inputs[3:] = [padding[:1], AxisBias(x_term[:1], y_term[:1])]
+        x_term, y_term = (x[:1].expand(B, -1, -1, -1) for x in (x_term, y_term))
+    else:
+        inputs[single] = inputs[single][:1]
+    query, key, value = (x.expand(B, -1, -1, -1) for x in inputs[:3])
+    expected = written_out(query, key, value, x_term, y_term, padding, None)
+    assert (portioned_attention(*inputs) - expected).abs().max() < 1e-12
+
+
+def test_backward_pass_under_autocast(portion):
+    inputs = [x.float().detach().requires_grad_() for x in make_inputs(shared=True)[:3]]
+    total = portioned_attention(*inputs).square().sum()
+    expected = torch.autograd.grad(total, inputs, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(total, inputs)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_no_keys():
+    empty = torch.zeros(1, 2, 0, 4)
+    assert not portioned_attention(torch.ones(1, 2, 3, 4), empty, empty).any()
 
 
 def test_axis_bias():
