@@ -14,7 +14,7 @@ from typing import cast
 from torch import nn
 
 from ..modeling import DetectionTransformer, FeatureMap, SapDetrDecoder
-from ..modeling.sap_detr_decoder import PointCrossAttention, SapDetrDecoderLayer
+from ..modeling.decoders.sap_detr import PointCrossAttention, SapDetrDecoderLayer
 from .flops import FlopCount, count_detector_flops
 
 SAVED = "saved by reformulation"

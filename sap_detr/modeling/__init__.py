@@ -4,9 +4,14 @@ from .activation_checkpointing import checkpoint_activations
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys
-from .decoder_layer import PostNormDecoderLayer
+from .decoders import (
+    DetrDecoder,
+    DetrDecoderLayer,
+    PostNormDecoderLayer,
+    SapDetrDecoder,
+    SapDetrDecoderLayer,
+)
 from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
-from .detr_decoder import DetrDecoder, DetrDecoderLayer
 from .encoder import TransformerEncoder, TransformerEncoderLayer
 from .losses import (
     CardinalityError,
@@ -33,7 +38,6 @@ from .meta_arch import DetectionTransformer
 from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
 from .reference_points import inverse_sigmoid
-from .sap_detr_decoder import SapDetrDecoder, SapDetrDecoderLayer
 from .structures import (
     FeatureMap,
     Matches,

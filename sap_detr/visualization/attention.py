@@ -17,8 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..layers import full_precision
 from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
+from ..modeling.decoders.sap_detr import PointCrossAttention, split_gaussian
 from ..modeling.reference_points import corners_from_sides, point_towards_sides
-from ..modeling.sap_detr_decoder import PointCrossAttention, split_gaussian
 from ..modeling.structures import single_level
 
 Floats = NDArray[np.float32]

@@ -11,8 +11,8 @@ from sap_detr.modeling import (
     SigmoidTopKPostprocessor,
     SoftmaxPostprocessor,
     cxcywh_to_xyxy,
-    sap_detr_decoder,
 )
+from sap_detr.modeling.decoders import sap_detr
 from sap_detr.visualization import AttentionRecorder
 
 LAYERS, HEADS, GRID = 3, 4, (2, 3)
@@ -65,9 +65,9 @@ def test_weights_times_values_is_what_the_module_reads(options, padded):
 def test_centres_are_those_of_the_gaussians(monkeypatch, padding_invariant):
     decoder = make_decoder(padding_invariant=padding_invariant)
     used = []
-    attend = sap_detr_decoder.gaussian_attention
+    attend = sap_detr.gaussian_attention
     monkeypatch.setattr(
-        sap_detr_decoder,
+        sap_detr,
         "gaussian_attention",
         lambda *args, **kwargs: (used.append(args[3]), attend(*args, **kwargs))[1],
     )

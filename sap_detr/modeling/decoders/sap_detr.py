@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import (
+from ...layers import (
     MLP,
     Linear,
     PositionedSelfAttention,
@@ -30,15 +30,15 @@ from ..layers import (
     split_heads,
     xavier_init_matrices,
 )
-from .decoder_layer import PostNormDecoderLayer
-from .reference_points import (
+from ..reference_points import (
     boxes_from_sides,
     corners_from_sides,
     grid_points,
     inverse_sigmoid,
     point_towards_sides,
 )
-from .structures import FeatureMap, Predictions, single_level
+from ..structures import FeatureMap, Predictions, single_level
+from .layer import PostNormDecoderLayer
 
 # Of the inverse sigmoid, in checkpoints and everywhere else. It is large: a point that is less than
 # a thousandth of the image from the corner of its cell is taken to be that far.

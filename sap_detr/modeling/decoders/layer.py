@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..layers import Dropout, FeedForward
+from ...layers import Dropout, FeedForward
 
 
 class PostNormDecoderLayer(nn.Module):

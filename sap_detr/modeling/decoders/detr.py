@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..layers import (
+from ...layers import (
     MLP,
     MultiheadAttention,
     full_precision,
     xavier_init_matrices,
 )
-from .decoder_layer import PostNormDecoderLayer
-from .structures import FeatureMap, Predictions, single_level
+from ..structures import FeatureMap, Predictions, single_level
+from .layer import PostNormDecoderLayer
 
 
 class DetrDecoderLayer(PostNormDecoderLayer):

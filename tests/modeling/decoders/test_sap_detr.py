@@ -16,12 +16,12 @@ from sap_detr.modeling import (
     SapDetrDecoder,
     build_small_resnet,
 )
-from sap_detr.modeling.reference_points import boxes_from_sides, grid_points, inverse_sigmoid
-from sap_detr.modeling.sap_detr_decoder import (
+from sap_detr.modeling.decoders.sap_detr import (
     LayerMemory,
     PointCrossAttention,
     QueryPosition,
 )
+from sap_detr.modeling.reference_points import boxes_from_sides, grid_points, inverse_sigmoid
 
 SIZES = [(70, 96), (50, 64)]
 
