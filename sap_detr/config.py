@@ -1,30 +1,87 @@
-"""Configs: loading LazyConfig files by path or name, overriding them, and the bridge to yacs."""
+"""Configs: finding and loading LazyConfig files, overriding them, resolving data, and yacs."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from .data import dataset_class_names
+
+logger = logging.getLogger(__name__)
+
+# What the recipes say, which are for COCO.
+COCO_NUM_CLASSES = 80
+# Keys that earlier versions had, and what does the same now.
+_RENAMED = {
+    "schedule.epochs": "train.max_iter, or train.epochs in the recipes for one's own data",
+    "schedule.drop_epochs": "lr_multiplier.scheduler.milestones",
+    "schedule.drop_factor": "lr_multiplier.scheduler.values",
+    "schedule.warmup_iters": "lr_multiplier.warmup_length, a share of the training",
+    "schedule.warmup_factor": "lr_multiplier.warmup_factor",
+}
 
 
 class ConfigError(ValueError):
     """A config, or a change to one, makes no sense. The message says which key and why."""
 
 
+def _config_root() -> Path:
+    """Return the folder of the configs: in an installed package, or at the top of a source tree."""
+    installed = Path(__file__).parent / "model_zoo" / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def list_configs() -> list[str]:
+    """Return the names of all recipes, such as ``detr/detr_r50_500ep.py``."""
+    root = _config_root()
+    names = [file.relative_to(root).as_posix() for file in sorted(root.glob("**/*.py"))]
+    projects = sorted(root.parent.glob("projects/*/configs/*.py"))
+    names += [f"{file.parents[1].name}/{file.name}" for file in projects]
+    # "common" folders hold parts.
+    return [name for name in names if "common" not in name.split("/")]
+
+
+def get_config_file(name: str) -> str:
+    """Return the path of a config.
+
+    Args:
+        name: such as ``detr/detr_r50_500ep.py``; the ending and a leading ``configs/`` may be left
+            out.
+
+    Raises:
+        FileNotFoundError: if there is none of this name; the message lists what there is.
+    """
+    root = _config_root()
+    wanted = name.removeprefix("configs/").removesuffix(".py") + ".py"
+    project, _, file = wanted.partition("/")
+    for path in (root / wanted, root.parent / "projects" / project / "configs" / file):
+        if path.is_file():
+            return str(path)
+    known = list_configs()
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    raise FileNotFoundError(
+        f"{name!r} is neither a file nor a config of this package. "
+        + (f"Close names: {', '.join(close)}. " if close else "")
+        + f"All names: {', '.join(known)}"
+    )
+
+
 def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Loads a LazyConfig file and changes it.
+    """Load a LazyConfig file and change it.
 
     Configs are code: loading a ``.py`` file runs it, and building what a config describes calls
     whatever its ``_target_`` keys name. Load only files that you trust. Loading a ``.yaml`` file
     runs nothing yet.
 
     Args:
-        path_or_name: a ``.py`` or ``.yaml`` file, or a name of :mod:`sap_detr.model_zoo` such as
+        path_or_name: a ``.py`` or ``.yaml`` file, or a name of :func:`list_configs` such as
             ``detr/detr_r50_500ep.py``.
         overrides: changes as ``key.path=value``. A key that does not exist is an error, because it
             is most often misspelt; ``+key.path=value`` adds it.
@@ -34,10 +91,8 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: if an override has no ``=`` or names a key that does not exist, or a ``.yaml``
             file can't be read or holds more than plain values.
     """
-    from . import model_zoo
-
-    path = path_or_name if Path(path_or_name).is_file() else model_zoo.get_config_file(path_or_name)
-    cfg = LazyConfig.load(path) if path.endswith(".py") else _load_yaml(path)
+    path = path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
+    cfg: DictConfig = LazyConfig.load(path) if path.endswith(".py") else _load_yaml(path)
     for override in overrides:
         _check_override(cfg, override)
     if overrides:
@@ -56,7 +111,7 @@ _PlainLoader.add_constructor(
 
 
 def _load_yaml(path: str) -> DictConfig:
-    """Like ``LazyConfig.load``, which lets a file name functions that are called as it is read."""
+    """Load like ``LazyConfig.load``, by which a file may name functions that reading it calls."""
     try:
         content = yaml.load(Path(path).read_text(encoding="utf-8"), _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -66,7 +121,8 @@ def _load_yaml(path: str) -> DictConfig:
         ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is not a config: it holds a {type(content).__name__}, not keys")
-    return OmegaConf.create(content, flags={"allow_objects": True})
+    cfg: DictConfig = OmegaConf.create(content, flags={"allow_objects": True})
+    return cfg
 
 
 def _check_override(cfg: DictConfig, override: str) -> None:
@@ -88,21 +144,62 @@ def _check_override(cfg: DictConfig, override: str) -> None:
             continue
         # Not `in node`, which is false of keys that are there without a value ("???").
         if not isinstance(node, DictConfig) or part not in node.keys():  # noqa: SIM118
-            known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-            where = ".".join(parts[:depth]) or "the config"
-            close = difflib.get_close_matches(part, known, n=3) or sorted(known)
-            raise ConfigError(
-                f"there is no key {part!r} in {where} (override {override!r}). "
-                f"Did you mean one of {close}? To add a key, write +{override}"
-            )
+            raise ConfigError(_unknown_key(node, parts, depth, override))
         node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
 
 
-def resolve_num_classes(cfg: DictConfig, class_names: Sequence[str] | None, source: str) -> None:
-    """Sets ``cfg.model.num_classes`` from the data, or checks it if the config gives a number.
+def _unknown_key(node: Any, parts: Sequence[str], depth: int, override: str) -> str:
+    """Say that there is no key ``parts[depth]`` in ``node``, and what was probably meant."""
+    part, where = parts[depth], ".".join(parts[:depth]) or "the config"
+    known = [str(key) for key in node] if isinstance(node, DictConfig) else []
+    text = f"there is no key {part!r} in {where} (override {override!r}). "
+    renamed = _RENAMED.get(".".join(parts))
+    if renamed is not None:
+        return f"{text}It is now {renamed}"
+    if part.isdigit() and known:
+        # Parts that have names, such as losses, were lists once.
+        return f"{text}Its parts have names: write {where}.NAME with one of {known}"
+    if part == "epochs" and where == "train":
+        return f"{text}This recipe counts iterations: set train.max_iter"
+    close = difflib.get_close_matches(part, known, n=3) or sorted(known)
+    return f"{text}Did you mean one of {close}? To add a key, write +{override}"
+
+
+def register_data(cfg: DictConfig) -> None:
+    """Register the config's own data set in Detectron2's catalogs, if it has one: ``dataset``."""
+    if "dataset" in cfg:
+        instantiate(cfg.dataset)
+
+
+def prepare_data(cfg: DictConfig) -> list[str] | None:
+    """Register the config's own data set, if it has one, and settle the number of classes.
 
     Args:
-        cfg: changed in place.
+        cfg: ``model.num_classes`` and ``train.class_names`` are set in place.
+
+    Returns:
+        The names of the classes; None if no data set is named.
+
+    Raises:
+        ConfigError: if ``model.num_classes`` is given and is not that of the data.
+        DatasetError, FileNotFoundError: if a data set can't be loaded.
+    """
+    register_data(cfg)
+    names = as_list(cfg.dataloader.train.dataset.names) if "dataloader" in cfg else None
+    if names is None:
+        resolve_num_classes(cfg, None, "")
+        return None
+    classes = dataset_class_names(names)
+    resolve_num_classes(cfg, classes, f"the training data ({', '.join(names)})")
+    cfg.train.class_names = classes
+    return classes
+
+
+def resolve_num_classes(cfg: DictConfig, class_names: Sequence[str] | None, source: str) -> None:
+    """Set ``cfg.model.num_classes`` from the data, or check it if the config gives a number.
+
+    Args:
+        cfg: changed in place. A number that is that of the recipes, COCO's, gives way to the data.
         class_names: names of the data set's classes; None if no data set says.
         source: where the names come from, for the error message.
 
@@ -116,22 +213,23 @@ def resolve_num_classes(cfg: DictConfig, class_names: Sequence[str] | None, sour
                 "the number of classes is not known: no data set gives it, so set model.num_classes"
             )
         return
-    if given is None:
+    if given in (None, COCO_NUM_CLASSES):
         cfg.model.num_classes = len(class_names)
     elif given != len(class_names):
+        shown = ", ".join([*class_names[:10], *(["..."] if len(class_names) > 10 else [])])
         raise ConfigError(
-            f"model.num_classes is {given}, but {source} has {len(class_names)} classes: "
-            f"{_shorten(class_names)}. Leave model.num_classes out to take the number from the data"
+            f"model.num_classes is {given}, but {source} has {len(class_names)} classes: {shown}. "
+            "Leave model.num_classes out to take the number from the data"
         )
 
 
-def _shorten(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ..."
+def as_list(names: str | Sequence[str] | ListConfig) -> list[str]:
+    """Return data set names of a config, which may be one or several, as a list."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def add_sap_detr_config(cfg: CfgNode) -> None:
-    """Adds the keys that let a yacs config name a LazyConfig model.
+    """Add the keys that let a yacs config name a LazyConfig model.
 
     ``MODEL.LAZY_CONFIG``: a LazyConfig file or a zoo name; its ``model`` is built.
     ``MODEL.LAZY_OVERRIDES``: changes to it, as a list of ``key.path=value``.
@@ -145,7 +243,7 @@ def add_sap_detr_config(cfg: CfgNode) -> None:
 
 
 def model_arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
-    """The built parts of the model that a yacs config names, by argument of the meta-architecture.
+    """Build the parts of the model that a yacs config names, by argument of the meta-architecture.
 
     Raises:
         ConfigError: if ``MODEL.LAZY_CONFIG`` is missing or empty, or class numbers disagree.
@@ -157,14 +255,8 @@ def model_arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
             "to a LazyConfig file or a zoo name such as 'detr/detr_r50_500ep.py'"
         )
     lazy = load_config(name, cfg.MODEL.LAZY_OVERRIDES)
-    names, source = None, ""
-    if cfg.DATASETS.TRAIN:
-        from .data import dataset_class_names
-
-        names = dataset_class_names(list(cfg.DATASETS.TRAIN))
-        source = f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}"
-    resolve_num_classes(lazy, names, source)
-    arguments: Mapping[str, Any] = {
-        key: instantiate(value) for key, value in lazy.model.items() if key != "_target_"
-    }
-    return {**arguments, "input_format": cfg.INPUT.FORMAT}
+    trained = list(cfg.DATASETS.TRAIN)
+    names = dataset_class_names(trained) if trained else None
+    resolve_num_classes(lazy, names, f"DATASETS.TRAIN {tuple(trained)}")
+    parts = {key: instantiate(value) for key, value in lazy.model.items() if key != "_target_"}
+    return {**parts, "input_format": cfg.INPUT.FORMAT}

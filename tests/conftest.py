@@ -68,7 +68,7 @@ def tiny_overrides(shapes_folder, tmp_path) -> list[str]:
         "model.decoder.num_layers=2",
         "model.decoder.num_queries=8",
         "model.decoder.ffn_dim=32",
-        "schedule.warmup_iters=2",
+        "lr_multiplier.warmup_length=0.2",
         "train.log_period=2",
         "train.eval_period=null",
         "train.checkpointer.period=null",

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from sap_detr.config import (
     ConfigError,
     add_sap_detr_config,
+    list_configs,
     load_config,
     resolve_num_classes,
 )
@@ -76,6 +77,9 @@ def test_overrides_give_values_that_the_config_leaves_open(config_file):
         ("model.width.x=1", r"no key 'x' in model\.width"),
         ("train.amp.enable=true", r"no key 'enable' in train\.amp .*'enabled'"),
         ("model.width", r"'model\.width': write it as key\.path=value"),
+        ("schedule.epochs=3", r"now train\.max_iter, or train\.epochs"),
+        ("train.epochs=3", r"set train\.max_iter"),
+        ("train.amp.0.x=1", r"write train\.amp\.NAME with one of \['enabled'\]"),
     ],
 )
 def test_overrides_that_make_no_sense_are_errors(config_file, override, message):
@@ -83,8 +87,9 @@ def test_overrides_that_make_no_sense_are_errors(config_file, override, message)
         load_config(str(config_file), [override])
 
 
-def test_number_of_classes_is_taken_from_the_data():
-    cfg = OmegaConf.create({"model": {"num_classes": None}})
+@pytest.mark.parametrize("of_the_recipe", [None, 80])
+def test_number_of_classes_is_taken_from_the_data(of_the_recipe):
+    cfg = OmegaConf.create({"model": {"num_classes": of_the_recipe}})
     resolve_num_classes(cfg, ["cat", "dog"], "the training data")
     assert cfg.model.num_classes == 2
     resolve_num_classes(cfg, ["cat", "dog"], "the training data")
@@ -98,11 +103,11 @@ def test_number_of_classes_may_be_given_where_no_data_is():
 
 
 def test_numbers_of_classes_that_differ_are_both_named():
-    cfg = OmegaConf.create({"model": {"num_classes": 80}})
+    cfg = OmegaConf.create({"model": {"num_classes": 7}})
     names = [f"thing{i}" for i in range(12)]
     with pytest.raises(
         ConfigError,
-        match=r"num_classes is 80, but my data has 12 classes: thing0, .*thing9, \.\.\.",
+        match=r"num_classes is 7, but my data has 12 classes: thing0, .*thing9, \.\.\.",
     ):
         resolve_num_classes(cfg, names, "my data")
 
@@ -116,13 +121,27 @@ def test_there_are_configs():
     assert ROOT / "configs" / SMALL in ALL_CONFIGS
 
 
+PUBLISHED = [name for name in list_configs() if "small" not in name and "custom" not in name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_recipe_builds_as_it_stands(name):
+    cfg = load_config(name)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    assert model.num_classes == 80
+    whole = [cfg.train.max_iter, cfg.train.eval_period, cfg.train.checkpointer.period]
+    assert all(isinstance(number, int) for number in whole)
+    assert isinstance(cfg.train.device, str)
+
+
 @pytest.mark.parametrize("path", ALL_CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_every_config_can_be_saved_and_loaded_again(path, tmp_path):
     tree = ast.parse(path.read_text())
     assert not any(isinstance(node, ast.Lambda) for node in ast.walk(tree))
     cfg = load_config(str(path))
     if "common" not in path.relative_to(ROOT).parts:
-        assert {"model", "dataloader", "optimizer", "schedule", "train"} <= cfg.keys()
+        assert {"model", "dataloader", "optimizer", "lr_multiplier", "train"} <= cfg.keys()
     once, twice = tmp_path / "once.yaml", tmp_path / "twice.yaml"
     LazyConfig.save(cfg, str(once))
     again = load_config(str(once))
@@ -212,8 +231,10 @@ def test_yacs_config_must_agree_with_its_data(yacs_config):
         build_model(yacs_config)
 
 
-def test_yacs_config_without_data_needs_a_number_of_classes(yacs_config):
+def test_yacs_config_without_data_has_the_recipes_number_of_classes(yacs_config):
     yacs_config.DATASETS.TRAIN = ()
+    assert build_model(yacs_config).num_classes == 80
+    yacs_config.MODEL.LAZY_OVERRIDES.append("model.num_classes=null")
     with pytest.raises(ConfigError, match=r"set model\.num_classes"):
         build_model(yacs_config)
     yacs_config.MODEL.LAZY_OVERRIDES.append("model.num_classes=7")

@@ -32,9 +32,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
-from sap_detr.config import ConfigError, load_config
+from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config
 from sap_detr.data import BadImageError, DatasetError, inspect_image, read_image
-from sap_detr.engine.setup import build_model, choose_device, prepare_data
+from sap_detr.engine import build_model, choose_device, prepare_data
 from sap_detr.visualization import (
     AttentionRecorder,
     BoxSet,
@@ -254,7 +254,7 @@ def _class_names_of_data(cfg: DictConfig) -> ClassNames:
     try:
         return prepare_data(cfg)
     except (ConfigError, DatasetError, FileNotFoundError) as error:
-        if given is None:
+        if given in (None, COCO_NUM_CLASSES):
             raise DemoError(
                 "the classes are not known: the weights hold no class names, and the config's data "
                 f"set can't be used ({error}). Add --opts model.num_classes=NUMBER"

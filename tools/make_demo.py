@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.config import instantiate
 from tabulate import tabulate
 
 from sap_detr.config import load_config
@@ -51,7 +52,7 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     trainer.resume_or_load(resume=False)
     trainer.train()
 
-    results = dict(trainer._last_eval_results["bbox"])
+    results = trainer.last_results["bbox"]
     minutes = (time.perf_counter() - start) / 60
     table = tabulate([results], headers="keys", floatfmt=".1f", tablefmt="github")
     report = f"{config}: {trainer.max_iter} iterations, {minutes:.1f} minutes in all\n\n{table}\n"
@@ -60,7 +61,7 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     sheet = make_validation_sheet(
         trainer.checkpointer.model,
         get_dataset_dicts(cfg.dataloader.test.dataset.names),
-        trainer.build_test_loader(trainer.cfg, trainer.cfg.DATASETS.TEST[0]).dataset.mapper,
+        instantiate(cfg.dataloader.test.mapper),
         class_names,
         output / "detections.png",
         score_threshold=0.35,

@@ -1,11 +1,12 @@
+import torch
+
 train = dict(
     output_dir="output/train",
     # Weights to start from or to evaluate: ours, published, or ImageNet weights of the backbone.
     init_checkpoint="",
-    # None: the number of epochs that the schedule says.
-    max_iter=None,
-    # None: the GPU if there is one.
-    device=None,
+    # 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch).
+    max_iter=369600,
+    device="cuda" if torch.cuda.is_available() else "cpu",
     seed=42,
     cudnn_benchmark=False,
     # Largest batch that a GPU can hold; what is over it is accumulated. None: no limit.
@@ -23,12 +24,12 @@ train = dict(
     # than so many in all or in a row had to be skipped; "stop": end the run.
     non_finite=dict(policy="skip", max_skipped=100, max_consecutive=20),
     ema=dict(enabled=False, decay=0.9997),
-    ddp=dict(broadcast_buffers=False),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     # Minutes after which processes give up waiting for one that does not come.
     process_group_timeout=30,
-    # Periods are in iterations; None: once per epoch. There is a checkpoint before each evaluation.
-    checkpointer=dict(period=None, max_to_keep=5),
-    eval_period=None,
+    # In iterations: once per epoch. There is a checkpoint before each evaluation.
+    checkpointer=dict(period=7392, max_to_keep=5),
+    eval_period="${.checkpointer.period}",
     best_metric="bbox/AP",
     log_period=20,
     progress_bar=False,

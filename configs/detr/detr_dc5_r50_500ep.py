@@ -1,4 +1,4 @@
-from .detr_r50_500ep import dataloader, model, optimizer, schedule, train
+from .detr_r50_500ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.dc5 = True
 # As published: one image per GPU at a time, because padding costs DC5 accuracy.

@@ -1,15 +1,18 @@
 from ..common.data.shapes import dataloader, dataset
 from ..common.models.detr_small import model
 from ..common.optim import optimizer
-from ..common.schedule import schedule
+from ..common.schedule import lr_multiplier
 from ..common.train import train
 
-# 8 ep = 4000 iters * 8 images/iter / 4000 images.
+# 8 ep = 4000 iters * 8 images/iter / 4000 images (500 batches an epoch).
 dataloader.train.total_batch_size = 8
-schedule.epochs = 8
-# 6.5 ep = 3250 iters.
-schedule.drop_epochs = [6.5]
-schedule.warmup_iters = 100
+train.max_iter = 4000
+# 2 ep.
+train.checkpointer.period = 1000
+# 6.5 ep.
+lr_multiplier.scheduler.milestones = [3250]
+lr_multiplier.scheduler.num_updates = 4000
+lr_multiplier.warmup_length = 100 / 4000
 
 # Nothing is pretrained: one rate for all.
 optimizer.lr = 7e-4
@@ -18,7 +21,4 @@ model.criterion.losses[0].weight = 2.0
 
 train.ema.enabled = True
 train.ema.decay = 0.995
-# 1000 iters = 2 ep.
-train.eval_period = 1000
-train.checkpointer.period = 1000
 train.output_dir = "output/detr_small_shapes"

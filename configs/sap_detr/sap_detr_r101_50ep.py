@@ -1,4 +1,4 @@
-from .sap_detr_r50_50ep import dataloader, model, optimizer, schedule, train
+from .sap_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.depth = 101
 # torchvision's ImageNet weights, "IMAGENET1K_V1".

@@ -1,5 +1,5 @@
 from ..common.models.sap_detr_small import model
-from ..detr.detr_small_custom import dataloader, dataset, optimizer, schedule, train
+from ..detr.detr_small_custom import dataloader, dataset, lr_multiplier, optimizer, train
 
 model.decoder.grid_size = [6, 7]
 # Focal losses are small: without more weight, boxes are learned long before classes.

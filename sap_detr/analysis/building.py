@@ -10,7 +10,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import nn
 
-from ..config import ConfigError, load_config
+from ..config import COCO_NUM_CLASSES, ConfigError, load_config
 from ..modeling import DetectionTransformer
 
 # The published class heads have a row for every COCO category id up to the largest.
@@ -24,8 +24,7 @@ def load_with_classes(
 
     Args:
         config: a LazyConfig file or a zoo name.
-        num_classes: number of classes; by default the config's own, or 91 where the config takes it
-            from its data set.
+        num_classes: number of classes; by default the config's own, or 91 where that is COCO's 80.
         overrides: changes as ``key.path=value``.
 
     Returns:
@@ -38,7 +37,7 @@ def load_with_classes(
     """
     cfg = load_config(config, overrides)
     if "num_classes" in cfg.model:
-        if num_classes is not None or cfg.model.num_classes is None:
+        if num_classes is not None or cfg.model.num_classes in (None, COCO_NUM_CLASSES):
             cfg.model.num_classes = num_classes or PUBLISHED_NUM_CLASSES
         num_classes = cfg.model.num_classes
     elif num_classes is not None:

@@ -1,38 +1,39 @@
 """Training: the trainer, its step, hooks and set-up."""
 
+from ..config import prepare_data
 from .ema import EmaHook, ModelEma
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .launch import ProcessOptions, launch
 from .optimizer import get_parameter_groups
 from .preemption import PREEMPTED_STATUS, Preempted, PreemptionHook, StopSignals
-from .schedule import EpochSchedule
-from .setup import build_model, choose_device, prepare_data, setup_run
+from .schedule import RunLength, find_run_length
+from .setup import build_model, choose_device, setup_run
 from .step import StepTrainer
 from .topology import Topology, find_topology
-from .trainer import DetectionTrainer, accumulation_steps, yacs_view
+from .trainer import DetectionTrainer, accumulation_steps
 
 __all__ = [
     "PREEMPTED_STATUS",
     "BestCheckpoint",
     "DetectionTrainer",
     "EmaHook",
-    "EpochSchedule",
     "Evaluation",
     "ModelEma",
     "Preempted",
     "PreemptionHook",
     "ProcessOptions",
     "ProgressBar",
+    "RunLength",
     "StepTrainer",
     "StopSignals",
     "Topology",
     "accumulation_steps",
     "build_model",
     "choose_device",
+    "find_run_length",
     "find_topology",
     "get_parameter_groups",
     "launch",
     "prepare_data",
     "setup_run",
-    "yacs_view",
 ]

@@ -90,11 +90,11 @@ def launch(
     return _start_processes(topology, work, args, options)
 
 
-def once_per_machine(check: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+def once_per_machine(check: Callable[[], object], errors: tuple[type[Exception], ...]) -> None:
     """Calls ``check`` in one process of every machine.
 
     Args:
-        check: has no result.
+        check: its result is not used.
         errors: those that are passed on to the other processes.
 
     Raises:

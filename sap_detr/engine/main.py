@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoint import (
     CheckpointError,
@@ -24,7 +25,7 @@ from ..checkpoint import (
     load_weights,
     lock_run_folder,
 )
-from ..config import ConfigError, load_config
+from ..config import ConfigError, as_list, load_config, prepare_data, register_data
 from ..data import DatasetError, check_datasets
 from .launch import (
     USER_ERROR_STATUS,
@@ -35,18 +36,50 @@ from .launch import (
     tell_preempted,
 )
 from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
-from .setup import accelerate, as_dict, as_list, build_model, choose_device, prepare_data, setup_run
+from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, find_topology, local_rank_hint
-from .trainer import DetectionTrainer, accumulation_steps, yacs_view
+from .trainer import DetectionTrainer, accumulation_steps
 
 logger = logging.getLogger(__name__)
 
 # Mistakes of the user, told in one line instead of a traceback.
 USER_ERRORS = (ConfigError, DatasetError, CheckpointError, FileNotFoundError)
 
+_PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What all processes of a job do. The command line is read and resolved into it once.
+
+    Attributes:
+        cfg: read-only; see :meth:`config`.
+        topology: the processes.
+        eval_only: whether to evaluate ``train.init_checkpoint`` instead of training.
+        resume: whether to go on from the newest checkpoint.
+        command: the command line, for the log.
+        checked: whether data and weights were looked at and the classes are settled.
+    """
+
+    cfg: DictConfig
+    topology: Topology
+    eval_only: bool = False
+    resume: bool = False
+    command: str = ""
+    checked: bool = False
+
+    def __post_init__(self) -> None:
+        OmegaConf.set_readonly(self.cfg, True)
+
+    def config(self) -> DictConfig:
+        """Return a copy of the config that can be changed."""
+        cfg = self.cfg.copy()
+        OmegaConf.set_readonly(cfg, None)
+        return cfg
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Checks everything that can be checked, then runs in one process per GPU.
+    """Check everything that can be checked, then run in one process per GPU.
 
     The processes are started here, or by torchrun or srun, see :mod:`sap_detr.engine.topology`.
 
@@ -59,36 +92,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argument_parser().parse_args(argv)
     try:
         with StopSignals():
-            topology = find_topology(args, os.environ)
-            cfg = load_args(args)
-            device = choose_device(cfg.train.device)
-            check_devices(topology, device)
-            if topology.restarts > 0:
-                args.resume = True
-            if _is_checked_here(topology):
-                check_before_launch(cfg, args, topology)
+            plan = make_plan(args, find_topology(args, os.environ))
+            if _starts_all_processes(plan.topology):
+                plan = check_plan(plan)
     except USER_ERRORS as error:
         return _refuse(error)
     except Preempted:
         tell_preempted()
         return PREEMPTED_STATUS
     options = ProcessOptions(
-        device_type=torch.device(device).type,
-        timeout=timedelta(minutes=cfg.train.process_group_timeout),
+        device_type=torch.device(plan.cfg.train.device).type,
+        timeout=timedelta(minutes=plan.cfg.train.process_group_timeout),
         user_errors=USER_ERRORS,
     )
-    return launch(run, topology, (args, topology), options)
+    return launch(run, plan.topology, (plan,), options)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's options; those about processes are None where they are not given."""
-    parser = default_argument_parser(__doc__)
+    """Return Detectron2's options; those about processes are None where they are not given."""
+    parser: argparse.ArgumentParser = default_argument_parser(__doc__)
     parser.set_defaults(num_gpus=None, num_machines=None, machine_rank=None, dist_url=None)
     return parser
 
 
-def _is_checked_here(topology: Topology) -> bool:
-    """Whether this process can answer for all others: it starts them, or is the only one."""
+def make_plan(args: argparse.Namespace, topology: Topology) -> RunPlan:
+    """Load the config that a command line names, and find out whether it suits this machine.
+
+    Raises:
+        ConfigError: if no config is named, a part of it is missing, or the machine has too few
+            GPUs.
+        FileNotFoundError: if there is no such config, or no such weights.
+    """
+    if not args.config_file:
+        raise ConfigError("no config: name one with --config-file FILE")
+    cfg = load_config(args.config_file, args.opts)
+    missing = [part for part in _PARTS if part not in cfg]
+    if missing:
+        hint = "; earlier versions wrote schedule" if "schedule" in cfg else ""
+        raise ConfigError(f"{args.config_file} has no {', '.join(missing)}{hint}")
+    cfg.train.device = choose_device(cfg.train.device)
+    check_devices(topology, cfg.train.device)
+    checkpoint = cfg.train.init_checkpoint
+    if args.eval_only and not checkpoint:
+        raise ConfigError("--eval-only needs weights: add train.init_checkpoint=FILE")
+    if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"train.init_checkpoint: there is no file {checkpoint}")
+    return RunPlan(
+        cfg,
+        topology,
+        eval_only=args.eval_only,
+        resume=args.resume or topology.restarts > 0,
+        command=str(args),
+    )
+
+
+def _starts_all_processes(topology: Topology) -> bool:
+    """Say whether this process can answer for all others: it starts them, or is the only one."""
     return topology.world_size == 1 or (topology.num_machines == 1 and topology.local_rank is None)
 
 
@@ -102,19 +161,8 @@ def _refuse(error: Exception) -> int:
     return USER_ERROR_STATUS
 
 
-def load_args(args: argparse.Namespace) -> DictConfig:
-    """The config that a command line names, with its overrides.
-
-    Raises:
-        ConfigError: if no config is named.
-    """
-    if not args.config_file:
-        raise ConfigError("no config: name one with --config-file FILE")
-    return load_config(args.config_file, args.opts)
-
-
 def check_devices(topology: Topology, device: str) -> None:
-    """Finds out whether every process of this machine has a GPU, if they are to use GPUs.
+    """Find out whether every process of this machine has a GPU, if they are to use GPUs.
 
     Raises:
         ConfigError: if there are too few.
@@ -129,73 +177,73 @@ def check_devices(topology: Topology, device: str) -> None:
         )
 
 
-def check_before_launch(cfg: DictConfig, args: argparse.Namespace, topology: Topology) -> None:
-    """Finds what would stop the run later: batch size, weights, data.
+def check_plan(plan: RunPlan) -> RunPlan:
+    """Settle the classes, and find what would stop the run later: batch size, data.
+
+    Returns:
+        The plan with the classes, to be used from now on.
 
     Raises:
-        ConfigError: for settings that contradict one another or the machine.
-        FileNotFoundError: if the weights or the data are not there.
+        ConfigError: for settings that contradict one another.
+        FileNotFoundError: if the data is not there.
         DatasetError: if the data is broken.
     """
-    checkpoint = cfg.train.init_checkpoint
-    if args.eval_only and not checkpoint:
-        raise ConfigError("--eval-only needs weights: add train.init_checkpoint=FILE")
-    if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
-        raise FileNotFoundError(f"train.init_checkpoint: there is no file {checkpoint}")
+    cfg = plan.config()
     prepare_data(cfg)
-    trained: list[str] = []
-    if not args.eval_only:
-        accumulation_steps(
-            cfg.dataloader.train.total_batch_size,
-            topology.world_size,
-            cfg.train.max_images_per_gpu,
-        )
-        trained = as_list(cfg.dataloader.train.dataset.names)
-    if not cfg.train.check_data:
-        return
-    # Test images are decoded as well: a bad one would stop every evaluation where it comes up.
-    tested = as_list(cfg.dataloader.test.dataset.names)
-    check_datasets(tested, require_annotations=False, decode=True)
-    images = sum(summary.num_images for summary in check_datasets(trained))
     batch = cfg.dataloader.train.total_batch_size
-    if trained and images < batch:
-        raise ConfigError(
-            f"the training data has {images} images, fewer than "
-            f"dataloader.train.total_batch_size={batch}; lower that"
-        )
+    trained: list[str] = []
+    if not plan.eval_only:
+        accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
+        trained = as_list(cfg.dataloader.train.dataset.names)
+    if cfg.train.check_data:
+        # Test images are decoded as well: a bad one would stop every evaluation where it comes up.
+        tested = as_list(cfg.dataloader.test.dataset.names)
+        check_datasets(tested, require_annotations=False, decode=True)
+        images = sum(summary.num_images for summary in check_datasets(trained))
+        if trained and images < batch:
+            raise ConfigError(
+                f"the training data has {images} images, fewer than "
+                f"dataloader.train.total_batch_size={batch}; lower that"
+            )
+    return replace(plan, cfg=cfg, checked=True)
 
 
-def run(stop: StopSignals, args: argparse.Namespace, topology: Topology) -> dict[str, Any]:
-    """One process of a job.
+def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
+    """Train or evaluate, as one process of a job.
 
     Args:
         stop: requests to stop.
-        args: the command line.
-        topology: all processes.
+        plan: the same in all processes.
 
     Returns:
         The last evaluation results, on the main process; {} on the others.
     """
-    cfg = load_args(args)
-    if not _is_checked_here(topology):
-        once_per_machine(partial(check_before_launch, cfg.copy(), args, topology), USER_ERRORS)
+    if plan.checked:
+        cfg = plan.config()
+        register_data(cfg)
+    else:
+        once_per_machine(partial(check_plan, plan), USER_ERRORS)
         # Machines of one job may have been restarted differently often.
-        args.resume = any(comm.all_gather(args.resume))
-    if not args.eval_only:
+        plan = replace(plan, resume=any(comm.all_gather(plan.resume)))
+        cfg = plan.config()
+        prepare_data(cfg)
+    if not plan.eval_only:
         # Before config and logs of another run are written over.
         lock_run_folder(cfg.train.output_dir)
-    prepare_data(cfg)
-    setup_run(cfg, args, topology)
-    if args.eval_only:
+    notes = [f"command line: {plan.command}", f"processes: {plan.topology}"]
+    if plan.topology.restarts > 0:
+        notes.append(f"restart {plan.topology.restarts}: going on from the newest checkpoint")
+    setup_run(cfg, notes)
+    if plan.eval_only:
         return evaluate(cfg)
     trainer = DetectionTrainer(cfg, stop)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=plan.resume)
     trainer.train()
-    return as_dict(getattr(trainer, "_last_eval_results", {}))
+    return trainer.last_results
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluates the weights that ``train.init_checkpoint`` names.
+    """Evaluate the weights that ``train.init_checkpoint`` names.
 
     With ``train.ema.enabled`` that is the moving average, if the checkpoint has one.
     """
@@ -207,4 +255,4 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     report = load_weights(model, checkpoint, class_names=cfg.train.class_names, source=path)
     report.require_complete()
     accelerate(model, cfg.train)
-    return as_dict(DetectionTrainer.test(yacs_view(cfg), model))
+    return DetectionTrainer.test(cfg, model)

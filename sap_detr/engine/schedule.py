@@ -1,55 +1,60 @@
-"""Learning-rate schedules counted in epochs of the data set at hand."""
+"""The length of a training in iterations, counted in epochs of the data at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from omegaconf import DictConfig
+
+from ..config import ConfigError
 
 
-class EpochSchedule:
-    """A constant rate that drops after some epochs, with an optional linear warm-up.
+@dataclass(frozen=True)
+class RunLength:
+    """How long a training is, in iterations.
 
-    Args:
-        epochs: length of the training.
-        drop_epochs: epochs after which the rate is multiplied with ``drop_factor``.
-        drop_factor: factor of each drop.
-        warmup_iters: iterations of the warm-up; 0 for none.
-        warmup_factor: factor of the first iteration; it grows linearly to 1 and multiplies the
-            drops.
+    Attributes:
+        iterations_per_epoch: whole batches.
+        max_iter: of the training.
+        checkpoint_period: between two checkpoints.
+        eval_period: between two evaluations; 0 for the one at the end only.
     """
 
-    def __init__(
-        self,
-        epochs: float,
-        drop_epochs: Sequence[float] = (),
-        drop_factor: float = 0.1,
-        warmup_iters: int = 0,
-        warmup_factor: float = 0.001,
-    ) -> None:
-        if epochs <= 0:
-            raise ValueError(f"schedule.epochs must be positive, got {epochs}")
-        self.epochs = epochs
-        self.drop_epochs = tuple(drop_epochs)
-        self.drop_factor = drop_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_factor = warmup_factor
+    iterations_per_epoch: int
+    max_iter: int
+    checkpoint_period: int
+    eval_period: int
 
-    def num_iterations(self, iterations_per_epoch: int) -> int:
-        """Length of the training in iterations."""
-        return max(round(self.epochs * iterations_per_epoch), 1)
 
-    def factor(self, iteration: int, iterations_per_epoch: int) -> float:
-        """What the base rate is multiplied with in an iteration, counted from 0."""
-        drops = sum(iteration >= round(e * iterations_per_epoch) for e in self.drop_epochs)
-        factor = self.drop_factor**drops
-        if iteration < self.warmup_iters:
-            done = iteration / self.warmup_iters
-            factor *= self.warmup_factor * (1 - done) + done
-        return factor
+def find_run_length(train: DictConfig, num_images: int, batch_size: int) -> RunLength:
+    """Fill in what a recipe leaves to the data.
 
-    def build(self, optimizer: Optimizer, iterations_per_epoch: int) -> LambdaLR:
-        """A torch scheduler that is stepped once per iteration."""
-        return LambdaLR(optimizer, partial(self.factor, iterations_per_epoch=iterations_per_epoch))
+    Args:
+        train: ``max_iter`` wins over ``epochs``; periods that are None are once per epoch.
+        num_images: of the training data.
+        batch_size: images of one iteration, of all processes.
+
+    Raises:
+        ConfigError: if neither length is given, or a number makes no sense.
+    """
+    epoch = num_images // batch_size
+    epochs = train.get("epochs")
+    if train.max_iter is None and epochs is None:
+        raise ConfigError("the length of the training is not known: set train.max_iter")
+    if train.max_iter is None and epochs <= 0:
+        raise ConfigError(f"train.epochs must be above 0, got {epochs}")
+    length = max(round(epochs * epoch), 1) if train.max_iter is None else train.max_iter
+    checkpoint_period = _period(train.checkpointer.period, epoch)
+    eval_period = _period(train.eval_period, epoch)
+    for key, value, least in (
+        ("train.max_iter", length, 1),
+        ("train.checkpointer.period", checkpoint_period, 1),
+        ("train.eval_period", eval_period, 0),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{key} must be a whole number from {least} on, got {value!r}")
+    return RunLength(epoch, length, checkpoint_period, eval_period)
+
+
+def _period(given: int | None, epoch: int) -> int:
+    return epoch if given is None else given

@@ -1,11 +1,11 @@
-"""What happens before training or evaluation: folders, logs, data, model."""
+"""What happens before training or evaluation: device, folders, logs, model."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,18 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from torch import nn
 
+from ..check_env import check_environment
 from ..config import ConfigError, resolve_num_classes
 from ..modeling import DetectionTransformer, checkpoint_activations
-from .topology import Topology
 
 logger = logging.getLogger(__name__)
 
 
 def choose_device(device: str | None) -> str:
-    """The device of a config; None is the GPU if there is one, else the CPU.
+    """Return the device of a config; None is the GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: if a GPU is asked for and there is none.
@@ -40,54 +40,27 @@ def choose_device(device: str | None) -> str:
     return device
 
 
-def prepare_data(cfg: DictConfig) -> list[str] | None:
-    """Registers the config's own data set, if it has one, and settles the number of classes.
-
-    Args:
-        cfg: ``dataset``, where present, is instantiated (it registers names in Detectron2's
-            catalogs); ``model.num_classes`` and ``train.class_names`` are set in place.
-
-    Returns:
-        The names of the classes; None if no data set is named.
-
-    Raises:
-        ConfigError: if ``model.num_classes`` is given and is not that of the data.
-    """
-    from ..data import dataset_class_names
-
-    if "dataset" in cfg:
-        instantiate(cfg.dataset)
-    names = cfg.dataloader.train.dataset.names if "dataloader" in cfg else None
-    if names is None:
-        resolve_num_classes(cfg, None, "")
-        return None
-    listed = as_list(names)
-    classes = dataset_class_names(listed)
-    resolve_num_classes(cfg, classes, f"the training data ({', '.join(listed)})")
-    cfg.train.class_names = classes
-    return classes
-
-
 def build_model(cfg: DictConfig) -> nn.Module:
-    """Builds the model of a config on its device.
+    """Build the model of a config on its device.
 
     Raises:
         ConfigError: if the number of classes is not settled.
     """
     if cfg.model.num_classes is None:
         resolve_num_classes(cfg, None, "")
-    return instantiate(cfg.model).to(choose_device(cfg.train.device))
+    model: nn.Module = instantiate(cfg.model).to(choose_device(cfg.train.device))
+    return model
 
 
 def accelerate(model: nn.Module, train: DictConfig) -> None:
-    """Does what ``train.activation_checkpointing`` and ``train.compile`` say, in place.
+    """Do what ``train.activation_checkpointing`` and ``train.compile`` say, in place.
 
     After the moving average was made, which copies the model.
 
     Raises:
         ConfigError: if the model is none of ours.
     """
-    options = dict(train.compile)
+    options: dict[str, Any] = dict(train.compile)
     compiles = options.pop("enabled")
     if not (compiles or train.activation_checkpointing):
         return
@@ -112,15 +85,15 @@ def accelerate(model: nn.Module, train: DictConfig) -> None:
         model.compile_network(**options)
 
 
-def setup_run(
-    cfg: DictConfig, args: argparse.Namespace | None = None, topology: Topology | None = None
-) -> None:
-    """Makes the output folder, starts the logs, saves the config and seeds the random generators.
+def setup_run(cfg: DictConfig, notes: Iterable[str] = ()) -> None:
+    """Make the output folder, start the logs, save the config and seed the random generators.
 
     Detectron2's ``default_setup`` without its environment report, which takes ten seconds.
-    """
-    from ..check_env import check_environment
 
+    Args:
+        cfg: ``train.output_dir``, ``train.seed`` and ``train.cudnn_benchmark`` are read.
+        notes: lines for the log about how the run was started.
+    """
     output_dir = cfg.train.output_dir
     if comm.is_main_process():
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -132,23 +105,10 @@ def setup_run(
     )
     if comm.is_main_process():
         logger.info(f"environment:\n{check_environment()}")
-        logger.info(f"command line: {args}")
-        if topology is not None:
-            logger.info(f"processes: {topology}")
-            if topology.restarts > 0:
-                logger.info(f"restart {topology.restarts}: going on from the newest checkpoint")
+        for note in notes:
+            logger.info(note)
         path = str(Path(output_dir) / "config.yaml")
         LazyConfig.save(cfg, path)
         logger.info(f"full config saved to {path}")
     seed_all_rng(cfg.train.seed + rank)
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark
-
-
-def as_list(names: str | ListConfig) -> list[str]:
-    """Data set names of a config, which may be one or several."""
-    return [names] if isinstance(names, str) else list(names)
-
-
-def as_dict(results: Any) -> dict[str, Any]:
-    """Evaluation results without Detectron2's containers; {} on processes that have none."""
-    return {key: dict(value) for key, value in (results or {}).items()}

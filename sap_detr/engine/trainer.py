@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg, instantiate
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, hooks
+from detectron2.config import instantiate
+from detectron2.engine import (
+    DefaultTrainer,
+    HookBase,
+    create_ddp_model,
+    default_writers,
+    hooks,
+)
 from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.file_io import PathManager
@@ -22,7 +29,6 @@ from fvcore.common.history_buffer import HistoryBuffer
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from ..checkpoint import (
@@ -33,7 +39,7 @@ from ..checkpoint import (
     release_run_folder,
     unwrap_model,
 )
-from ..config import ConfigError
+from ..config import ConfigError, as_list
 from ..data import EpochSampler, TrainLoader
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
@@ -41,7 +47,8 @@ from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals, keep_workers_through_signals
-from .setup import accelerate, as_list, build_model
+from .schedule import find_run_length
+from .setup import accelerate, build_model
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -51,16 +58,20 @@ _HISTORY = 200
 
 
 class DetectionTrainer(DefaultTrainer):
-    """Trains what a LazyConfig describes, with Detectron2's hooks, writers, resume and ``test``.
-
-    ``DefaultTrainer`` reads its run control (output folder, periods, names of the test sets) from a
-    yacs config; :func:`yacs_view` fills one from the LazyConfig, which travels inside it to the
-    ``build_*`` methods.
+    """Train what a LazyConfig describes, with Detectron2's hooks, writers, resume and evaluation.
 
     Args:
-        cfg: a LazyConfig with ``model``, ``dataloader``, ``optimizer``, ``schedule`` and ``train``,
-            after :func:`~sap_detr.engine.setup.prepare_data`.
+        cfg: a LazyConfig with ``model``, ``dataloader``, ``optimizer``, ``lr_multiplier`` and
+            ``train``, after :func:`~sap_detr.config.prepare_data`. It stays as it is.
         stop: requests to stop, which end training with a checkpoint; None if nobody makes any.
+
+    Attributes:
+        cfg: the config, with the length of the training and the periods filled in.
+        iterations_per_epoch, start_iter, max_iter: of the training.
+        last_results: of the last evaluation, by task and metric, on the main process; {} before.
+
+    Raises:
+        ConfigError: if settings contradict one another.
     """
 
     def __init__(self, cfg: DictConfig, stop: StopSignals | None = None) -> None:
@@ -68,56 +79,56 @@ class DetectionTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         # Writers of Detectron2 0.5 expect it.
         PathManager.mkdirs(cfg.train.output_dir)
+        self.cfg = cfg = cfg.copy()
+        train, batch = cfg.train, cfg.dataloader.train.total_batch_size
         world_size = comm.get_world_size()
-        accumulation = accumulation_steps(
-            cfg.dataloader.train.total_batch_size, world_size, cfg.train.max_images_per_gpu
-        )
+        accumulation = accumulation_steps(batch, world_size, train.max_images_per_gpu)
         loader = self.build_train_loader(cfg, accumulation)
         keep_workers_through_signals(loader)
         self._sampler: EpochSampler = loader.sampler
-        images = self._sampler.size
-        self.iterations_per_epoch = images // cfg.dataloader.train.total_batch_size
-        schedule = instantiate(cfg.schedule)
-        self.max_iter = cfg.train.max_iter or schedule.num_iterations(self.iterations_per_epoch)
+        length = find_run_length(train, self._sampler.size, batch)
+        train.max_iter = length.max_iter
+        train.checkpointer.period = length.checkpoint_period
+        train.eval_period = length.eval_period
+        self.iterations_per_epoch, self.max_iter = length.iterations_per_epoch, length.max_iter
         self.start_iter = 0
-        self.cfg = yacs_view(cfg, self.iterations_per_epoch, self.max_iter)
+        self.last_results: dict[str, Any] = {}
 
-        model = self.build_model(self.cfg)
-        optimizer = self.build_optimizer(self.cfg, model)
-        self.scheduler: LRScheduler = schedule.build(optimizer, self.iterations_per_epoch)
-        self.ema = ModelEma(model, cfg.train.ema.decay) if cfg.train.ema.enabled else None
-        accelerate(model, cfg.train)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.ema = ModelEma(model, train.ema.decay) if train.ema.enabled else None
+        accelerate(model, train)
         self._trainer = StepTrainer(
-            create_ddp_model(model, **ddp_arguments(model, cfg.train.ddp)),
+            create_ddp_model(model, **ddp_arguments(model, train.ddp)),
             loader,
             optimizer,
             accumulation=accumulation,
-            max_grad_norm=cfg.train.clip_grad_norm,
-            amp_dtype=cfg.train.amp.dtype if cfg.train.amp.enabled else None,
-            metric_period=cfg.train.log_period,
-            seed=cfg.train.seed,
-            non_finite=NonFinitePolicy(**cfg.train.non_finite),
-            report_dir=Path(cfg.train.output_dir),
+            max_grad_norm=train.clip_grad_norm,
+            amp_dtype=train.amp.dtype if train.amp.enabled else None,
+            metric_period=train.log_period,
+            seed=train.seed,
+            non_finite=NonFinitePolicy(**train.non_finite),
+            report_dir=Path(train.output_dir),
         )
         checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
         if self.ema is not None:
             checkpointables["ema"] = self.ema
         self.checkpointer = SafeCheckpointer(
             model,
-            cfg.train.output_dir,
-            class_names=cfg.train.class_names,
-            max_to_keep=cfg.train.checkpointer.max_to_keep,
+            train.output_dir,
+            class_names=train.class_names,
+            max_to_keep=train.checkpointer.max_to_keep,
             **checkpointables,
         )
         logger.info(
-            f"{images} training images; {cfg.dataloader.train.total_batch_size} per iteration = "
+            f"{self._sampler.size} training images; {batch} per iteration = "
             f"{world_size} processes x {accumulation} accumulated x "
-            f"{cfg.dataloader.train.total_batch_size // world_size // accumulation}; "
+            f"{batch // world_size // accumulation}; "
             f"{self.iterations_per_epoch} iterations an epoch, {self.max_iter} in all"
         )
         self._stop = stop or StopSignals()
-        period = self.cfg.SOLVER.CHECKPOINT_PERIOD
-        self._preemption = PreemptionHook(self._stop, self.checkpointer, period)
+        self._preemption = PreemptionHook(self._stop, self.checkpointer, length.checkpoint_period)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -127,13 +138,13 @@ class DetectionTrainer(DefaultTrainer):
             CheckpointError: if another run writes to the output folder, or has left checkpoints
                 none of which can be used.
         """
-        lock_run_folder(self.cfg.OUTPUT_DIR)
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        lock_run_folder(self.cfg.train.output_dir)
+        self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
         if self.checkpointer.resumed_from is not None:
             # A checkpoint holds the iteration that was just finished.
             self.start_iter = self.iter + 1
             if comm.is_main_process():
-                trim_metrics(Path(self.cfg.OUTPUT_DIR) / METRICS_FILE, self.start_iter)
+                trim_metrics(Path(self.cfg.train.output_dir) / METRICS_FILE, self.start_iter)
         loader_step = self.start_iter * self._trainer.accumulation
         self._sampler.set_step(loader_step)
 
@@ -146,46 +157,44 @@ class DetectionTrainer(DefaultTrainer):
             FloatingPointError: if losses, gradients or weights are not finite, as
                 ``train.non_finite`` says.
         """
-        lock_run_folder(self.cfg.OUTPUT_DIR)
+        lock_run_folder(self.cfg.train.output_dir)
         try:
             finished = self.start_iter >= self.max_iter
             if finished and comm.is_main_process() and not self.checkpointer.read_own(FINAL):
                 # The run was killed between its last two checkpoints.
                 self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
             with self._stop.deferred():
-                super().train()
+                TrainerBase.train(self, self.start_iter, self.max_iter)
             self.checkpointer.require_saved(FINAL, BEST)
         finally:
-            release_run_folder(self.cfg.OUTPUT_DIR)
+            release_run_folder(self.cfg.train.output_dir)
 
     def build_hooks(self) -> list[HookBase]:
-        """``DefaultTrainer``'s hooks and ours."""
-        cfg = self.cfg.COMPUTED_LAZY_CONFIG
+        """Build ``DefaultTrainer``'s hooks, in its order, and ours."""
+        train, loader = self.cfg.train, self._trainer.data_loader
         built: list[HookBase] = []
-        loader = self._trainer.data_loader
         if isinstance(loader, TrainLoader):
-            built.append(BadImageCount(loader.bad_images, cfg.train.log_period))
-        for hook in super().build_hooks():
-            if hook is None:
-                continue
-            if isinstance(hook, hooks.EvalHook):
-                built.append(self._preemption)
-                period = self.cfg.TEST.EVAL_PERIOD
-                built.append(Evaluation(period, self.evaluate, self._preemption))
-                if comm.is_main_process():
-                    built.append(BestCheckpoint(self.checkpointer, cfg.train.best_metric))
-                    if cfg.train.progress_bar:
-                        built.append(ProgressBar())
-                continue
-            built.append(hook)
-            # Every process evaluates its share of the images with the average.
-            if isinstance(hook, hooks.LRScheduler) and self.ema is not None:
-                built.append(EmaHook(self.ema))
+            built.append(BadImageCount(loader.bad_images, train.log_period))
+        built += [hooks.IterationTimer(), hooks.LRScheduler()]
+        # Every process evaluates its share of the images with the average.
+        if self.ema is not None:
+            built.append(EmaHook(self.ema))
+        if comm.is_main_process():
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, train.checkpointer.period))
+        built.append(self._preemption)
+        built.append(Evaluation(train.eval_period, self.evaluate, self._preemption))
+        if comm.is_main_process():
+            built.append(BestCheckpoint(self.checkpointer, train.best_metric))
+            if train.progress_bar:
+                built.append(ProgressBar())
+            # Last, so that metrics of evaluations are written.
+            built.append(hooks.PeriodicWriter(self.build_writers(), period=train.log_period))
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """``DefaultTrainer``'s writers; a disk that is full does not end training."""
-        return [ForgivingWriter(writer) for writer in super().build_writers()]
+        """Build Detectron2's writers; a disk that is full does not end training."""
+        writers = default_writers(self.cfg.train.output_dir, self.max_iter)
+        return [ForgivingWriter(writer) for writer in writers]
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the model, or its moving average if there is one, on the test sets.
@@ -197,12 +206,12 @@ class DetectionTrainer(DefaultTrainer):
         with nullcontext() if self.ema is None else self.ema.applied():
             # Those of the average too, where there is one.
             broadcast_buffers(model)
-            self._last_eval_results = self.test(self.cfg, model)
-        return self._last_eval_results
+            self.last_results = self.test(self.cfg, model)
+        return self.last_results
 
     def before_train(self) -> None:
         # Detectron2 keeps the last million values of every metric, which are gigabytes.
-        self.storage._history.default_factory = partial(HistoryBuffer, max_length=_HISTORY)
+        self.storage.histories().default_factory = partial(HistoryBuffer, max_length=_HISTORY)
         super().before_train()
 
     def after_step(self) -> None:
@@ -234,19 +243,34 @@ class DetectionTrainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        return build_model(cfg.COMPUTED_LAZY_CONFIG)
+    def build_model(cls, cfg: DictConfig) -> nn.Module:
+        """Build the model on its device."""
+        return build_model(cfg)
 
     @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
-        optimizer = cfg.COMPUTED_LAZY_CONFIG.optimizer
-        optimizer.params.model = model
-        built = instantiate(optimizer)
-        del optimizer.params.model
-        return built
+    def build_optimizer(cls, cfg: DictConfig, model: nn.Module) -> Optimizer:
+        """Build the optimizer of the model's parameters."""
+        described = cfg.optimizer.copy()
+        described.params.model = model
+        optimizer: Optimizer = instantiate(described)
+        return optimizer
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: DictConfig, optimizer: Optimizer) -> LRMultiplier:
+        """Build Detectron2's scheduler, which multiplies the optimizer's rates in every iteration.
+
+        Raises:
+            ConfigError: if the parts of ``lr_multiplier`` do not fit together.
+        """
+        try:
+            multiplier = instantiate(cfg.lr_multiplier)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(f"lr_multiplier can't be built: {error}") from error
+        return LRMultiplier(optimizer, multiplier, cfg.train.max_iter)
 
     @classmethod
     def build_train_loader(cls, cfg: DictConfig, accumulation: int = 1) -> Any:
+        """Build the endless loader; one update takes ``accumulation`` of its batches."""
         loader = cfg.dataloader.train.copy()
         loader.total_batch_size = loader.total_batch_size // accumulation
         loader.accumulation_steps = accumulation
@@ -254,39 +278,38 @@ class DetectionTrainer(DefaultTrainer):
         return instantiate(loader)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        loader = cfg.COMPUTED_LAZY_CONFIG.dataloader.test.copy()
-        loader.dataset.names = dataset_name
-        built = instantiate(loader)
-        keep_workers_through_signals(built)
-        return built
+    def build_test_loader(cls, cfg: DictConfig, dataset_name: str) -> DataLoader[Any]:
+        """Build the loader of one of the test sets."""
+        described = cfg.dataloader.test.copy()
+        described.dataset.names = dataset_name
+        loader: DataLoader[Any] = instantiate(described)
+        keep_workers_through_signals(loader)
+        return loader
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        evaluator = cfg.COMPUTED_LAZY_CONFIG.dataloader.evaluator.copy()
+    def build_evaluator(cls, cfg: DictConfig, dataset_name: str) -> DatasetEvaluator:
+        """Build the evaluator of one of the test sets."""
+        evaluator = cfg.dataloader.evaluator.copy()
         evaluator.dataset_name = dataset_name
         return instantiate(evaluator)
 
+    @classmethod
+    def test(cls, cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+        """Evaluate a model on the test sets, in all processes together.
 
-def yacs_view(cfg: DictConfig, iterations_per_epoch: int = 1, max_iter: int = 1) -> CfgNode:
-    """What ``DefaultTrainer`` reads from yacs, filled from a LazyConfig.
-
-    Args:
-        cfg: the LazyConfig. It is kept under ``COMPUTED_LAZY_CONFIG``, the prefix that yacs configs
-            of fvcore reserve for values of any type.
-        iterations_per_epoch: periods that are not given are once per epoch.
-        max_iter: length of the training.
-    """
-    view = get_cfg()
-    view.OUTPUT_DIR = cfg.train.output_dir
-    view.MODEL.WEIGHTS = cfg.train.init_checkpoint or ""
-    view.DATASETS.TEST = tuple(as_list(cfg.dataloader.test.dataset.names))
-    view.SOLVER.MAX_ITER = max_iter
-    view.SOLVER.CHECKPOINT_PERIOD = cfg.train.checkpointer.period or iterations_per_epoch
-    period = cfg.train.eval_period
-    view.TEST.EVAL_PERIOD = iterations_per_epoch if period is None else period
-    view.COMPUTED_LAZY_CONFIG = cfg
-    return view
+        Returns:
+            On the main process, metrics by task, such as ``{"bbox": {"AP": ...}}``; of several test
+            sets, that by name of the set. {} on other processes.
+        """
+        results: dict[str, Any] = {}
+        for name in as_list(cfg.dataloader.test.dataset.names):
+            loader, evaluator = cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)
+            found = inference_on_dataset(model, loader, evaluator) or {}
+            results[name] = {task: dict(metrics) for task, metrics in found.items()}
+            if comm.is_main_process():
+                logger.info(f"results on {name} in csv format:")
+                print_csv_format(found)
+        return next(iter(results.values())) if len(results) == 1 else results
 
 
 def accumulation_steps(total_batch_size: int, world_size: int, max_images: int | None) -> int:

@@ -37,6 +37,9 @@ def train(overrides, out, max_iter=8, resume=False, share=0.1):
         f"train.output_dir={out}",
         f"train.max_iter={max_iter}",
         f"dataloader.train.max_bad_share={share}",
+        # The same rate however long the run is.
+        "lr_multiplier.scheduler.values=[1.0,1.0]",
+        "lr_multiplier.warmup_length=0",
     ]
     cfg = load_config("detr/detr_small_shapes.py", [*overrides, *changes])
     prepare_data(cfg)

@@ -1,30 +1,48 @@
 import pytest
 import torch
+from detectron2.config import instantiate
+from omegaconf import OmegaConf
 
-from sap_detr.engine import EpochSchedule
+from sap_detr.config import ConfigError, load_config
+from sap_detr.engine import DetectionTrainer, RunLength, find_run_length
 
 
-def test_drops_are_counted_in_epochs():
-    schedule = EpochSchedule(epochs=50, drop_epochs=[40], drop_factor=0.1)
+def rates(cfg, iterations):
+    """The multiplier of the rate in the given iterations, as training computes it."""
+    multiplier = instantiate(cfg.lr_multiplier)
+    return [multiplier(i / cfg.train.max_iter) for i in iterations]
+
+
+def test_published_recipe_drops_and_warms_up_at_its_iterations():
     # SAP-DETR's recipe on COCO with 16 images: 118287 // 16 = 7392 whole batches an epoch.
-    assert schedule.num_iterations(7392) == 369600
-    assert schedule.factor(295679, 7392) == 1.0
-    assert schedule.factor(295680, 7392) == pytest.approx(0.1)
+    cfg = load_config("sap_detr/sap_detr_r50_50ep.py")
+    assert cfg.train.max_iter == 50 * 7392
+    found = rates(cfg, [0, 500, 999, 1000, 40 * 7392 - 1, 40 * 7392, 50 * 7392 - 1])
+    expected = [0.001, 0.5 + 0.001 * 0.5, 0.999 + 0.001 * 0.001, 1.0, 1.0, 0.1, 0.1]
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_warmup_multiplies_the_drops():
-    schedule = EpochSchedule(10, [1, 2], 0.5, warmup_iters=10, warmup_factor=0.2)
-    assert schedule.factor(0, 4) == pytest.approx(0.2)
-    assert schedule.factor(5, 4) == pytest.approx(0.5 * 0.6)
-    assert schedule.factor(8, 4) == pytest.approx(0.25 * (0.2 * 0.2 + 0.8))
-    assert schedule.factor(10, 4) == pytest.approx(0.25)
+def test_recipe_for_own_data_drops_by_epochs():
+    cfg = load_config("sap_detr/sap_detr_small_custom.py")
+    # 25 whole batches an epoch.
+    length = find_run_length(cfg.train, num_images=203, batch_size=8)
+    assert length == RunLength(25, 1000, checkpoint_period=250, eval_period=250)
+    cfg.train.max_iter = length.max_iter
+    found = rates(cfg, [0, 50, 100, 799, 800, 999])
+    assert found == pytest.approx([0.001, 0.5005, 1.0, 1.0, 0.1, 0.1], rel=1e-12)
 
 
 def test_every_group_follows_and_the_state_is_restored():
+    cfg = load_config(
+        "detr/detr_small_shapes.py",
+        ["train.max_iter=12", "lr_multiplier.scheduler.milestones=[2000]"],
+    )
+    cfg.lr_multiplier.warmup_length = 0.0
+
     def build():
         groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": lr} for lr in (1.0, 0.1)]
         optimizer = torch.optim.AdamW(groups)
-        return optimizer, EpochSchedule(4, [2], 0.1).build(optimizer, iterations_per_epoch=3)
+        return optimizer, DetectionTrainer.build_lr_scheduler(cfg, optimizer)
 
     optimizer, scheduler = build()
     for _ in range(6):
@@ -42,6 +60,37 @@ def test_every_group_follows_and_the_state_is_restored():
     assert [group["lr"] for group in other_optimizer.param_groups] == pytest.approx(dropped)
 
 
-def test_length_must_be_positive():
-    with pytest.raises(ValueError, match="epochs"):
-        EpochSchedule(epochs=0)
+def settings(**changes):
+    given = {"max_iter": None, "eval_period": None, "checkpointer": {"period": None}, **changes}
+    return OmegaConf.create(given)
+
+
+def test_what_the_recipe_leaves_open_comes_from_the_data():
+    length = find_run_length(settings(epochs=1.5), num_images=18, batch_size=4)
+    assert length == RunLength(4, 6, checkpoint_period=4, eval_period=4)
+    length = find_run_length(settings(epochs=2, max_iter=3), num_images=18, batch_size=4)
+    assert length.max_iter == 3
+    assert find_run_length(settings(max_iter=3, eval_period=0), 18, 4).eval_period == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "set train.max_iter"),
+        ({"epochs": 0}, r"train\.epochs .* got 0"),
+        ({"max_iter": 0}, r"train\.max_iter .* got 0"),
+        ({"max_iter": 2.5}, r"train\.max_iter .* got 2\.5"),
+        ({"max_iter": 3, "eval_period": -1}, r"train\.eval_period .* got -1"),
+        ({"max_iter": 3, "checkpointer": {"period": 0}}, r"train\.checkpointer\.period .* got 0"),
+    ],
+)
+def test_lengths_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        find_run_length(settings(**changes), 18, 4)
+
+
+def test_a_multiplier_that_does_not_fit_together_is_refused():
+    cfg = load_config("detr/detr_small_shapes.py", ["lr_multiplier.scheduler.milestones=[1,2,3]"])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(ConfigError, match="lr_multiplier can't be built"):
+        DetectionTrainer.build_lr_scheduler(cfg, optimizer)

@@ -11,7 +11,13 @@ from detectron2.evaluation import COCOEvaluator
 
 from sap_detr.checkpoint import load_checkpoint_file
 from sap_detr.config import ConfigError, add_sap_detr_config, load_config
-from sap_detr.engine import DetectionTrainer, accumulation_steps, prepare_data, setup_run
+from sap_detr.engine import (
+    DetectionTrainer,
+    StepTrainer,
+    accumulation_steps,
+    prepare_data,
+    setup_run,
+)
 from sap_detr.engine.main import evaluate
 from sap_detr.engine.setup import accelerate
 from sap_detr.modeling import DetectionTransformer
@@ -28,7 +34,7 @@ def train(overrides, resume=False):
 
 
 def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
-    trainer = train([*tiny_overrides, "schedule.epochs=1.5", "train.ema.enabled=true"])
+    trainer = train([*tiny_overrides, "train.max_iter=6", "train.ema.enabled=true"])
     out = tmp_path / "run"
     # 18 images // 4 per iteration = 4 iterations an epoch.
     assert (trainer.iterations_per_epoch, trainer.max_iter) == (4, 6)
@@ -58,24 +64,37 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
     assert saved.train.class_names == final["class_names"]
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tiny_overrides, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(tiny_overrides, tmp_path, monkeypatch):
     common = [*tiny_overrides, "train.eval_period=0", "train.ema.enabled=true"]
-    common += ["dataloader.test.dataset.names=[]", "schedule.drop_epochs=[1]", "schedule.epochs=2"]
+    common += ["dataloader.test.dataset.names=[]", "lr_multiplier.scheduler.milestones=[2000]"]
+    common += ["train.max_iter=8", "train.checkpointer.period=3"]
 
-    def run(folder, resume=False, max_iter=8):
-        changes = [f"train.output_dir={tmp_path / folder}", f"train.max_iter={max_iter}"]
-        train([*common, *changes], resume)
-        return load_checkpoint_file(tmp_path / folder / "model_final.pth")
+    def run(folder, resume=False, last="final"):
+        train([*common, f"train.output_dir={tmp_path / folder}"], resume)
+        return load_checkpoint_file(tmp_path / folder / f"model_{last}.pth")
+
+    class Ended(Exception):
+        pass
+
+    def end_in_the_fourth_iteration(self):
+        if self.iter == 3:
+            raise Ended
+        take_step(self)
 
     whole = run("whole")
-    run("parts", max_iter=3)
+    take_step = StepTrainer.run_step
+    with monkeypatch.context() as patch:
+        patch.setattr(StepTrainer, "run_step", end_in_the_fourth_iteration)
+        with pytest.raises(Ended):
+            run("parts")
+    assert not (tmp_path / "parts" / "model_final.pth").exists()
     resumed = run("parts", resume=True)
     assert resumed["trainer"]["iteration"] == whole["trainer"]["iteration"] == 7
     for part in ("model", "ema"):
         assert whole[part].keys() == resumed[part].keys()
         for name, value in whole[part].items():
             assert torch.equal(value, resumed[part][name]), f"{part}: {name}"
-    fresh = run("other", max_iter=3)
+    fresh = run("other", last="0000002")
     name = "decoder.query_embed.weight"
     assert not torch.equal(fresh["model"][name], whole["model"][name])
 

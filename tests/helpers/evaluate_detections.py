@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from sap_detr.config import load_config
-from sap_detr.engine import DetectionTrainer, ProcessOptions, launch, prepare_data, yacs_view
+from sap_detr.engine import DetectionTrainer, ProcessOptions, launch, prepare_data
 from sap_detr.engine.main import argument_parser
 from sap_detr.engine.topology import find_topology
 
@@ -53,7 +53,7 @@ def evaluate(stop, folder, size, changes):
     cfg = load_config("detr/detr_small_shapes.py", [*changes, f"dataset.num_val={size}"])
     prepare_data(cfg)
     model = MadeUpDetections(f"{name}_val")
-    results = DetectionTrainer.test(yacs_view(cfg), model)
+    results = DetectionTrainer.test(cfg, model)
     seen = comm.all_gather(model.seen)
     if comm.is_main_process():
         report = {"seen": seen, "results": results}

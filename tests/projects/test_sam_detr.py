@@ -272,9 +272,12 @@ def test_recipe_is_the_published_one(name, tmp_path):
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     assert (sum(p.numel() for p in parameters), trained) == expected_parameters(name)
     epochs = int(name.split("_")[-1].removesuffix("ep.py"))
-    assert cfg.schedule.epochs == epochs
-    assert list(cfg.schedule.drop_epochs) == [{12: 10, 50: 40}[epochs]]
-    assert cfg.schedule.warmup_iters == 0
+    iterations = 118287 // cfg.dataloader.train.total_batch_size
+    assert cfg.train.max_iter == epochs * iterations
+    assert cfg.train.checkpointer.period == cfg.train.eval_period == iterations
+    assert list(cfg.lr_multiplier.scheduler.milestones) == [{12: 10, 50: 40}[epochs]]
+    assert cfg.lr_multiplier.scheduler.num_updates == epochs
+    assert cfg.lr_multiplier.warmup_length == 0
     assert cfg.dataloader.train.total_batch_size == (8 if "_dc5_" in name else 16)
     assert cfg.model.backbone.dc5 == ("_dc5_" in name)
     assert cfg.model.postprocessor.num_detections == 100

@@ -138,7 +138,7 @@ def run_and_get_error(arguments, capfd):
         ([], "train.max_itr=3", "max_iter"),
         (["--eval-only"], "train.seed=1", "train.init_checkpoint"),
         ([], "train.init_checkpoint=missing.pth", "missing.pth"),
-        ([], "model.num_classes=80", "80.*6 classes"),
+        ([], "model.num_classes=7", "7.*6 classes"),
         (["--num-gpus", "0"], "train.seed=1", "--num-gpus"),
         (["--num-gpus", "3"], "train.seed=1", "3 processes"),
         ([], "dataloader.train.total_batch_size=1000", "1000"),

@@ -65,7 +65,8 @@ def test_every_model_has_its_config_and_all_its_epochs():
     for name, model in models.items():
         assert f"sam_detr/{name}.py" in configs
         cfg = model_zoo.get_config(f"sam_detr/{name}.py")
-        assert cfg.schedule.epochs == model.schedule
+        iterations = 118287 // cfg.dataloader.train.total_batch_size
+        assert cfg.train.max_iter == model.schedule * iterations
         assert cfg.model.decoder.gaussian == model.smca
         assert cfg.model.backbone.dc5 == (model.variant == "DC5-R50")
         assert (len(cfg.model.neck.in_features) == 3) == (model.variant == "MS-R50")

@@ -2,9 +2,17 @@ from detectron2.config import LazyCall as L
 
 from sap_detr.data import register_coco_folder
 
+from ..schedule import lr_multiplier
+from ..train import train
 from .coco import dataloader
 
 # Any data set in COCO format: dataset.folder=PATH on the command line is all it takes.
 dataset = L(register_coco_folder)(name="custom", folder="datasets/custom")
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
+
+# How many iterations an epoch has is known when the images are: None is filled in then.
+train.epochs = 50
+train.max_iter = None
+train.checkpointer.period = None
+train.eval_period = None

@@ -59,8 +59,8 @@ model = L(DetectionTransformer)(
         metric_period=20,
     ),
     postprocessor=L(SoftmaxPostprocessor)(),
-    # None: the number of classes of the training data set.
-    num_classes=None,
+    # COCO's; training on other data takes the number from there.
+    num_classes=80,
     # True: the same predictions however much an image is padded, which is not how it was published.
     padding_invariant=False,
     # More than 1: pad to multiples of so many pixels, which compiled models need.

@@ -1,9 +1,10 @@
-from .sam_detr_r50_50ep import dataloader, model, optimizer, schedule, train
+from .sam_detr_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.dc5 = True
 # As published: one image per GPU at a time.
 train.max_images_per_gpu = 1
-# 50 ep = 739250 iters * 8 images/iter / 118287 images (14785 whole batches an epoch); 40 ep =
-# 591400 iters.
+# 50 ep = 739250 iters * 8 images/iter / 118287 images (14785 whole batches an epoch).
 dataloader.train.total_batch_size = 8
+train.max_iter = 739250
+train.checkpointer.period = 14785
 train.output_dir = "output/sam_detr_dc5_r50_50ep"

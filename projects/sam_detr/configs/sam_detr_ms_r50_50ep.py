@@ -1,5 +1,5 @@
 from .common.sam_detr_ms_r50 import model
-from .sam_detr_r50_50ep import dataloader, optimizer, schedule, train
+from .sam_detr_r50_50ep import dataloader, lr_multiplier, optimizer, train
 
 # A step takes less than 3 GB then instead of 4.2 (one 640x800 image), for a third more time.
 train.activation_checkpointing = True

@@ -1,4 +1,4 @@
-from .sam_detr_ms_r50_12ep import dataloader, model, optimizer, schedule, train
+from .sam_detr_ms_r50_12ep import dataloader, lr_multiplier, model, optimizer, train
 
 model.decoder.gaussian = True
 train.output_dir = "output/sam_detr_ms_r50_smca_12ep"

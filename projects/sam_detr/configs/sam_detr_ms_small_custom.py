@@ -1,5 +1,5 @@
 from .common.sam_detr_ms_small import model
-from .sam_detr_small_custom import dataloader, dataset, optimizer, schedule, train
+from .sam_detr_small_custom import dataloader, dataset, lr_multiplier, optimizer, train
 
 model.decoder.num_queries = 42
 model.criterion.losses[0].weight = 10.0

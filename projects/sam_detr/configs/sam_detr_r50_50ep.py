@@ -1,16 +1,19 @@
-from sap_detr import model_zoo
+from sap_detr.model_zoo import get_config
 
 from .common.sam_detr_r50 import model
 
-_published = model_zoo.get_config("sap_detr/sap_detr_r50_50ep.py")
-dataloader, optimizer = _published.dataloader, _published.optimizer
-schedule, train = _published.schedule, _published.train
+dataloader = get_config("common/data/coco.py").dataloader
+optimizer = get_config("common/optim.py").optimizer
+lr_multiplier = get_config("common/schedule.py").lr_multiplier
+train = get_config("common/train.py").train
 
 model.neck.norm_groups = None
 # 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch; published:
-# 7393, because the last, smaller batch of an epoch is trained on too); 40 ep = 295680 iters.
+# 7393, because the last, smaller batch of an epoch is trained on too).
 dataloader.train.total_batch_size = 16
-schedule.epochs = 50
-schedule.drop_epochs = [40]
-schedule.warmup_iters = 0
+train.max_iter = 369600
+train.checkpointer.period = 7392
+
+# torchvision's ImageNet weights ("IMAGENET1K_V1"), as its own file or as Detectron2's.
+train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
 train.output_dir = "output/sam_detr_r50_50ep"

@@ -4,7 +4,7 @@ from .common.sam_detr_small import model
 
 _custom = model_zoo.get_config("detr/detr_small_custom.py")
 dataloader, dataset, optimizer = _custom.dataloader, _custom.dataset, _custom.optimizer
-schedule, train = _custom.schedule, _custom.train
+lr_multiplier, train = _custom.lr_multiplier, _custom.train
 
 model.decoder.num_queries = 42
 # Focal losses are small: without more weight, boxes are learned long before classes.

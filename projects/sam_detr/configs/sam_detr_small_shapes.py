@@ -4,7 +4,7 @@ from .common.sam_detr_small import model
 
 _shapes = model_zoo.get_config("detr/detr_small_shapes.py")
 dataloader, dataset, optimizer = _shapes.dataloader, _shapes.dataset, _shapes.optimizer
-schedule, train = _shapes.schedule, _shapes.train
+lr_multiplier, train = _shapes.lr_multiplier, _shapes.train
 
 # Focal losses are small: without more weight, boxes are learned long before classes.
 model.criterion.losses[0].weight = 10.0
