@@ -52,8 +52,10 @@ def deformable_attention(
     """
     value, locations, weights = (full_precision(x) for x in (value, locations, weights))
     value = value.unflatten(-1, (locations.shape[2], -1))
-    # The meta device computes nothing and stands for the CPU.
-    if form == "rows" or (form is None and value.device.type in ("cpu", "meta")):
+    # The meta device computes nothing and stands for the CPU. Tracers, such as that of Detectron2's
+    # FlopCountAnalysis, follow no autograd function of Python.
+    rows = value.device.type in ("cpu", "meta") and not torch.jit.is_tracing()
+    if form == "rows" or (form is None and rows):
         summed = _WeightedRows.apply(_bordered(value, sizes), locations, weights, sizes)
         return summed.flatten(2)
     return _sampled(value, sizes, locations, weights)
