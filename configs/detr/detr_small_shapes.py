@@ -17,7 +17,7 @@ lr_multiplier.warmup_length = 100 / 4000
 # Nothing is pretrained: one rate for all.
 optimizer.lr = 7e-4
 optimizer.params.backbone_factor = 1.0
-model.criterion.losses[0].weight = 2.0
+model.criterion.losses["class"].weight = 2.0
 
 train.ema.enabled = True
 train.ema.decay = 0.995

@@ -3,5 +3,5 @@ from ..detr.detr_small_custom import dataloader, dataset, lr_multiplier, optimiz
 
 model.decoder.grid_size = [6, 7]
 # Focal losses are small: without more weight, boxes are learned long before classes.
-model.criterion.losses[0].weight = 10.0
+model.criterion.losses["class"].weight = 10.0
 train.output_dir = "output/sap_detr_small_custom"

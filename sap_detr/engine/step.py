@@ -68,7 +68,8 @@ class StepTrainer(SimpleTrainer):
     follow when the losses are read.
 
     Args:
-        model: returns a dict of losses; may be wrapped in DistributedDataParallel.
+        model: returns a dict of losses; may be wrapped in DistributedDataParallel. With several
+            batches per step it takes ``num_objects`` too, as the meta-architecture does.
         data_loader: batches, without end; one step takes ``accumulation`` of them.
         optimizer: steps once per iteration.
         accumulation: batches per step. The gradient is that of as many processes with one batch
@@ -172,10 +173,10 @@ class StepTrainer(SimpleTrainer):
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         """Adds up the gradients of all batches; returns their mean losses."""
+        options: dict[str, float] = {}
         if len(batches) > 1:
             objects = sum(len(inputs["instances"]) for batch in batches for inputs in batch)
-            for batch in batches:
-                batch[0]["objects_per_batch"] = objects / len(batches)
+            options["num_objects"] = objects / len(batches)
         mean: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             synchronised: AbstractContextManager[None] = nullcontext()
@@ -185,7 +186,7 @@ class StepTrainer(SimpleTrainer):
                 with torch.autocast(
                     self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
                 ):
-                    losses = self.model(batch)
+                    losses = self.model(batch, **options)
                 total = sum(losses.values()) / len(batches)
                 self.grad_scaler.scale(total).backward()
             for name, value in {"total_loss": total * len(batches), **losses}.items():

@@ -3,7 +3,7 @@
 from .activation_checkpointing import checkpoint_activations
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
-from .criterion import SetCriterion, layer_keys
+from .criterion import SetCriterion, layer_keys, object_normalizer
 from .decoders import (
     DetrDecoder,
     DetrDecoderLayer,
@@ -91,6 +91,7 @@ __all__ = [
     "iou_and_giou",
     "layer_keys",
     "make_instances",
+    "object_normalizer",
     "padded_image_sizes",
     "padding_mask_at",
     "xyxy_to_cxcywh",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
@@ -14,12 +15,12 @@ from .structures import Matches, Predictions, Targets
 
 
 class SetCriterion(nn.Module):
-    """The set prediction loss: a matcher and a list of loss terms, for all layers in one go.
+    """The set prediction loss: a matcher and loss terms, for all layers in one go.
 
     Args:
         matcher: matches every layer on its own.
-        losses: the terms of the loss.
-        metrics: quantities to log, last layer only.
+        losses: the terms of the loss by name. The result of the term ``class`` is ``loss_class``.
+        metrics: quantities to log by the name that they are logged under, last layer only.
         metric_period: iterations between two entries of the metrics in Detectron2's event storage;
             each entry waits for the device once.
     """
@@ -27,38 +28,76 @@ class SetCriterion(nn.Module):
     def __init__(
         self,
         matcher: HungarianMatcher,
-        losses: Sequence[LossTerm],
-        metrics: Sequence[MetricTerm] = (),
+        losses: Mapping[str, LossTerm],
+        metrics: Mapping[str, MetricTerm] | None = None,
         metric_period: int = 20,
     ) -> None:
         super().__init__()
         self.matcher = matcher
-        self.losses = list(losses)
-        self.metrics = list(metrics)
+        self.losses = dict(losses)
+        self.metrics = dict(metrics or {})
         self.metric_period = metric_period
 
-    def forward(self, predictions: Predictions, targets: Targets) -> dict[str, Tensor]:
+    def forward(
+        self, predictions: Predictions, targets: Targets, normalizer: Tensor
+    ) -> dict[str, Tensor]:
         """The weighted losses by name; their sum is what is trained on.
 
         Layers before the last have their number as a suffix: ``loss_class_0``, ``loss_class_1``,
         ..., ``loss_class``.
+
+        Args:
+            predictions: of all layers.
+            targets: the objects of the batch.
+            normalizer: what sums over objects are divided by, (); see :func:`object_normalizer`.
         """
         matches = self.matcher(predictions, targets)
-        self._log_metrics(predictions, targets, matches)
+        self._log_metrics(predictions, targets, matches, normalizer)
+        return self.weighted_losses(predictions, targets, matches, normalizer)
+
+    def weighted_losses(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of one set of queries whose matches are known; see :meth:`forward`."""
         weighted: dict[str, Tensor] = {}
-        for loss in self.losses:
-            values = loss.weight * loss(predictions, targets, matches)
-            weighted.update(zip(layer_keys(loss.name, len(values)), values.unbind(), strict=True))
+        for name, loss in self.losses.items():
+            values = loss.weight * loss(predictions, targets, matches, normalizer)
+            keys = layer_keys(f"loss_{name}", len(values))
+            weighted.update(zip(keys, values.unbind(), strict=True))
         return weighted
 
     @torch.no_grad()
-    def _log_metrics(self, predictions: Predictions, targets: Targets, matches: Matches) -> None:
+    def _log_metrics(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> None:
         storage = _current_event_storage()
         if storage is None or not self.metrics or (storage.iter + 1) % self.metric_period:
             return
-        values = [metric(predictions, targets, matches)[-1] for metric in self.metrics]
-        names = [metric.name for metric in self.metrics]
-        storage.put_scalars(**dict(zip(names, torch.stack(values).tolist(), strict=True)))
+        values = [
+            metric(predictions, targets, matches, normalizer)[-1]
+            for metric in self.metrics.values()
+        ]
+        storage.put_scalars(**dict(zip(self.metrics, torch.stack(values).tolist(), strict=True)))
+
+
+def object_normalizer(num_objects: float, like: Tensor) -> Tensor:
+    """What sums over objects are divided by: their mean number over all processes, at least 1.
+
+    With it the mean gradient of several processes is that of one process with all their images. A
+    collective operation: where there are several processes, all have to call it.
+
+    Args:
+        num_objects: number of objects of this process, in a batch or in the mean of several.
+        like: has the dtype and the device of the result.
+
+    Returns:
+        A tensor without dimensions.
+    """
+    mean = torch.full((), num_objects, dtype=like.dtype, device=like.device)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(mean)
+        mean /= comm.get_world_size()
+    return mean.clamp_(min=1.0)
 
 
 def layer_keys(name: str, num_layers: int) -> list[str]:

@@ -1,7 +1,8 @@
 """The terms that a criterion is composed of: small objects over a pure function each.
 
-A loss term has a ``name``, a ``weight`` and maps (predictions, targets, matches) to its unweighted
+A loss term has a ``weight`` and maps (predictions, targets, matches, normalizer) to its unweighted
 values (L,), one per decoder layer. A metric term does the same for a quantity that is only logged.
+What is a sum over objects is divided by the normalizer, see :func:`object_normalizer`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from .box_ops import cxcywh_to_xyxy, iou_and_giou
 from .reference_points import points_outside_boxes
@@ -20,19 +22,20 @@ from .structures import Matches, Predictions, Targets
 class LossTerm(Protocol):
     """One summand of the training loss."""
 
-    name: str
     weight: float
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         """The unweighted loss of every layer, (L,)."""
 
 
 class MetricTerm(Protocol):
     """A quantity that is logged and not trained on."""
 
-    name: str
-
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         """The metric of every layer, (L,)."""
 
 
@@ -44,17 +47,15 @@ class SoftmaxClassLoss:
     Args:
         weight: weight in the total loss.
         no_object_weight: class weight of "no object"; the others have 1.
-        name: key of the loss.
     """
 
-    def __init__(
-        self, weight: float = 1.0, no_object_weight: float = 0.1, name: str = "loss_class"
-    ) -> None:
-        self.name = name
+    def __init__(self, weight: float = 1.0, no_object_weight: float = 0.1) -> None:
         self.weight = weight
         self.no_object_weight = no_object_weight
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         logits = predictions.logits
         no_object = logits.shape[-1] - 1
         labels = torch.full(logits.shape[:-1], no_object, device=logits.device)
@@ -64,38 +65,25 @@ class SoftmaxClassLoss:
         return (class_weight * nll).sum((1, 2)) / class_weight.sum((1, 2))
 
 
-def focal_loss(logits: Tensor, wanted: Tensor, alpha: float = 0.25) -> Tensor:
-    """Binary focal loss with gamma 2, element by element.
-
-    ``wanted`` may be any number of 0 .. 1 and carry gradient. For 0 and 1 this is the loss of Lin
-    et al. (ICCV 2017).
-    """
-    p = logits.sigmoid()
-    agreement = p * wanted + (1 - p) * (1 - wanted)
-    balance = alpha * wanted + (1 - alpha) * (1 - wanted)
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return balance * (1 - agreement).square() * cross_entropy
-
-
 class FocalClassLoss:
-    """Focal loss of all classes and queries, over the number of objects.
+    """Focal loss of all classes and queries, over the number of objects (Lin et al., ICCV 2017).
 
     Args:
         weight: weight in the total loss.
         alpha: weight of objects against everything else.
-        name: key of the loss.
     """
 
-    def __init__(self, weight: float = 1.0, alpha: float = 0.25, name: str = "loss_class") -> None:
-        self.name = name
+    def __init__(self, weight: float = 1.0, alpha: float = 0.25) -> None:
         self.weight = weight
         self.alpha = alpha
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         logits = predictions.logits
         labels = F.one_hot(matches.gather_targets(targets.labels), logits.shape[-1])
         wanted = matches.scatter(labels.to(logits.dtype), torch.zeros_like(logits))
-        return focal_loss(logits, wanted, self.alpha).sum((1, 2, 3)) / targets.normalizer
+        return sigmoid_focal_loss(logits, wanted, self.alpha).sum((1, 2, 3)) / normalizer
 
 
 class ObjectnessLoss:
@@ -107,22 +95,16 @@ class ObjectnessLoss:
         weight: weight in the total loss.
         alpha: weight of objects against everything else.
         eps: added to the denominator of the IoU.
-        name: key of the loss.
     """
 
-    def __init__(
-        self,
-        weight: float = 1.0,
-        alpha: float = 0.25,
-        eps: float = 1e-6,
-        name: str = "loss_objectness",
-    ) -> None:
-        self.name = name
+    def __init__(self, weight: float = 1.0, alpha: float = 0.25, eps: float = 1e-6) -> None:
         self.weight = weight
         self.alpha = alpha
         self.eps = eps
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         if predictions.objectness is None:
             raise ValueError("ObjectnessLoss needs a decoder that predicts objectness")
         predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
@@ -130,7 +112,7 @@ class ObjectnessLoss:
         iou, _ = iou_and_giou(predicted, wanted, self.eps)
         logits = predictions.objectness[..., 0]
         quality = matches.scatter(iou, torch.zeros_like(logits))
-        return focal_loss(logits, quality, self.alpha).sum((1, 2)) / targets.normalizer
+        return sigmoid_focal_loss(logits, quality, self.alpha).sum((1, 2)) / normalizer
 
 
 class L1BoxLoss:
@@ -139,35 +121,36 @@ class L1BoxLoss:
     Args:
         weight: weight in the total loss.
         corners: compare XYXY corners (SAP-DETR) instead of cxcywh.
-        name: key of the loss.
     """
 
-    def __init__(self, weight: float = 5.0, corners: bool = False, name: str = "loss_bbox") -> None:
-        self.name = name
+    def __init__(self, weight: float = 5.0, corners: bool = False) -> None:
         self.weight = weight
         self.corners = corners
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         predicted = matches.gather_predictions(predictions.boxes)
         wanted = matches.gather_targets(targets.boxes)
         if self.corners:
             predicted, wanted = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted)
-        return (predicted - wanted).abs().sum((1, 2)) / targets.normalizer
+        return (predicted - wanted).abs().sum((1, 2)) / normalizer
 
 
 class GIoULoss:
     """Sum of 1 - GIoU of the matched boxes, over the number of objects."""
 
-    def __init__(self, weight: float = 2.0, eps: float = 0.0, name: str = "loss_giou") -> None:
-        self.name = name
+    def __init__(self, weight: float = 2.0, eps: float = 0.0) -> None:
         self.weight = weight
         self.eps = eps
 
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
         wanted = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
         _, giou = iou_and_giou(predicted, wanted, self.eps)
-        return (1 - giou).sum(1) / targets.normalizer
+        return (1 - giou).sum(1) / normalizer
 
 
 class ClassError:
@@ -176,10 +159,9 @@ class ClassError:
     100 where there is no object at all, as in the published codes.
     """
 
-    def __init__(self, name: str = "class_error") -> None:
-        self.name = name
-
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         guesses = matches.gather_predictions(predictions.logits).argmax(-1)
         hits = (guesses == matches.gather_targets(targets.labels)).to(predictions.logits.dtype)
         return 100 - 100 * hits.sum(1) / max(hits.shape[1], 1)
@@ -188,28 +170,26 @@ class ClassError:
 class OutsidePoints:
     """Matched queries whose point is outside of their object's box, over the number of objects.
 
-    Published as a loss (``loss_inner``, weight 2), but it has no gradient: it is what
+    Published as a loss, ``loss_inner`` with weight 2, but it has no gradient: it is what
     :class:`~sap_detr.modeling.matcher.OutsidePointCost` could not avoid.
     """
 
-    def __init__(self, name: str = "loss_inner") -> None:
-        self.name = name
-
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         if predictions.points is None:
             raise ValueError("OutsidePoints needs a decoder that predicts points")
         points = matches.gather_predictions(predictions.points)
         boxes = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
-        return points_outside_boxes(points, boxes).sum(1) / targets.normalizer
+        return points_outside_boxes(points, boxes).sum(1) / normalizer
 
 
 class CardinalityError:
     """Mean over images of |queries that predict an object - objects| (DETR)."""
 
-    def __init__(self, name: str = "cardinality_error") -> None:
-        self.name = name
-
-    def __call__(self, predictions: Predictions, targets: Targets, matches: Matches) -> Tensor:
+    def __call__(
+        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+    ) -> Tensor:
         logits = predictions.logits
         predicted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
         objects = torch.as_tensor(targets.counts).to(logits.device, non_blocking=True)

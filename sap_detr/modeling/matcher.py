@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -130,15 +130,15 @@ class HungarianMatcher(nn.Module):
     each problem there.
 
     Args:
-        costs: summands of the cost, weights included.
+        costs: summands of the cost by name, weights included.
     """
 
     # Larger than any sum of real costs.
     NON_FINITE_COST = 1e8
 
-    def __init__(self, costs: Sequence[CostTerm]) -> None:
+    def __init__(self, costs: Mapping[str, CostTerm]) -> None:
         super().__init__()
-        self.costs = list(costs)
+        self.costs = dict(costs)
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, targets: Targets) -> Matches:
@@ -152,7 +152,8 @@ class HungarianMatcher(nn.Module):
         queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
         objects = np.zeros_like(queries)
         if sum(counts):
-            total = functools.reduce(torch.add, (cost(predictions, targets) for cost in self.costs))
+            costs = (cost(predictions, targets) for cost in self.costs.values())
+            total = functools.reduce(torch.add, costs)
             limit = self.NON_FINITE_COST
             cost = torch.nan_to_num(total, nan=limit, posinf=limit, neginf=limit).cpu().numpy()
             for layer in range(num_layers):

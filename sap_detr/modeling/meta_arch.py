@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import resize_pixels
+from .criterion import object_normalizer
 from .structures import Predictions, Targets, padded_image_sizes
 
 
@@ -100,7 +101,9 @@ class DetectionTransformer(nn.Module):
         """Where the model is, and where inputs are sent."""
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+    def forward(
+        self, batched_inputs: list[dict[str, Any]], num_objects: float | None = None
+    ) -> Any:
         """Trains on or detects in a batch.
 
         Args:
@@ -108,8 +111,10 @@ class DetectionTransformer(nn.Module):
                 ``input_format``; optionally ``resize_to``, the size that ``image``, then uint8,
                 still has to get; in training ``instances`` with ``gt_boxes`` and ``gt_classes``;
                 in inference optionally ``height`` and ``width``, the size that the detections shall
-                refer to. The first may carry ``objects_per_batch``, see
-                :meth:`Targets.from_instances`.
+                refer to.
+            num_objects: in training, the number of objects that losses are normalised by, where it
+                is not that of the batch (accumulated batches: their mean); see
+                :func:`~sap_detr.modeling.criterion.object_normalizer`.
 
         Returns:
             The dict of losses in training, else a list of ``{"instances": Instances}``.
@@ -117,7 +122,11 @@ class DetectionTransformer(nn.Module):
         images = self.preprocess(batched_inputs)
         predictions = self.predict(images.tensor, images.image_sizes, all_layers=self.training)
         if self.training:
-            return self.criterion(predictions, self.collect_targets(batched_inputs, predictions))
+            targets = self.collect_targets(batched_inputs, predictions)
+            if num_objects is None:
+                num_objects = sum(targets.counts)
+            normalizer = object_normalizer(num_objects, like=predictions.boxes)
+            return self.criterion(predictions, targets, normalizer)
         output_sizes = [
             (inputs.get("height", size[0]), inputs.get("width", size[1]))
             for inputs, size in zip(batched_inputs, images.image_sizes, strict=True)
@@ -210,7 +219,6 @@ class DetectionTransformer(nn.Module):
             [inputs["instances"] for inputs in batched_inputs],
             predictions.boxes.device,
             predictions.boxes.dtype,
-            batched_inputs[0].get("objects_per_batch"),
         )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.structures import Instances
-from detectron2.utils import comm
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -115,23 +114,15 @@ class Targets:
         boxes: (B, T, 4), cxcywh as fractions of each unpadded image; zeros where padded.
         labels: (B, T) int64; 0 where padded.
         counts: number of objects of each image, on the host.
-        normalizer: what sums over objects are divided by: the mean number of objects per batch
-            over all processes (and accumulated micro-batches), at least 1. A tensor without
-            dimensions.
     """
 
     boxes: Tensor
     labels: Tensor
     counts: tuple[int, ...]
-    normalizer: Tensor
 
     @classmethod
     def from_instances(
-        cls,
-        instances: Sequence[Instances],
-        device: torch.device,
-        dtype: torch.dtype,
-        objects_per_batch: float | None = None,
+        cls, instances: Sequence[Instances], device: torch.device, dtype: torch.dtype
     ) -> Targets:
         """Collects ground truth as Detectron2's mappers make it.
 
@@ -140,8 +131,6 @@ class Targets:
                 the image that the boxes refer to.
             device: where the result goes.
             dtype: dtype of the boxes.
-            objects_per_batch: this process's number of objects to normalise by, where it is not
-                that of the batch at hand (gradient accumulation).
         """
         boxes, labels = [], []
         for objects in instances:
@@ -149,17 +138,10 @@ class Targets:
             pixels = objects.gt_boxes.tensor.to(dtype)
             boxes.append(xyxy_to_cxcywh(pixels / pixels.new_tensor((width, height, width, height))))
             labels.append(objects.gt_classes)
-        counts = tuple(len(x) for x in labels)
-        count = float(sum(counts)) if objects_per_batch is None else objects_per_batch
-        normalizer = torch.full((), count, dtype=dtype, device=device)
-        if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(normalizer)
-            normalizer /= comm.get_world_size()
         return cls(
             boxes=pad_sequence(boxes, batch_first=True).to(device, non_blocking=True),
             labels=pad_sequence(labels, batch_first=True).to(device, non_blocking=True),
-            counts=counts,
-            normalizer=normalizer.clamp_(min=1.0),
+            counts=tuple(len(x) for x in labels),
         )
 
 

@@ -345,8 +345,7 @@ def test_accumulated_gradient_is_that_of_several_processes(tiny_config):
     model.zero_grad()
     for batch in batches:
         # As with two processes: each normalises by (1 + 7) / 2 objects, gradients are averaged.
-        batch[0]["objects_per_batch"] = 4.0
-        (sum(model(batch).values()) / 2).backward()
+        (sum(model(batch, num_objects=4.0).values()) / 2).backward()
     assert len(accumulated) > 20
     for name, p in trained.items():
         assert torch.allclose(accumulated[name], p.grad, atol=1e-12), name

@@ -18,7 +18,7 @@ from builders import CONFIGS, build
 from detectron2.structures import Boxes, Instances
 
 from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS
-from sap_detr.modeling import Predictions, layer_keys
+from sap_detr.modeling import Predictions, layer_keys, object_normalizer
 
 # Published names of losses that are called otherwise here, and of what is not trained on here.
 LOSS_NAMES = {"loss_class": "loss_ce", "loss_objectness": "loss_ce_obj"}
@@ -107,7 +107,7 @@ def test_predictions(run: Run):
 def test_detections(run: Run):
     if run.model.num_classes != run.case["num_classes"]:
         assert {"det_scores", "det_labels", "det_boxes"} <= run.expected.keys()
-        return  # the 20 best of 91 classes are not the 20 best of 80
+        pytest.skip("the 20 best of 91 classes are not the 20 best of 80")
     sizes = run.case["image_sizes"]
     found = run.model.postprocessor(run.predictions, [tuple(size) for size in sizes])[0]
     best = found.scores.argsort(descending=True, stable=True)[: len(run.expected["det_scores"])]
@@ -119,7 +119,7 @@ def test_detections(run: Run):
 def test_losses_matches_and_gradients(run: Run):
     if run.case["num_targets"] is None:
         assert not any(key.startswith(("loss", "match", "grad")) for key in run.expected)
-        return
+        pytest.skip("a case without objects has no losses")
     if run.model.num_classes != run.case["num_classes"]:
         # Labels may be ids that COCO does not use, so losses need all 91 classes.
         run = run_model(run.case, run.case["num_classes"])
@@ -135,16 +135,18 @@ def test_losses_matches_and_gradients(run: Run):
             compared.add(key)
 
     weights = run.case["loss_weights"]
-    total = sum(criterion(predictions, targets).values())
-    for term in [*criterion.losses, *criterion.metrics]:
-        published = LOSS_NAMES.get(term.name, term.name)
-        values = term(predictions, targets, matches)
+    normalizer = object_normalizer(sum(targets.counts), like=predictions.boxes)
+    total = sum(criterion(predictions, targets, normalizer).values())
+    losses = {f"loss_{name}": term for name, term in criterion.losses.items()}
+    for key, term in (losses | criterion.metrics).items():
+        published = LOSS_NAMES.get(key, key)
+        values = term(predictions, targets, matches, normalizer)
         for name, value in zip(layer_keys(published, len(values)), values, strict=True):
             if f"loss:{name}" in run.expected:
                 run.check(value, run.expected[f"loss:{name}"], name)
                 compared.add(f"loss:{name}")
         if published in weights:
-            if term in criterion.losses:
+            if key in losses:
                 assert term.weight == weights[published], published
             else:
                 total = total + weights[published] * values.detach().sum()

@@ -16,9 +16,10 @@ from sap_detr.modeling import (
     SoftmaxClassLoss,
     Targets,
     cxcywh_to_xyxy,
+    object_normalizer,
 )
 
-Batch = tuple[Predictions, Targets, Matches]
+Batch = tuple[Predictions, Targets, Matches, torch.Tensor]
 
 # Some images with more objects than queries, with none, and whole batches with none.
 COUNTS = [(2, 0, 3), (7, 1, 0), (0, 0, 0)]
@@ -28,11 +29,12 @@ COUNTS = [(2, 0, 3), (7, 1, 0), (0, 0, 0)]
 def batch(request, make_predictions, make_targets) -> Batch:
     """2 layers, 3 images, 5 queries, 4 logits, in float64."""
     predictions, targets = make_predictions(2, 3, 5), make_targets(request.param)
-    return predictions, targets, HungarianMatcher([L1BoxCost(), GIoUCost()])(predictions, targets)
+    matches = HungarianMatcher({"bbox": L1BoxCost(), "giou": GIoUCost()})(predictions, targets)
+    return predictions, targets, matches, object_normalizer(sum(request.param), predictions.boxes)
 
 
 def labels_of_queries(batch: Batch, layer: int, no_object: int) -> list[list[int]]:
-    predictions, targets, matches = batch
+    predictions, targets, matches, _ = batch
     _, images, queries, _ = predictions.logits.shape
     labels = [[no_object] * queries for _ in range(images)]
     for image, pair in enumerate(matches.per_image(layer)):
@@ -85,7 +87,7 @@ def test_l1_loss_is_the_sum_over_pairs_over_the_number_of_objects(batch, as_corn
 
 
 def test_giou_loss_is_the_sum_over_pairs_over_the_number_of_objects(batch):
-    predictions, targets, _ = batch
+    predictions, targets, _, _ = batch
     expected = []
     for layer in range(2):
         total = 0.0
@@ -127,22 +129,17 @@ def test_cardinality_error_is_the_mean_difference_of_an_image(batch):
 @pytest.mark.parametrize("loss", [SoftmaxClassLoss(), L1BoxLoss(), GIoULoss()])
 def test_every_layer_has_its_own_gradient(make_predictions, make_targets, loss):
     predictions, targets = make_predictions(2, 3, 5), make_targets((2, 0, 3))
-    matches = HungarianMatcher([L1BoxCost()])(predictions, targets)
+    matches = HungarianMatcher({"bbox": L1BoxCost()})(predictions, targets)
     source = predictions.logits if isinstance(loss, SoftmaxClassLoss) else predictions.boxes
-    (gradient,) = torch.autograd.grad(loss(predictions, targets, matches)[1], source)
+    values = loss(predictions, targets, matches, torch.tensor(5.0))
+    (gradient,) = torch.autograd.grad(values[1], source)
     assert not gradient[0].any()
     assert gradient[1].any()
 
 
 @pytest.mark.parametrize("term", [L1BoxLoss, GIoULoss])
-def test_box_losses_are_divided_by_the_given_normalizer(make_predictions, make_inputs, term):
-    predictions = make_predictions(1, 2, 5)
-    instances = [x["instances"] for x in make_inputs([(30, 40), (50, 20)], (2, 1))]
-    values = []
-    for objects_per_batch in (None, 6.0):
-        targets = Targets.from_instances(
-            instances, torch.device("cpu"), torch.float64, objects_per_batch
-        )
-        matches = HungarianMatcher([L1BoxCost()])(predictions, targets)
-        values.append(term()(predictions, targets, matches))
+def test_box_losses_are_divided_by_the_given_normalizer(make_predictions, make_targets, term):
+    predictions, targets = make_predictions(1, 2, 5), make_targets((2, 1))
+    matches = HungarianMatcher({"bbox": L1BoxCost()})(predictions, targets)
+    values = [term()(predictions, targets, matches, torch.tensor(n)) for n in (3.0, 6.0)]
     torch.testing.assert_close(values[0], 2 * values[1])

@@ -16,17 +16,17 @@ from sap_detr.modeling import (
     Targets,
 )
 
-WEIGHTS = {"class": 1.5, "l1": 5.0, "giou": 2.5}
+WEIGHTS = {"class": 1.5, "bbox": 5.0, "giou": 2.5}
 
 
 @pytest.fixture
 def matcher() -> HungarianMatcher:
     return HungarianMatcher(
-        [
-            SoftmaxClassCost(WEIGHTS["class"]),
-            L1BoxCost(WEIGHTS["l1"]),
-            GIoUCost(WEIGHTS["giou"]),
-        ]
+        {
+            "class": SoftmaxClassCost(WEIGHTS["class"]),
+            "bbox": L1BoxCost(WEIGHTS["bbox"]),
+            "giou": GIoUCost(WEIGHTS["giou"]),
+        }
     )
 
 
@@ -56,7 +56,7 @@ def written_out_cost(
             label = int(targets.labels[image, t])
             target = targets.boxes[image, t].tolist()
             cost[q, t] = (
-                WEIGHTS["l1"] * sum(abs(a - b) for a, b in zip(box, target, strict=True))
+                WEIGHTS["bbox"] * sum(abs(a - b) for a, b in zip(box, target, strict=True))
                 - WEIGHTS["class"] * math.exp(row[label]) / total
                 - WEIGHTS["giou"] * giou(box, target)
             )

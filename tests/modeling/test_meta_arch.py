@@ -50,10 +50,9 @@ def test_training_returns_losses(build_tiny_detr, inputs):
     assert all(loss.shape == () and loss.requires_grad and loss > 0 for loss in losses.values())
 
 
-def test_training_divides_by_the_objects_that_the_batch_names(build_tiny_detr, inputs):
+def test_training_divides_by_the_number_of_objects_that_it_is_given(build_tiny_detr, inputs):
     model = build_tiny_detr().train()
-    first = {**inputs[0], "objects_per_batch": 6.0}
-    mine, halved = model(inputs), model([first, *inputs[1:]])
+    mine, halved = model(inputs), model(inputs, num_objects=6.0)
     torch.testing.assert_close(halved["loss_bbox"], mine["loss_bbox"] / 2)
     torch.testing.assert_close(halved["loss_class"], mine["loss_class"])
 

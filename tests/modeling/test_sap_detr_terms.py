@@ -25,6 +25,8 @@ from sap_detr.modeling import (
 )
 
 LAYERS, BATCH, QUERIES, CLASSES = 2, 2, 5, 3
+# The number of objects in make_targets().
+NORMALIZER = torch.tensor(3.0, dtype=torch.float64)
 
 
 def make_predictions(requires_grad=False) -> Predictions:
@@ -41,7 +43,7 @@ def make_targets() -> Targets:
     boxes = torch.rand(BATCH, 2, 4, dtype=torch.float64) * 0.4 + 0.3
     boxes[1, 1] = 0
     labels = torch.tensor([[2, 0], [1, 0]])
-    return Targets(boxes, labels, (2, 1), torch.tensor(3.0, dtype=torch.float64))
+    return Targets(boxes, labels, (2, 1))
 
 
 def make_matches() -> Matches:
@@ -77,27 +79,29 @@ def test_l1_on_corners_differs_from_l1_on_centres():
     distance = (corners[0][..., None, :] - corners[1][:, None]).abs().sum(-1)
     cost = L1BoxCost(5.0, corners=True)(predictions, targets)
     assert torch.allclose(cost, 5 * distance)
-    loss = L1BoxLoss(corners=True)(predictions, targets, matches)
+    loss = L1BoxLoss(corners=True)(predictions, targets, matches, NORMALIZER)
     for layer in range(LAYERS):
         total = sum(distance[pair] for pair in pairs(matches) if pair[0] == layer)
         assert torch.allclose(loss[layer], total / 3)
     assert not torch.allclose(cost, L1BoxCost(5.0)(predictions, targets))
-    assert not torch.allclose(loss, L1BoxLoss()(predictions, targets, matches))
+    assert not torch.allclose(loss, L1BoxLoss()(predictions, targets, matches, NORMALIZER))
 
 
 def test_a_point_inside_the_box_decides_the_matching():
-    targets = Targets(
-        torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]), torch.tensor([[0]]), (1,), torch.tensor(1.0)
-    )
+    targets = Targets(torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]), torch.tensor([[0]]), (1,))
     predictions = Predictions(
         logits=torch.tensor([[[[9.0], [-9.0], [9.0]]]]),
         boxes=torch.tensor([[[[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1], [0.5, 0.5, 0.2, 0.2]]]]),
         # On the border counts as inside.
         points=torch.tensor([[[[0.5, 0.61], [0.6, 0.5], [0.39, 0.5]]]]),
     )
-    others = [FocalClassCost(), L1BoxCost(corners=True), GIoUCost(eps=1e-6)]
+    others = {
+        "class": FocalClassCost(),
+        "bbox": L1BoxCost(corners=True),
+        "giou": GIoUCost(eps=1e-6),
+    }
     assert HungarianMatcher(others)(predictions, targets).query.tolist() in ([[0]], [[2]])
-    matches = HungarianMatcher([*others, OutsidePointCost()])(predictions, targets)
+    matches = HungarianMatcher({**others, "outside": OutsidePointCost()})(predictions, targets)
     assert matches.query.tolist() == [[1]]
     assert OutsidePointCost()(predictions, targets).flatten().tolist() == [9999, 0, 9999]
 
@@ -108,12 +112,12 @@ def test_focal_class_loss_is_torchvisions_for_one_hot_targets():
     for layer, image, query, target in pairs(matches):
         wanted[layer, image, query, targets.labels[image, target]] = 1
     expected = sigmoid_focal_loss(predictions.logits, wanted).sum((1, 2, 3)) / 3
-    assert torch.allclose(FocalClassLoss()(predictions, targets, matches), expected)
+    assert torch.allclose(FocalClassLoss()(predictions, targets, matches, NORMALIZER), expected)
 
 
 def test_objectness_loss_is_trained_towards_the_iou_and_moves_the_box():
     predictions, targets, matches = make_predictions(True), make_targets(), make_matches()
-    values = ObjectnessLoss()(predictions, targets, matches)
+    values = ObjectnessLoss()(predictions, targets, matches, NORMALIZER)
     expected = torch.zeros(LAYERS, dtype=torch.float64)
     wanted = {}
     for layer, image, query, target in pairs(matches):
@@ -144,7 +148,7 @@ def test_outside_points_are_counted_per_object():
         centres[layer, image, query] = targets.boxes[image, target, :2]
     centres[1, 1, 0] = -1
     moved = Predictions(predictions.logits, predictions.boxes, centres)
-    values = OutsidePoints()(moved, targets, matches)
+    values = OutsidePoints()(moved, targets, matches, NORMALIZER)
     assert values.tolist() == pytest.approx([0, 1 / 3])
 
 
@@ -153,8 +157,8 @@ def test_outside_points_are_counted_per_object():
     [
         lambda p, t, m: FocalClassCost(with_objectness=True)(p, t),
         lambda p, t, m: OutsidePointCost()(p, t),
-        lambda p, t, m: ObjectnessLoss()(p, t, m),
-        lambda p, t, m: OutsidePoints()(p, t, m),
+        lambda p, t, m: ObjectnessLoss()(p, t, m, NORMALIZER),
+        lambda p, t, m: OutsidePoints()(p, t, m, NORMALIZER),
     ],
 )
 def test_terms_say_which_prediction_is_missing(call):

@@ -108,13 +108,11 @@ def test_targets_are_fractions_of_their_own_image():
     torch.testing.assert_close(targets.boxes, torch.tensor(expected, dtype=torch.float64))
     assert targets.labels.tolist() == [[2, 0], [0, 0], [0, 1]]
     assert targets.counts == (1, 0, 2)
-    assert targets.normalizer.shape == ()
-    assert targets.normalizer == 3
 
 
 def test_targets_take_the_dtype_of_the_predictions():
     targets = Targets.from_instances([instances((9, 9), [[1, 1, 5, 5]], [0])], CPU, torch.float32)
-    assert targets.boxes.dtype == targets.normalizer.dtype == torch.float32
+    assert targets.boxes.dtype == torch.float32
     assert targets.labels.dtype == torch.int64
 
 
@@ -123,13 +121,6 @@ def test_targets_of_a_batch_without_objects():
     assert targets.boxes.shape == (2, 0, 4)
     assert targets.labels.shape == (2, 0)
     assert targets.counts == (0, 0)
-    assert targets.normalizer == 1
-
-
-@pytest.mark.parametrize("given, expected", [(None, 1), (0.5, 1), (2.5, 2.5), (0.0, 1)])
-def test_normalizer_is_that_of_the_accumulated_batches_and_at_least_one(given, expected):
-    objects = [instances((9, 9), [[1, 1, 5, 5]], [0])]
-    assert Targets.from_instances(objects, CPU, torch.float64, given).normalizer == expected
 
 
 @pytest.fixture

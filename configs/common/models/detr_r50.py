@@ -42,20 +42,28 @@ model = L(DetectionTransformer)(
         ffn_dim=2048,
         dropout=0.1,
     ),
+    # Terms by name, for changes such as model.criterion.losses.class.weight=2. The dicts are built
+    # like all else, because Detectron2 leaves what is in a plain one as it is.
     criterion=L(SetCriterion)(
         matcher=L(HungarianMatcher)(
-            costs=[
-                L(SoftmaxClassCost)(weight=1.0),
-                L(L1BoxCost)(weight=5.0),
-                L(GIoUCost)(weight=2.0),
-            ]
+            costs=L("builtins.dict")(
+                **{
+                    "class": L(SoftmaxClassCost)(weight=1.0),
+                    "bbox": L(L1BoxCost)(weight=5.0),
+                    "giou": L(GIoUCost)(weight=2.0),
+                }
+            )
         ),
-        losses=[
-            L(SoftmaxClassLoss)(weight=1.0, no_object_weight=0.1),
-            L(L1BoxLoss)(weight=5.0),
-            L(GIoULoss)(weight=2.0),
-        ],
-        metrics=[L(ClassError)(), L(CardinalityError)()],
+        losses=L("builtins.dict")(
+            **{
+                "class": L(SoftmaxClassLoss)(weight=1.0, no_object_weight=0.1),
+                "bbox": L(L1BoxLoss)(weight=5.0),
+                "giou": L(GIoULoss)(weight=2.0),
+            }
+        ),
+        metrics=L("builtins.dict")(
+            class_error=L(ClassError)(), cardinality_error=L(CardinalityError)()
+        ),
         metric_period=20,
     ),
     postprocessor=L(SoftmaxPostprocessor)(),

@@ -40,20 +40,24 @@ model.decoder = L(SapDetrDecoder)(
 )
 model.criterion = L(SetCriterion)(
     matcher=L(HungarianMatcher)(
-        costs=[
-            L(FocalClassCost)(weight=2.0, with_objectness=True),
-            L(L1BoxCost)(weight=5.0, corners=True),
-            L(GIoUCost)(weight=2.0, eps=1e-6),
-            L(OutsidePointCost)(weight=9999.0),
-        ]
+        costs=L("builtins.dict")(
+            **{
+                "class": L(FocalClassCost)(weight=2.0, with_objectness=True),
+                "bbox": L(L1BoxCost)(weight=5.0, corners=True),
+                "giou": L(GIoUCost)(weight=2.0, eps=1e-6),
+                "outside": L(OutsidePointCost)(weight=9999.0),
+            }
+        )
     ),
-    losses=[
-        L(FocalClassLoss)(weight=1.0),
-        L(ObjectnessLoss)(weight=1.0, eps=1e-6),
-        L(L1BoxLoss)(weight=5.0, corners=True),
-        L(GIoULoss)(weight=2.0, eps=1e-6),
-    ],
-    metrics=[L(OutsidePoints)(), L(ClassError)()],
+    losses=L("builtins.dict")(
+        **{
+            "class": L(FocalClassLoss)(weight=1.0),
+            "objectness": L(ObjectnessLoss)(weight=1.0, eps=1e-6),
+            "bbox": L(L1BoxLoss)(weight=5.0, corners=True),
+            "giou": L(GIoULoss)(weight=2.0, eps=1e-6),
+        }
+    ),
+    metrics=L("builtins.dict")(loss_inner=L(OutsidePoints)(), class_error=L(ClassError)()),
     metric_period=20,
 )
 model.postprocessor = L(SigmoidTopKPostprocessor)(num_detections=300)

@@ -8,5 +8,5 @@ lr_multiplier, train = _custom.lr_multiplier, _custom.train
 
 model.decoder.num_queries = 42
 # Focal losses are small: without more weight, boxes are learned long before classes.
-model.criterion.losses[0].weight = 10.0
+model.criterion.losses["class"].weight = 10.0
 train.output_dir = "output/sam_detr_small_custom"

@@ -7,5 +7,5 @@ dataloader, dataset, optimizer = _shapes.dataloader, _shapes.dataset, _shapes.op
 lr_multiplier, train = _shapes.lr_multiplier, _shapes.train
 
 # Focal losses are small: without more weight, boxes are learned long before classes.
-model.criterion.losses[0].weight = 10.0
+model.criterion.losses["class"].weight = 10.0
 train.output_dir = "output/sam_detr_small_shapes"

@@ -40,10 +40,24 @@ model.decoder = L(SamDetrDecoder)(
 )
 model.criterion = L(SetCriterion)(
     matcher=L(HungarianMatcher)(
-        costs=[L(FocalClassCost)(weight=2.0), L(L1BoxCost)(weight=5.0), L(GIoUCost)(weight=2.0)]
+        costs=L("builtins.dict")(
+            **{
+                "class": L(FocalClassCost)(weight=2.0),
+                "bbox": L(L1BoxCost)(weight=5.0),
+                "giou": L(GIoUCost)(weight=2.0),
+            }
+        )
     ),
-    losses=[L(FocalClassLoss)(weight=2.0), L(L1BoxLoss)(weight=5.0), L(GIoULoss)(weight=2.0)],
-    metrics=[L(ClassError)(), L(CardinalityError)()],
+    losses=L("builtins.dict")(
+        **{
+            "class": L(FocalClassLoss)(weight=2.0),
+            "bbox": L(L1BoxLoss)(weight=5.0),
+            "giou": L(GIoULoss)(weight=2.0),
+        }
+    ),
+    metrics=L("builtins.dict")(
+        class_error=L(ClassError)(), cardinality_error=L(CardinalityError)()
+    ),
     metric_period=20,
 )
 model.postprocessor = L(SigmoidTopKPostprocessor)(num_detections=100)
