@@ -6,7 +6,7 @@ import argparse
 
 
 def positive_int(text: str) -> int:
-    """A whole number above 0, for ``type=`` of an argument.
+    """Read a whole number above 0, for ``type=`` of an argument.
 
     Raises:
         argparse.ArgumentTypeError: if it is something else.

@@ -10,7 +10,7 @@ from ..data import BadImages
 
 
 class BadImageCount(HookBase):
-    """Shares the count of bad images between the processes, and makes a metric of it.
+    """Share the count of bad images between the processes, and makes a metric of it.
 
     Files that were found after the last sharing are not in a checkpoint; a resumed run finds them
     again.

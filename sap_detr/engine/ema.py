@@ -15,7 +15,7 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class ModelEma:
-    """Keeps ``decay * average + (1 - decay) * weights`` of all floating-point state of a model.
+    """Keep ``decay * average + (1 - decay) * weights`` of all floating-point state of a model.
 
     Args:
         model: not wrapped.
@@ -31,7 +31,7 @@ class ModelEma:
         self._skip: Tensor | None = None
 
     def update(self, skip: Tensor | None = None) -> None:
-        """Takes the model's weights into the average; the first call copies them.
+        """Take the model's weights into the average; the first call copies them.
 
         Args:
             skip: boolean tensor () on the device. Where it is true the average stays as it is,
@@ -43,7 +43,7 @@ class ModelEma:
 
     @torch.no_grad()
     def _move(self, averages: _Tensors, current: _Tensors, _: Any) -> None:
-        """Updates averages of one dtype in place."""
+        """Update averages of one dtype in place."""
         skip = self._skip
         if skip is None:
             skip = torch.zeros((), dtype=torch.bool, device=averages[0].device)
@@ -58,7 +58,7 @@ class ModelEma:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Puts the average into the model for the time of a ``with`` block."""
+        """Put the average into the model for the time of a ``with`` block."""
         if not self._average.n_averaged:
             yield
             return
@@ -70,19 +70,19 @@ class ModelEma:
             self.model.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averaged state, under the model's own names, and the number of updates."""
+        """Return the averaged state, under the model's own names, and the number of updates."""
         state = dict(self._average.module.state_dict())
         return {**state, "num_updates": self._average.n_averaged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         state = dict(state_dict)
         self._average.n_averaged.copy_(torch.as_tensor(state.pop("num_updates")))
         self._average.module.load_state_dict(state)
 
 
 class EmaHook(HookBase):
-    """Updates an average after every step that was not skipped."""
+    """Update an average after every step that was not skipped."""
 
     def __init__(self, ema: ModelEma) -> None:
         self._ema = ema

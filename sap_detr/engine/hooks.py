@@ -64,7 +64,7 @@ class Evaluation(hooks.EvalHook):
 
 
 class BestCheckpoint(HookBase):
-    """Saves ``model_best`` whenever an evaluation sets a new record.
+    """Save ``model_best`` whenever an evaluation sets a new record.
 
     Place it after the evaluation.
 

@@ -16,7 +16,7 @@ METRICS_FILE = "metrics.json"
 
 
 def trim_metrics(path: Path, first_iteration: int) -> int:
-    """Removes what a killed run logged beyond its checkpoint, and a line that it left incomplete.
+    """Remove what a killed run logged beyond its checkpoint, and a line that it left incomplete.
 
     A resumed run logs these iterations again. The file is changed in place, because Detectron2's
     writer has it open for appending.
@@ -61,7 +61,7 @@ def _belongs(line: bytes, first_iteration: int) -> bool:
 
 
 def has_evaluation(path: Path, iteration: int) -> bool:
-    """Whether results of an evaluation after an iteration were logged, such as ``bbox/AP``."""
+    """Say whether an evaluation after an iteration was logged, such as ``bbox/AP``."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def has_evaluation(path: Path, iteration: int) -> bool:
 
 
 class ForgivingWriter(EventWriter):
-    """Lets training go on where metrics can't be written, because the disk is full for example.
+    """Let training go on where metrics can't be written, because the disk is full for example.
 
     Args:
         writer: does the writing.

@@ -60,76 +60,65 @@ class NonFinitePolicy:
 
 
 class SkippedSteps:
-    """Counts steps that were skipped, and says when there were too many.
+    """Count steps that were skipped, and say when there were too many.
 
     Steps whose scaled gradient overflows in float16 are part of the method and not counted, unless
     there is no end of them.
+
+    Args:
+        policy: the limits.
+
+    Attributes:
+        total: steps of the run that were skipped.
+        consecutive: of these, the last in a row.
+        overflows: the last steps in a row that the loss scale spoilt.
     """
 
     def __init__(self, policy: NonFinitePolicy) -> None:
         self.policy = policy
-        self.total = 0
-        self.consecutive = 0
-        self.overflows = 0
+        self.total = self.consecutive = self.overflows = 0
 
-    def count_finite(self) -> None:
-        """A step that was taken."""
-        self.consecutive = self.overflows = 0
+    def count(self, kind: str) -> str | None:
+        """Count a step.
 
-    def count_overflow(self) -> str | None:
-        """A step that the loss scale spoilt.
+        Args:
+            kind: "finite" for one that was taken, "overflow" for one that the loss scale spoilt,
+                "fault" for one whose loss or gradient is not finite.
 
         Returns:
             Why training must stop, if it must.
         """
-        self.consecutive = 0
-        self.overflows += 1
-        limit = _OVERFLOWS_TO_UNSCALED + self.policy.max_consecutive
-        if self.overflows <= limit:
-            return None
-        return f"{self.overflows} steps in a row overflowed, whatever the loss scale"
-
-    def count_fault(self) -> str | None:
-        """A step whose loss or gradient is not finite.
-
-        Returns:
-            Why training must stop, if it must.
-        """
-        self.total += 1
-        self.consecutive += 1
-        self.overflows = 0
         policy = self.policy
+        self.overflows = self.overflows + 1 if kind == "overflow" else 0
+        self.consecutive = self.consecutive + 1 if kind == "fault" else 0
+        self.total += kind == "fault"
+        if self.overflows > _OVERFLOWS_TO_UNSCALED + policy.max_consecutive:
+            return f"{self.overflows} steps in a row overflowed, whatever the loss scale"
+        if kind != "fault":
+            return None
         if policy.policy == "stop":
             return "train.non_finite.policy is 'stop'"
-        if self.consecutive > policy.max_consecutive:
-            return (
-                f"{self.consecutive} steps in a row were skipped, "
-                f"train.non_finite.max_consecutive={policy.max_consecutive}"
-            )
-        if self.total > policy.max_skipped:
-            return (
-                f"{self.total} steps were skipped, train.non_finite.max_skipped="
-                f"{policy.max_skipped}"
-            )
+        for count, where, limit in (
+            (self.consecutive, " in a row", "max_consecutive"),
+            (self.total, "", "max_skipped"),
+        ):
+            most = getattr(policy, limit)
+            if count > most:
+                return f"{count} steps{where} were skipped, train.non_finite.{limit}={most}"
         return None
 
     def state_dict(self) -> dict[str, int]:
-        """The counts."""
-        return {
-            "total": self.total,
-            "consecutive": self.consecutive,
-            "overflows": self.overflows,
-        }
+        """Return the counts."""
+        return {name: getattr(self, name) for name in ("total", "consecutive", "overflows")}
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
-        """Restores what :meth:`state_dict` returned."""
-        self.total = state_dict["total"]
-        self.consecutive = state_dict["consecutive"]
-        self.overflows = state_dict["overflows"]
+        """Restore what :meth:`state_dict` returned."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
 
 
 class RunningStatistics:
-    """The running averages of batch norms, which change before anyone knows the step's loss.
+    """Keep the running averages of batch norms, which change before anyone knows the step's loss.
 
     Args:
         model: its normalisations that keep averages are looked after.
@@ -145,18 +134,18 @@ class RunningStatistics:
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
-        """Remembers the averages; before the forward pass."""
+        """Remember the averages; before the forward pass."""
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def restore_where(self, skip: Tensor) -> None:
-        """Puts back what was kept if ``skip``, a boolean tensor (), is true."""
+        """Put back what was kept if ``skip``, a boolean tensor (), is true."""
         for buffer, kept in zip(self._buffers, self._kept, strict=True):
             buffer.copy_(torch.where(skip, kept, buffer))
         self._kept = []
 
 
 def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
-    """Lets an optimizer step, or leaves weights and its state as they are.
+    """Let an optimizer step, or leave weights and its state as they are.
 
     A fused optimizer reads ``skip`` on the device; for another one the host has to wait for it.
 
@@ -178,7 +167,7 @@ def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
-    """Names of the parameters that hold NaN or infinity, and of the buffers that hold NaN."""
+    """Name the parameters that hold NaN or infinity, and the buffers that hold NaN."""
     buffers = dict(model.named_buffers())
     return [
         *non_finite_names(dict(model.named_parameters())),
@@ -187,7 +176,7 @@ def non_finite_weights(model: nn.Module) -> list[str]:
 
 
 def describe_images(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """What identifies the images of the batches of a step, without the images."""
+    """Return what identifies the images of the batches of a step, without the images."""
     return [
         [
             {
@@ -202,51 +191,31 @@ def describe_images(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list
     ]
 
 
-def write_report(
-    folder: Path,
-    iteration: int,
-    rank: int,
-    *,
-    images: Any,
-    losses: Mapping[str, float],
-    mean_losses: Mapping[str, float],
-    gradient_norms: Mapping[str, float],
-    non_finite_weights: Sequence[str],
-    **further: Any,
-) -> Path | None:
-    """Writes down all that is known of a step that was skipped.
+def describe_gradients(norms: Mapping[str, float]) -> dict[str, Any]:
+    """Summarise the gradients' norms by parameter; the worst ones by name, NaN first."""
+    worst = sorted(norms.items(), key=_badness, reverse=True)[:_NUM_WORST]
+    not_finite = sum(not math.isfinite(norm) for norm in norms.values())
+    return {
+        "parameters": len(norms),
+        "parameters_not_finite": not_finite,
+        "largest": dict(worst),
+    }
+
+
+def write_report(folder: Path, iteration: int, rank: int, **content: Any) -> Path | None:
+    """Write down what is known of a step that was skipped.
 
     Args:
         folder: the run's output folder.
         iteration: of the step.
         rank: of this process.
-        images: see :func:`describe_images`.
-        losses: of this process, with the gradient's norm under ``grad_norm``.
-        mean_losses: of all processes.
-        gradient_norms: of all parameters, before clipping.
-        non_finite_weights: parameters that are not finite themselves.
-        **further: anything else for the file.
+        **content: what is known; numbers that are not finite become text, as JSON has none.
 
     Returns:
         The file ``non_finite/iteration_N_rank_R.json``; None if it could not be written.
     """
-    worst = sorted(gradient_norms.items(), key=_badness, reverse=True)[:_NUM_WORST]
-    report = {
-        "iteration": iteration,
-        "rank": rank,
-        **further,
-        "images": images,
-        "losses": _as_json(losses),
-        "mean_losses_of_all_processes": _as_json(mean_losses),
-        "gradients": {
-            "norm": _as_json(losses).get("grad_norm"),
-            "parameters": len(gradient_norms),
-            "parameters_not_finite": sum(not math.isfinite(v) for v in gradient_norms.values()),
-            "largest": _as_json(dict(worst)),
-        },
-        "weights_not_finite": list(non_finite_weights),
-    }
     path = folder / REPORT_FOLDER / f"iteration_{iteration}_rank_{rank}.json"
+    report = _as_json({"iteration": iteration, "rank": rank, **content})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:
@@ -258,11 +227,12 @@ def write_report(
 
 
 def _badness(item: tuple[str, float]) -> tuple[int, float]:
-    """Sorts NaN above infinity above numbers."""
+    """Sort NaN above infinity above numbers."""
     value = item[1]
     return (2, 0.0) if math.isnan(value) else (1, 0.0) if math.isinf(value) else (0, value)
 
 
-def _as_json(values: Mapping[str, float]) -> dict[str, float | str]:
-    """JSON has no NaN and no infinity: these become text."""
-    return {k: v if math.isfinite(v) else str(v) for k, v in values.items()}
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _as_json(part) for key, part in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ from torch import nn
 def get_parameter_groups(
     model: nn.Module, base_lr: float, backbone_factor: float = 0.1
 ) -> list[dict[str, Any]]:
-    """Two groups: the backbone with a smaller learning rate, and everything else.
+    """Return two groups: the backbone with a smaller learning rate, and everything else.
 
     Weight decay is not set, so that the optimizer's applies to both: the published recipes decay
     norms, biases and query embeddings too.

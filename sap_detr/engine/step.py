@@ -25,6 +25,7 @@ from .non_finite import (
     NonFinitePolicy,
     RunningStatistics,
     SkippedSteps,
+    describe_gradients,
     describe_images,
     non_finite_weights,
     step_unless,
@@ -133,7 +134,7 @@ class StepTrainer(SimpleTrainer):
         self.failure: FloatingPointError | None = None
 
     def run_step(self) -> None:
-        """Takes one optimizer step."""
+        """Take one optimizer step."""
         assert self.model.training, "the model was left in evaluation mode"
         torch.manual_seed(_mix(self.seed, comm.get_rank(), self.iter))
         start = time.perf_counter()
@@ -158,7 +159,7 @@ class StepTrainer(SimpleTrainer):
             self.flush_metrics()
 
     def _clip_gradients(self) -> Tensor:
-        """Scales the gradient of the whole model down to its limit.
+        """Scale the gradient of the whole model down to its limit.
 
         Returns:
             The norms that the gradients of the trained parameters had, those that have one.
@@ -172,7 +173,7 @@ class StepTrainer(SimpleTrainer):
         return norms
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
-        """Adds up the gradients of all batches; returns their mean losses."""
+        """Add up the gradients of all batches; return their mean losses."""
         options: dict[str, float] = {}
         if len(batches) > 1:
             objects = sum(len(inputs["instances"]) for batch in batches for inputs in batch)
@@ -215,7 +216,7 @@ class StepTrainer(SimpleTrainer):
         return unread
 
     def flush_metrics(self) -> None:
-        """Hands the losses that were not read yet to the event storage.
+        """Hand the losses that were not read yet to the event storage.
 
         Raises:
             FloatingPointError: if steps were not finite and the policy does not allow to go on; it
@@ -236,13 +237,13 @@ class StepTrainer(SimpleTrainer):
             if bad:
                 self._account_for(step, metrics, bad)
             else:
-                self.skipped.count_finite()
+                self.skipped.count("finite")
                 storage.put_scalars(data_time=step.data_time, **metrics)
             storage.put_scalar("skipped_steps", self.skipped.total, smoothing_hint=False)
         storage.iter = now
 
     def _account_for(self, step: _Unread, metrics: Mapping[str, float], bad: list[str]) -> None:
-        """Writes down a step that was skipped; ends training if that was one too many.
+        """Write down a step that was skipped; end training if that was one too many.
 
         Args:
             step: the step.
@@ -252,16 +253,17 @@ class StepTrainer(SimpleTrainer):
         what = f"iteration {step.iteration}: {', '.join(bad)} became infinite or NaN"
         if self.grad_scaler.is_enabled() and bad == ["grad_norm"]:
             # An overflow of the scaled loss is the scaler's business: it lowers the scale.
-            reason = self.skipped.count_overflow()
+            reason = self.skipped.count("overflow")
             if reason is not None:
                 self._fail(f"{what}; {reason}")
             return
-        reason = self.skipped.count_fault()
+        reason = self.skipped.count("fault")
         weights = non_finite_weights(unwrap_model(self.model))
         report = self._report(step, metrics, weights)
         if weights:
             # No further step can mend them.
-            reason = f"the weights themselves are not finite: {_listing(weights)}"
+            more = f" and {len(weights) - 8} more" if len(weights) > 8 else ""
+            reason = f"the weights themselves are not finite: {', '.join(weights[:8])}{more}"
         if reason is not None:
             self._fail(f"{what}; {reason}; all terms: {dict(metrics)}{report}")
         logger.warning(
@@ -270,23 +272,25 @@ class StepTrainer(SimpleTrainer):
         )
 
     def _report(self, step: _Unread, metrics: Mapping[str, float], weights: list[str]) -> str:
-        """Writes the report of a step that was skipped; returns where it is, for a message."""
+        """Write the report of a step that was skipped; return where it is, for a message."""
         if self.report_dir is None:
             return ""
+        losses = dict(zip(self._metric_names, step.own.tolist(), strict=True))
+        norms = dict(zip(step.parameters, step.gradient_norms.tolist(), strict=True))
         path = write_report(
             self.report_dir,
             step.iteration,
             comm.get_rank(),
-            images=step.images,
-            losses=dict(zip(self._metric_names, step.own.tolist(), strict=True)),
-            mean_losses=metrics,
-            gradient_norms=dict(zip(step.parameters, step.gradient_norms.tolist(), strict=True)),
-            non_finite_weights=weights,
             processes=comm.get_world_size(),
             amp=None if self.amp_dtype is None else str(self.amp_dtype).removeprefix("torch."),
             policy=self.skipped.policy.policy,
             skipped_in_all=self.skipped.total,
             skipped_in_a_row=self.skipped.consecutive,
+            images=step.images,
+            losses=losses,
+            mean_losses_of_all_processes=metrics,
+            gradients={"norm": losses["grad_norm"], **describe_gradients(norms)},
+            weights_not_finite=weights,
         )
         return "" if path is None else f"; images, losses and gradients of the step are in {path}"
 
@@ -295,7 +299,7 @@ class StepTrainer(SimpleTrainer):
         raise self.failure
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer, the loss scaler, and the count of skipped steps."""
+        """Return the state of optimizer and loss scaler, and the count of skipped steps."""
         state = {
             "optimizer": self.optimizer.state_dict(),
             "skipped_steps": self.skipped.state_dict(),
@@ -305,17 +309,12 @@ class StepTrainer(SimpleTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the optimizer, the count, and, if it is in use, the loss scaler."""
+        """Restore the optimizer, the count, and, if it is in use, the loss scaler."""
         self.optimizer.load_state_dict(state_dict["optimizer"])
         if "skipped_steps" in state_dict:
             self.skipped.load_state_dict(state_dict["skipped_steps"])
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def _listing(names: list[str], most: int = 8) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _mix(seed: int, rank: int, iteration: int) -> int:

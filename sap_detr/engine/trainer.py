@@ -132,7 +132,7 @@ class DetectionTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues from the last checkpoint, or starts from ``train.init_checkpoint``.
+        """Continue from the last checkpoint, or starts from ``train.init_checkpoint``.
 
         Raises:
             CheckpointError: if another run writes to the output folder, or has left checkpoints
@@ -149,7 +149,7 @@ class DetectionTrainer(DefaultTrainer):
         self._sampler.set_step(loader_step)
 
     def train(self) -> None:
-        """Trains until the last iteration.
+        """Train until the last iteration.
 
         Raises:
             CheckpointError: if another run writes to the output folder; at the end, if the last
@@ -197,7 +197,7 @@ class DetectionTrainer(DefaultTrainer):
         return [ForgivingWriter(writer) for writer in writers]
 
     def evaluate(self) -> dict[str, Any]:
-        """Evaluates the model, or its moving average if there is one, on the test sets.
+        """Evaluate the model, or its moving average if there is one, on the test sets.
 
         Without DistributedDataParallel around it: processes may have different numbers of images,
         and its collective calls would then wait for ever.
@@ -222,7 +222,7 @@ class DetectionTrainer(DefaultTrainer):
         super().after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, optimizer and loss scaler.
+        """Return the state of iteration, hooks, optimizer and loss scaler.
 
         Raises:
             FloatingPointError: if the losses since the last reading are not finite, so that a
@@ -238,7 +238,7 @@ class DetectionTrainer(DefaultTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
 
@@ -313,7 +313,7 @@ class DetectionTrainer(DefaultTrainer):
 
 
 def accumulation_steps(total_batch_size: int, world_size: int, max_images: int | None) -> int:
-    """Batches that one process accumulates so that the recipe's total batch is kept.
+    """Return the batches that one process accumulates so that the recipe's total batch is kept.
 
     Args:
         total_batch_size: images per optimizer step, of all processes.
@@ -341,14 +341,14 @@ def accumulation_steps(total_batch_size: int, world_size: int, max_images: int |
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Gives all processes the buffers of the first: running averages of batch norms differ."""
+    """Give all processes the buffers of the first: running averages of batch norms differ."""
     if comm.get_world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
 
 def ddp_arguments(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of DistributedDataParallel; on the CPU it must not be told of devices."""
+    """Return arguments of DistributedDataParallel; on the CPU it must not be told of devices."""
     device = next(model.parameters()).device
     ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
     return {"device_ids": ids, **given}

@@ -12,7 +12,7 @@ GROUP = "sap_detr.projects"
 
 
 def load_projects() -> dict[str, ModuleType]:
-    """Imports all installed projects, so that what they register is known.
+    """Import all installed projects, so that what they register is known.
 
     A config imports what it uses. This is for tools that are given no config, such as the converter
     of checkpoints. Other distributions can add projects: entry points of the group
