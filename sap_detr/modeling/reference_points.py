@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """Logit of x clipped to [0, 1], with numerator and denominator kept at ``eps`` or more."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import golden_cases
 import pytest
 import torch
@@ -185,10 +187,13 @@ def test_layers_read_the_levels_that_are_named():
     decoder = make_decoder(layer_levels=[2, 0])
     sizes = ((6, 8), (3, 4), (2, 2))
     memory = make_memory(sizes)
-    tokens = [layer.tokens for layer in decoder.project_memory(memory)]
-    assert torch.equal(tokens[0], memory[2].tokens)
-    assert torch.equal(tokens[1], memory[0].tokens)
+    assert [layer.size for layer in decoder.project_memory(memory)] == [(2, 2), (6, 8)]
     before = decoder(memory).logits
+    for level, changes in ((2, [True, True]), (0, [False, True])):
+        other = [*memory]
+        other[level] = replace(memory[level], features=memory[level].features + 1)
+        after = decoder(other).logits
+        assert [not torch.equal(x, y) for x, y in zip(after, before, strict=True)] == changes
     changed = [memory[0], make_memory(sizes)[1], memory[2]]
     assert torch.equal(decoder(changed).logits, before)
     with pytest.raises(ValueError, match="needs 3 feature levels, got 2"):

@@ -12,7 +12,7 @@ from sap_detr.modeling import (
     SoftmaxPostprocessor,
     cxcywh_to_xyxy,
 )
-from sap_detr.modeling.decoders import sap_detr
+from sap_detr.modeling.decoders import layer as decoder_layer
 from sap_detr.visualization import AttentionRecorder
 
 LAYERS, HEADS, GRID = 3, 4, (2, 3)
@@ -65,9 +65,9 @@ def test_weights_times_values_is_what_the_module_reads(options, padded):
 def test_centres_are_those_of_the_gaussians(monkeypatch, padding_invariant):
     decoder = make_decoder(padding_invariant=padding_invariant)
     used = []
-    attend = sap_detr.gaussian_attention
+    attend = decoder_layer.gaussian_attention
     monkeypatch.setattr(
-        sap_detr,
+        decoder_layer,
         "gaussian_attention",
         lambda *args, **kwargs: (used.append(args[3]), attend(*args, **kwargs))[1],
     )

@@ -9,8 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +18,15 @@ from sap_detr.layers import (
     MLP,
     Linear,
     PositionedSelfAttention,
-    attention,
     encode_points,
     full_precision,
-    gaussian_attention,
     linear_side_by_side,
-    split_heads,
     xavier_init_matrices,
 )
 from sap_detr.modeling import (
     FeatureMap,
+    LayerMemory,
+    MemoryAttention,
     PostNormDecoderLayer,
     Predictions,
     inverse_sigmoid,
@@ -36,32 +34,8 @@ from sap_detr.modeling import (
 
 from .aligner import AlignedQueries, SemanticsAligner
 
-# Of the inverse sigmoid of the reference boxes.
-EPS = 1e-5
 
-
-@dataclass(frozen=True)
-class LayerMemory:
-    """The memory as one decoder layer reads it.
-
-    Attributes:
-        tokens: (B, N, D).
-        key: (B, N, D), content and position, the same for all heads.
-        value: (B, N, D).
-        padding_mask: (B, N) bool, True on padding, or None.
-        size: (H, W) of the map, with H * W = N.
-        extent: (B or 1, 2), width and height in cells of what of the map is not padding.
-    """
-
-    tokens: Tensor
-    key: Tensor
-    value: Tensor
-    padding_mask: Tensor | None
-    size: tuple[int, int]
-    extent: Tensor
-
-
-class AlignedCrossAttention(nn.Module):
+class AlignedCrossAttention(MemoryAttention):
     """Cross-attention whose heads have queries of full width and a key in common.
 
     Args:
@@ -74,41 +48,23 @@ class AlignedCrossAttention(nn.Module):
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float, gaussian_form: str = "bias"
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.gaussian_form = gaussian_form
+        super().__init__(num_heads, dropout, gaussian_form)
         self.query_content = Linear(embed_dim, embed_dim)
         self.query_position = MLP(embed_dim, embed_dim, embed_dim, 2)
-        self.key_content = nn.Linear(embed_dim, embed_dim)
+        self.key_content = Linear(embed_dim, embed_dim)
         self.key_position = MLP(embed_dim, embed_dim, embed_dim, 2)
-        self.value = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.value = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, queries: AlignedQueries, memory: LayerMemory) -> Tensor:
         """Reads the memory: (B, Q, D)."""
         query = self.query_content(queries.content) + self.query_position(queries.position)
-        query = query.transpose(1, 2)
-        key, value = memory.key[:, None], split_heads(memory.value, self.num_heads)
-        options: dict[str, Any] = {
-            "key_padding_mask": memory.padding_mask,
-            "dropout": self.dropout if self.training else 0.0,
-        }
-        if queries.sharpness is None:
-            return self.out_proj(attention(query, key, value, **options))
-        centre = queries.points * memory.extent[:, None, None]
-        attended = gaussian_attention(
-            query,
-            key,
-            value,
-            centre.transpose(1, 2),
-            queries.sharpness.transpose(1, 2),
-            memory.size,
-            form=self.gaussian_form,
-            **options,
-        )
-        return self.out_proj(attended)
+        gaussian = None
+        if queries.sharpness is not None:
+            gaussian = queries.points.transpose(1, 2), queries.sharpness.transpose(1, 2)
+        (key,) = memory.keys
+        return self.read(query.transpose(1, 2), key[:, None], memory, gaussian)
 
 
 class SamDetrDecoderLayer(PostNormDecoderLayer):
@@ -142,7 +98,12 @@ class SamDetrDecoderLayer(PostNormDecoderLayer):
         self.aligner = SemanticsAligner(embed_dim, num_heads, temperature, gaussian)
 
     def forward(
-        self, content: Tensor, position: Tensor, boxes: Tensor, memory: LayerMemory
+        self,
+        content: Tensor,
+        position: Tensor,
+        boxes: Tensor,
+        tokens: Tensor,
+        memory: LayerMemory,
     ) -> Tensor:
         """Maps content (B, Q, D) to (B, Q, D).
 
@@ -150,10 +111,11 @@ class SamDetrDecoderLayer(PostNormDecoderLayer):
             content: (B, Q, D), what the queries have read so far.
             position: (B or 1, Q, D), sine encoding of the centres of the boxes.
             boxes: (B or 1, Q, 4), the reference boxes, cxcywh as fractions of the unpadded image.
-            memory: projected by this layer's cross-attention.
+            tokens: (B, N, D), the memory.
+            memory: the same, projected by this layer's cross-attention.
         """
         content = self.add_self_attention(content, self.self_attn(content, position))
-        queries = self.aligner(content, boxes, memory.tokens, memory.size, memory.extent)
+        queries = self.aligner(content, boxes, tokens, memory.size, memory.extent)
         return self.finish(content, self.cross_attn(queries, memory))
 
 
@@ -208,7 +170,7 @@ class SamDetrDecoder(nn.Module):
         # Not only linear layers: the convolution and the zeros of the points' last layer too.
         xavier_init_matrices(self)
         self.reference_boxes = nn.Parameter(torch.randn(num_queries, 4))
-        class_head, box_head = nn.Linear(embed_dim, num_classes), MLP(embed_dim, embed_dim, 4, 3)
+        class_head, box_head = Linear(embed_dim, num_classes), MLP(embed_dim, embed_dim, 4, 3)
         nn.init.constant_(class_head.bias, -math.log(99))  # the logit of 1 %
         nn.init.zeros_(cast(nn.Linear, box_head.layers[-1]).weight)
         nn.init.zeros_(cast(nn.Linear, box_head.layers[-1]).bias)
@@ -235,16 +197,17 @@ class SamDetrDecoder(nn.Module):
         content = self.reference_boxes.new_zeros(1, boxes.shape[1], self.embed_dim)
         content = content.expand(len(memory[0].features), -1, -1)
         contents, predicted = [], []
-        for layer, box_head, layer_memory in zip(
-            self.layers, self.box_heads, layer_memories, strict=True
+        tokens = [level.tokens for level in memory]
+        for layer, box_head, layer_memory, level in zip(
+            self.layers, self.box_heads, layer_memories, self.layer_levels, strict=True
         ):
             # Without gradient, as published: points learn through what is sampled there.
             centre = boxes[..., :2].detach().flip(-1)
             position = encode_points(centre, self.embed_dim, self.temperature)
-            content = layer(content, position, boxes, layer_memory)
+            content = layer(content, position, boxes, tokens[level], layer_memory)
             update = full_precision(box_head(content))
             contents.append(content)
-            predicted.append((inverse_sigmoid(boxes, EPS) + update).sigmoid())
+            predicted.append((inverse_sigmoid(boxes) + update).sigmoid())
             reference = (reference + update).detach()
             boxes = reference.sigmoid()
         first = 0 if all_layers else len(self.layers) - 1
@@ -272,16 +235,14 @@ class SamDetrDecoder(nn.Module):
             if not readers:
                 continue
             layers = [cast(SamDetrDecoderLayer, self.layers[i]).cross_attn for i in readers]
-            tokens = level.tokens
             content = linear_side_by_side(
-                tokens, [x for a in layers for x in (a.key_content, a.value)]
+                level.tokens, [x for a in layers for x in (a.key_content, a.value)]
             )
             height, width = level.features.shape[-2:]
             extent = level.extent(valid_only=True)
             for number, (index, cross_attn) in enumerate(zip(readers, layers, strict=True)):
                 projected[index] = LayerMemory(
-                    tokens=tokens,
-                    key=content[2 * number] + cross_attn.key_position(level.token_position),
+                    keys=(content[2 * number] + cross_attn.key_position(level.token_position),),
                     value=content[2 * number + 1],
                     padding_mask=level.token_padding_mask,
                     size=(height, width),

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
-from ...layers import Dropout, FeedForward
+from ...layers import (
+    Dropout,
+    FeedForward,
+    attention,
+    check_gaussian_form,
+    gaussian_attention,
+    split_heads,
+)
 
 
 class PostNormDecoderLayer(nn.Module):
@@ -44,3 +53,85 @@ class PostNormDecoderLayer(nn.Module):
         """Adds what was read from the memory, then the feed-forward network: (B, Q, D) each."""
         content = self.norm2(content + self.dropout(attended))
         return self.norm3(content + self.dropout(self.ffn(content)))
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """The memory as one layer's cross-attention reads it.
+
+    Attributes:
+        keys: (B or 1, N, D) each; several stand side by side in every head.
+        value: (B, N, D).
+        padding_mask: (B, N) bool, True on padding, or None.
+        size: (H, W) of the map, with H * W = N.
+        extent: (B or 1, 2), width and height in cells of what coordinates are fractions of.
+    """
+
+    keys: tuple[Tensor, ...]
+    value: Tensor
+    padding_mask: Tensor | None
+    size: tuple[int, int]
+    extent: Tensor
+
+
+class MemoryAttention(nn.Module):
+    """Reads the memory, with or without a Gaussian around a point of every head and query.
+
+    Subclasses make queries and keys, and bring the projection of the result.
+
+    Args:
+        num_heads: attention heads M.
+        dropout: probability of dropping an attention weight.
+        gaussian_form: see :func:`sap_detr.layers.gaussian_attention`.
+
+    Raises:
+        ValueError: if ``gaussian_form`` is unknown.
+    """
+
+    out_proj: nn.Linear
+
+    def __init__(self, num_heads: int, dropout: float, gaussian_form: str) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.gaussian_form = check_gaussian_form(gaussian_form)
+
+    def read(
+        self,
+        query: Tensor,
+        key: Tensor,
+        memory: LayerMemory,
+        gaussian: tuple[Tensor, Tensor] | None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Reads the values of the memory: (B, Q, D).
+
+        Args:
+            query: (B, M, Q, E).
+            key: (B, M, N, E), or (B, 1, N, E) for keys that all heads share.
+            memory: gives all but the keys.
+            gaussian: centres (B, M, Q, 2), (x, y) as fractions of the image, and sharpnesses
+                (B, M, Q, 2) for x and y; None for no Gaussian.
+            scale: factor of the dot products; ``E ** -0.5`` by default.
+        """
+        value, mask = split_heads(memory.value, self.num_heads), memory.padding_mask
+        dropout = self.dropout if self.training else 0.0
+        if gaussian is None:
+            attended = attention(
+                query, key, value, key_padding_mask=mask, dropout=dropout, scale=scale
+            )
+        else:
+            centre, sharpness = gaussian
+            attended = gaussian_attention(
+                query,
+                key,
+                value,
+                memory.extent[:, None, None] * centre,
+                sharpness,
+                memory.size,
+                form=self.gaussian_form,
+                key_padding_mask=mask,
+                dropout=dropout,
+                scale=scale,
+            )
+        return self.out_proj(attended)

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,8 @@ from ...layers import (
     MLP,
     Linear,
     PositionedSelfAttention,
-    attention,
-    check_gaussian_form,
     encode_points,
     full_precision,
-    gaussian_attention,
     linear_side_by_side,
     masked_group_norm,
     split_heads,
@@ -38,7 +35,7 @@ from ..reference_points import (
     point_towards_sides,
 )
 from ..structures import FeatureMap, Predictions, single_level
-from .layer import PostNormDecoderLayer
+from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer
 
 # Of the inverse sigmoid, in checkpoints and everywhere else. It is large: a point that is less than
 # a thousandth of the image from the corner of its cell is taken to be that far.
@@ -66,28 +63,7 @@ class QueryPosition:
     sides_sine: Tensor
 
 
-@dataclass(frozen=True)
-class LayerMemory:
-    """The memory as one layer's cross-attention reads it.
-
-    Attributes:
-        content_key: (B, N, D).
-        position_key: (B or 1, N, D).
-        value: (B, N, D).
-        padding_mask: (B, N) bool, True on padding, or None.
-        size: (H, W) of the map, with H * W = N.
-        extent: (B or 1, 2), width and height in cells of what coordinates are fractions of.
-    """
-
-    content_key: Tensor
-    position_key: Tensor
-    value: Tensor
-    padding_mask: Tensor | None
-    size: tuple[int, int]
-    extent: Tensor
-
-
-class PointCrossAttention(nn.Module):
+class PointCrossAttention(MemoryAttention):
     """Cross-attention that compares content, point and sides, with a side-directed Gaussian.
 
     In every head the query is [content, point, sides] and the key [content, position, position],
@@ -105,10 +81,7 @@ class PointCrossAttention(nn.Module):
     def __init__(
         self, embed_dim: int, num_heads: int, dropout: float, gaussian: bool, gaussian_form: str
     ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.gaussian_form = check_gaussian_form(gaussian_form)
+        super().__init__(num_heads, dropout, gaussian_form)
         self.query_content = Linear(embed_dim, embed_dim)
         self.query_point_sine = Linear(embed_dim, embed_dim)
         self.query_sides_sine = Linear(2 * embed_dim, embed_dim)
@@ -131,7 +104,8 @@ class PointCrossAttention(nn.Module):
         Args:
             content: (B, Q, D).
             position: of the queries.
-            memory: projected by this layer's ``key_content``, ``key_position`` and ``value``.
+            memory: projected by this layer's ``value``, its keys by ``key_content`` and
+                ``key_position``.
             shared_query: (B or 1, Q, D), added to the content query, while the content key has the
                 position key added; or None for neither.
         """
@@ -146,36 +120,22 @@ class PointCrossAttention(nn.Module):
         queries = torch.cat(
             [split_heads(x.expand(batch, -1, -1), heads) for x in (query, position_query)], dim=-1
         )
-        keys = torch.cat(
-            [
-                split_heads(x.expand(batch, -1, -1), heads)
-                for x in (memory.content_key, memory.position_key)
-            ],
-            dim=-1,
-        )
-        values = split_heads(memory.value, heads)
-        options: dict[str, Any] = {
-            "key_padding_mask": memory.padding_mask,
-            "dropout": self.dropout if self.training else 0.0,
-            "scale": (3 * values.shape[-1]) ** -0.5,
-        }
-        if self.gaussian_head is None:
-            return self.out_proj(attention(queries, keys, values, **options))
-        offset, sharpness = split_gaussian(self.gaussian_head(content), heads)
-        centre = memory.extent[:, None, None] * point_towards_sides(
-            position.points[:, None], position.sides[:, None], offset.tanh()
-        )
-        attended = gaussian_attention(
+        keys = torch.cat([split_heads(x.expand(batch, -1, -1), heads) for x in memory.keys], dim=-1)
+        return self.read(
             queries,
             keys,
-            values,
-            centre,
-            sharpness,
-            memory.size,
-            form=self.gaussian_form,
-            **options,
+            memory,
+            self.gaussian(content, position),
+            scale=(3 * content.shape[-1] // heads) ** -0.5,
         )
-        return self.out_proj(attended)
+
+    def gaussian(self, content: Tensor, position: QueryPosition) -> tuple[Tensor, Tensor] | None:
+        """Centres in fractions of the image and sharpnesses, (B, M, Q, 2) each; None for none."""
+        if self.gaussian_head is None:
+            return None
+        offset, sharpness = split_gaussian(self.gaussian_head(content), self.num_heads)
+        points, sides = position.points[:, None], position.sides[:, None]
+        return point_towards_sides(points, sides, offset.tanh()), sharpness
 
 
 def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
@@ -446,8 +406,10 @@ class SapDetrDecoder(nn.Module):
         height, width = level.features.shape[-2:]
         extent = level.extent(self.padding_invariant)
         return [
-            LayerMemory(key, position_key, value, level.token_padding_mask, (height, width), extent)
-            for key, value, position_key in zip(content[::2], content[1::2], position, strict=True)
+            LayerMemory(keys, value, level.token_padding_mask, (height, width), extent)
+            for keys, value in zip(
+                zip(content[::2], position, strict=True), content[1::2], strict=True
+            )
         ]
 
     def embed_position(

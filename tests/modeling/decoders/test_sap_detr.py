@@ -16,8 +16,8 @@ from sap_detr.modeling import (
     SapDetrDecoder,
     build_small_resnet,
 )
+from sap_detr.modeling.decoders import LayerMemory
 from sap_detr.modeling.decoders.sap_detr import (
-    LayerMemory,
     PointCrossAttention,
     QueryPosition,
 )
@@ -104,7 +104,7 @@ def test_cross_attention_is_the_written_out_one(form, first_layer, padded):
     query_content = module.query_content(content)
     key_content, key_position = module.key_content(tokens), module.key_position(encoding)
     memory = LayerMemory(
-        key_content, key_position, module.value(tokens), mask, (rows, columns), extent
+        (key_content, key_position), module.value(tokens), mask, (rows, columns), extent
     )
     result = module(content, position, memory, shared)
 
