@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,14 @@ def resolve_num_classes(cfg: DictConfig, class_names: Sequence[str] | None, sour
 def as_list(names: str | Sequence[str] | ListConfig) -> list[str]:
     """Return data set names of a config, which may be one or several, as a list."""
     return [names] if isinstance(names, str) else list(names)
+
+
+def num_queries(cfg: DictConfig) -> int | None:
+    """Return how many objects a config's model can find in an image; None if it does not say."""
+    decoder = cfg.model.decoder
+    if "num_queries" in decoder:
+        return int(decoder.num_queries)
+    return math.prod(decoder.grid_size) if "grid_size" in decoder else None
 
 
 def add_sap_detr_config(cfg: CfgNode) -> None:

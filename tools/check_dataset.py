@@ -2,7 +2,7 @@
 """Check a data set before anything is trained on it.
 
     check_dataset.py --folder datasets/mine
-    check_dataset.py --folder datasets/mine --full --sheet odd.png --json report.json
+    check_dataset.py --folder datasets/mine --full --sheet findings.png --json report.json
     check_dataset.py --annotations train.json val.json --images train/ val/ --num-queries 100
     check_dataset.py --config-file sap_detr/sap_detr_r50_50ep.py
 
@@ -18,31 +18,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from sap_detr.arguments import positive_int
-from sap_detr.config import ConfigError, load_config
+from sap_detr.config import ConfigError, as_list, load_config, num_queries, register_data
 from sap_detr.data import DatasetError, find_coco_splits
-from sap_detr.data.inspection import (
-    Inspection,
-    Source,
-    SplitInspection,
-    exit_code,
-    format_report,
-    inspect_splits,
-    report_record,
-)
-from sap_detr.engine.setup import as_list
-from sap_detr.visualization.odd_cases import odd_cases_sheet
+from sap_detr.data.inspection import Inspection, Source, Split, inspect
+from sap_detr.data.inspection_report import exit_code, format_report, report_record
+from sap_detr.visualization.findings_sheet import findings_sheet
 
 USER_ERRORS = (ConfigError, DatasetError, OSError)
 
@@ -58,23 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not path.absolute().parent.is_dir():
                 raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
         cfg = None if args.config_file is None else load_config(args.config_file, args.opts)
-        inspection = inspect(args, cfg)
+        inspection = inspect_data(args, cfg)
         print(format_report(inspection, args.examples))
         code = exit_code(inspection, args.strict)
         if args.json is not None:
             record = {**report_record(inspection), "exit_code": code}
             args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if args.sheet is not None:
-            written = odd_cases_sheet(inspection.all_findings(), args.sheet)
-            print(f"\nOdd cases: {written or 'none that could be drawn'}")
+            written = findings_sheet(inspection.all_findings(), args.sheet)
+            print(f"\nPictures: {written or 'nothing that could be drawn'}")
     except USER_ERRORS as error:
         print(f"check_dataset: {error}", file=sys.stderr)
         return 2
     return code
 
 
-def inspect(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection:
-    """The inspection that a command line asks for.
+def inspect_data(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection:
+    """Make the inspection that a command line asks for.
 
     Raises:
         ConfigError, DatasetError, OSError: if it is not possible.
@@ -84,42 +74,38 @@ def inspect(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection:
     if queries is None and cfg is not None:
         queries = num_queries(cfg)
     with make_pool(args.workers) as pool, ProgressBar() as progress:
-        return inspect_splits(
-            sources, pool, num_queries=queries, decode=args.full, progress=progress
-        )
+        return inspect(sources, pool, num_queries=queries, decode=args.full, progress=progress)
 
 
 def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Source]:
-    """The splits that a command line names; the first is the one that is trained on."""
+    """Return the splits that a command line names.
+
+    Without a config to say what is trained on, it is the first one.
+    """
     if args.folder is not None:
         splits = find_coco_splits(args.folder, args.train, args.val)
-        return [Source(name, *files) for name, files in splits.items()]
+        return [Source(name, *files, training=name == "train") for name, files in splits.items()]
     if args.annotations:
         names = [path.stem for path in args.annotations]
         if len(set(names)) < len(names):
             names = [str(path) for path in args.annotations]
-        return [Source(*split) for split in zip(names, args.annotations, args.images, strict=True)]
-    if cfg is not None and "dataset" in cfg:
-        instantiate(cfg.dataset)
-    names = args.names
-    if not names:
-        if cfg is None:
-            raise ConfigError("no data set: give --folder, --annotations, --names or --config-file")
+        files = zip(names, args.annotations, args.images, strict=True)
+        return [Source(*paths, training=i == 0) for i, paths in enumerate(files)]
+    if cfg is not None:
+        register_data(cfg)
+    if args.names:
+        trained, evaluated = args.names[:1], args.names[1:]
+    elif cfg is not None:
         loaders = cfg.dataloader
-        names = as_list(loaders.train.dataset.names) + as_list(loaders.test.dataset.names)
-    return [Source.registered(name) for name in names]
-
-
-def num_queries(cfg: DictConfig) -> int | None:
-    """How many objects the model of a config can find in an image; None if it does not say."""
-    decoder = cfg.model.decoder
-    if "num_queries" in decoder:
-        return int(decoder.num_queries)
-    return math.prod(decoder.grid_size) if "grid_size" in decoder else None
+        trained, evaluated = (as_list(part.dataset.names) for part in (loaders.train, loaders.test))
+    else:
+        raise ConfigError("no data set: give --folder, --annotations, --names or --config-file")
+    sources = [Source.registered(name, training=True) for name in trained]
+    return sources + [Source.registered(name, training=False) for name in evaluated]
 
 
 def make_pool(workers: int) -> Executor:
-    """Processes that read images; with 0, a thread of this one."""
+    """Return processes that read images; with 0, a thread of this one."""
     return ProcessPoolExecutor(workers) if workers else ThreadPoolExecutor(1)
 
 
@@ -134,11 +120,12 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, split: SplitInspection) -> Callable[[int], object]:
+    def __call__(self, split: Split) -> Callable[[int], object]:
         self.__exit__()
         name = split.source.name
         self._bar = tqdm(total=len(split.dicts), desc=name, unit="image", file=sys.stderr)
-        return self._bar.update
+        update: Callable[[int], object] = self._bar.update
+        return update
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full",
         action="store_true",
-        help="decode all pixels, which finds more damage and takes longer",
+        help="decode all pixels, also of what is trained on: finds more damage and takes longer",
     )
     parser.add_argument(
         "--workers",
@@ -193,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if there are warnings")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw odd cases here (.png)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw findings here (.png)")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
     )

@@ -15,8 +15,8 @@ from detectron2.data import transforms as T
 
 from ..config import ConfigError, load_config
 from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco_folder, rendering
-from ..data.build import TrainDataset
 from ..data.images import OpenImage
+from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
 from .report import Record, format_table
 from .timing import HostClock, PartTimer, Split, in_turns, split_statistics
@@ -146,8 +146,8 @@ class _Run:
     def _map_all(self) -> None:
         for index in range(len(self.dataset)):
             sample = self.dataset[(self.position, index)]
-            if "bad_images" in sample:
-                raise DatasetError("{}: {}".format(*sample["bad_images"][0]))
+            if UNREADABLE in sample:
+                raise DatasetError("{}: {}".format(*sample[UNREADABLE][0]))
             self.sizes.append(sample["image"].numel())
             self.position += 1
 

@@ -1,27 +1,22 @@
-"""Registration and checks of data sets, augmentation, loaders, and the ``shapes`` data set."""
+"""Registration and inspection of data sets, augmentation, loaders, and the ``shapes`` data set."""
 
-from .bad_images import BadImages
-from .build import (
-    EpochSampler,
-    TrainLoader,
-    build_test_loader,
-    build_train_loader,
-    dataset_class_names,
-    get_dataset_dicts,
-)
-from .checks import (
-    CheckedAnnotations,
-    DatasetSummary,
-    check_coco_json,
-    check_dataset_dicts,
-    check_datasets,
-    check_image_files,
-    load_dataset,
-)
 from .coco_folder import find_coco_splits, register_coco, register_coco_folder
-from .errors import BadImageError, DatasetError
-from .images import ImageFacts, inspect_image, max_image_pixels, read_image
+from .coco_schema import CocoAnnotations, read_coco
+from .errors import DatasetError
+from .findings import Finding, Findings, Kind
+from .images import (
+    BadImageError,
+    ImageFacts,
+    image_suffixes,
+    inspect_image,
+    max_image_pixels,
+    read_image,
+)
+from .inspection import Inspection, check_datasets
+from .loader import TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
+from .registry import dataset_class_names, get_dataset_dicts
+from .sampler import EpochSampler
 from .shapes import generate_shapes, register_shapes
 from .transforms import (
     DETR_SHORT_SIDES,
@@ -31,35 +26,37 @@ from .transforms import (
     build_train_augmentations,
     resized_shape,
 )
+from .unreadable_images import UnreadableImages
 
 __all__ = [
     "DETR_SHORT_SIDES",
     "BadImageError",
-    "BadImages",
-    "CheckedAnnotations",
+    "CocoAnnotations",
     "DatasetError",
-    "DatasetSummary",
     "DetrDatasetMapper",
     "EpochSampler",
+    "Finding",
+    "Findings",
     "ImageFacts",
+    "Inspection",
+    "Kind",
     "ResizeShortSide",
     "TrainLoader",
+    "UnreadableImages",
     "build_crop_augmentations",
     "build_test_augmentations",
     "build_test_loader",
     "build_train_augmentations",
     "build_train_loader",
-    "check_coco_json",
-    "check_dataset_dicts",
     "check_datasets",
-    "check_image_files",
     "dataset_class_names",
     "find_coco_splits",
     "generate_shapes",
     "get_dataset_dicts",
+    "image_suffixes",
     "inspect_image",
-    "load_dataset",
     "max_image_pixels",
+    "read_coco",
     "read_image",
     "register_coco",
     "register_coco_folder",

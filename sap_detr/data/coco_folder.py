@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .checks import CheckedAnnotations, DatasetError, check_coco_json
+from ..text import listing
+from .coco_schema import CocoAnnotations, read_coco
+from .errors import DatasetError
+from .evaluation_file import repair, write_repaired
+from .standard_dict import StandardDict
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +28,6 @@ _LAYOUTS = (
     ("{split}/_annotations.coco.json", "{split}"),
 )
 
-# What each name that this module registered stands for: (annotation file, image folder).
-_registered: dict[str, tuple[str, str]] = {}
-
 
 def register_coco(
     name: str,
@@ -42,9 +40,10 @@ def register_coco(
 
     To be called in every process. Registering the same files under the same name again does
     nothing. Class indices follow ascending category ids, whatever these are. The metadata gets
-    ``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``json_file``, ``image_root`` and
-    ``evaluator_type``; ``json_file`` is a repaired copy in the cache folder if COCO evaluation
-    could not use the original (see ``CheckedAnnotations``).
+    ``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``json_file``, ``image_root``,
+    ``evaluator_type`` and ``source_files`` (``json_file`` and ``image_root`` as they were given);
+    ``json_file`` is a repaired copy in the cache folder if COCO evaluation could not use the
+    original (see :mod:`sap_detr.data.evaluation_file`).
 
     Args:
         name: name for the catalog.
@@ -62,34 +61,42 @@ def register_coco(
     """
     source = _absolute(json_file), _absolute(image_root)
     if name in DatasetCatalog.list():
-        if _registered.get(name) == source:
+        others = MetadataCatalog.get(name).get("source_files", None)
+        if others == source:
             return name
-        json_file, image_root = _registered.get(name, ("something else", "not by this function"))
+        json_file, image_root = others or ("something else", "not by this function")
         raise DatasetError(
             f"the data set name {name!r} is taken by {json_file} ({image_root}), it can't stand "
-            f"for {source[0]} "
-            f"({source[1]}) too: choose another name, and use it in the config's data loaders as "
-            "well"
+            f"for {source[0]} ({source[1]}) too: choose another name, and use it in the config's "
+            "data loaders as well"
         )
     if not Path(source[1]).is_dir():
         raise FileNotFoundError(
             f"{source[1]}, the folder of the images of data set {name!r}, is missing"
         )
-    checked = check_coco_json(*source, require_annotations=require_annotations)
-    checked.log_repairs()
 
-    def load() -> list[dict]:
-        return check_coco_json(*source, require_annotations=require_annotations).dicts
+    def read() -> CocoAnnotations:
+        annotations = read_coco(*source, training=require_annotations)
+        annotations.findings.raise_errors()
+        return annotations
 
+    def load() -> list[StandardDict]:
+        return read().dicts
+
+    annotations = read()
+    annotations.findings.log()
+    evaluation_file = source[0]
+    if annotations.to_repair is not None:
+        evaluation_file = write_repaired(repair(annotations.to_repair), source[0])
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
-        thing_classes=checked.class_names,
-        thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(checked.category_ids)},
-        json_file=_evaluation_file(checked),
+        thing_classes=annotations.class_names,
+        thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(annotations.categories)},
+        json_file=evaluation_file,
         image_root=source[1],
         evaluator_type="coco",
+        source_files=source,
     )
-    _registered[name] = source
     return name
 
 
@@ -126,7 +133,10 @@ def register_coco_folder(
         DatasetError: as ``register_coco`` does.
     """
     splits = find_coco_splits(folder, train, val)
-    names = [register_coco(f"{name}_{split}", *source) for split, source in splits.items()]
+    names = [
+        register_coco(f"{name}_{split}", *source, require_annotations=split == "train")
+        for split, source in splits.items()
+    ]
     if "val" not in splits:
         logger.warning(
             "%s has no validation split: only %s is registered. Evaluation needs one: name it "
@@ -140,7 +150,7 @@ def register_coco_folder(
 def find_coco_splits(
     folder: str | os.PathLike[str], train: str | None = None, val: str | None = None
 ) -> dict[str, tuple[Path, Path]]:
-    """Annotation file and image folder of ``train`` and, where there is one, of ``val``.
+    """Return annotation file and image folder of ``train`` and, where there is one, of ``val``.
 
     The arguments are those of ``register_coco_folder``.
 
@@ -165,7 +175,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _find_split(root: Path, split_names: list[str]) -> tuple[Path, Path]:
-    """Annotation file and image folder of a split, which may have one of several names."""
+    """Return annotation file and image folder of a split, which may have one of several names."""
     tried = []
     for split in split_names:
         for json_pattern, images_pattern in _LAYOUTS:
@@ -173,40 +183,10 @@ def _find_split(root: Path, split_names: list[str]) -> tuple[Path, Path]:
             if (root / json_name).is_file() and (root / images_name).is_dir():
                 return root / json_name, root / images_name
             tried.append(f"{json_name} with {images_name}/")
-    found = ", ".join(sorted(p.name + "/" * p.is_dir() for p in root.iterdir())[:20]) or "nothing"
+    found = listing(sorted(p.name + "/" * p.is_dir() for p in root.iterdir()), 20) or "nothing"
     looked = "\n".join(f"  - {t}" for t in tried)
     raise FileNotFoundError(
         f"{root}: no {' or '.join(split_names)} split in COCO format. Looked for\n{looked}\nThe "
-        f"folder holds: {found}. "
-        "Rename the files, or register them one by one with register_coco(name, json_file, "
-        "image_root)."
+        f"folder holds: {found}. Rename the files, or register them one by one with "
+        "register_coco(name, json_file, image_root)."
     )
-
-
-def _evaluation_file(checked: CheckedAnnotations) -> str:
-    """The annotation file for COCO evaluation: the original, or a repaired copy if it needs one."""
-    if checked.evaluation_json is None:
-        return checked.json_file
-    content = json.dumps(checked.evaluation_json)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    folder = _cache_folder()
-    target = folder / f"{Path(checked.json_file).stem}_{digest}.json"
-    # Several processes may write it at once: the last rename wins, with the same content.
-    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-    Path(partial).replace(target)
-    logger.info("COCO evaluation of %s uses its repaired copy %s", checked.json_file, target)
-    return str(target)
-
-
-def _cache_folder() -> Path:
-    """``$SAP_DETR_CACHE`` or the user's cache folder; a temporary one if it can't be written to."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("SAP_DETR_CACHE") or base / "sap_detr")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="sap_detr_"))

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from .errors import BadImageError, DatasetError
-from .findings import Example, Findings
-from .images import ImageFacts, inspect_image
-
-Json = dict[str, Any]
-
-WRONG_SIZE = "images of another size than the annotations say"
-TURNED = "images annotated as they are stored, though EXIF turns them"
-MISSING = "missing image files"
+from .errors import DatasetError
+from .findings import Findings, Kind
+from .images import BadImageError, ImageFacts, image_suffixes, inspect_image
+from .standard_dict import StandardDict, name_image
 
 _FILES_PER_TASK = 256
-_COPY = "check the folder of the images in the config, and that all images were copied"
 
 
-def scan_image_files(
-    dicts: Sequence[Json],
+def inspect_files(
+    dicts: Sequence[StandardDict],
     findings: Findings,
     pool: Executor,
     *,
+    image_root: Path | None = None,
     decode: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, ImageFacts]:
     """Check that images exist, can be read, are complete, and have the size of the annotations.
 
+    By default a file's header and its last bytes are read: enough for files that are empty, cut
+    off, not images, or of another size.
+
     Args:
         dicts: Detectron2's standard dicts. File names with a ``://`` are not looked at.
         findings: gets what is wrong.
         pool: does the reading.
+        image_root: folder that all images should be in; None if there is not one.
         decode: decode every image as well, which finds any damage but takes long.
         progress: called with the number of images that are done.
 
@@ -48,6 +47,7 @@ def scan_image_files(
     Raises:
         DatasetError: if a process of the pool dies.
     """
+    _inspect_names(dicts, image_root, findings)
     records = [d for d in dicts if "://" not in str(d["file_name"])]
     existing = _existing_records(records, findings)
     if progress is not None:
@@ -56,12 +56,11 @@ def scan_image_files(
     named = [[str(record["file_name"]) for record in chunk] for chunk in chunks]
     facts: dict[str, ImageFacts] = {}
     try:
-        for chunk, results in zip(
-            chunks, pool.map(partial(_inspect_all, decode=decode), named), strict=True
-        ):
-            for record, result in zip(chunk, results, strict=True):
+        results = pool.map(partial(_inspect_all, decode=decode), named)
+        for chunk, of_chunk in zip(chunks, results, strict=True):
+            for record, result in zip(chunk, of_chunk, strict=True):
                 if isinstance(result, BadImageError):
-                    _add(findings, record, result.kind, result.reason, result.remedy)
+                    _add(findings, result.kind, record, result.reason)
                 else:
                     facts[str(record["file_name"])] = result
                     _compare_sizes(record, result, findings)
@@ -75,9 +74,96 @@ def scan_image_files(
     return facts
 
 
-def name_image(record: Json) -> str:
-    """What to call an image in messages."""
-    return f"image {record.get('image_id')!r} ({str(record['file_name'])!r})"
+def find_copies(facts: Iterable[tuple[str, ImageFacts]]) -> dict[str, str]:
+    """Return what the contents of files that may be copies are known by: equal if they are.
+
+    Whole files are read only where two look alike.
+
+    Args:
+        facts: file names, and what was read of these files; a name can occur several times.
+
+    Returns:
+        By normalised path; without the files that differ from all others.
+    """
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name, fact in facts:
+        alike[fact.fingerprint].add(os.path.normpath(name))
+    paths = [path for group in alike.values() if len(group) > 1 for path in group]
+    digests = ((path, _digest(path)) for path in paths)
+    return {path: digest for path, digest in digests if digest is not None}
+
+
+def _digest(name: str) -> str | None:
+    """Return a hash of a whole file; None if it can't be read."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open(name, "rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def _add(findings: Findings, kind: Kind, record: StandardDict, what: str) -> None:
+    findings.add(kind, name_image(record), what, (str(record["file_name"]),))
+
+
+def _inspect_names(
+    dicts: Sequence[StandardDict], image_root: Path | None, findings: Findings
+) -> None:
+    """Note files that several entries name, that lie elsewhere, and that none names."""
+    root = None if image_root is None else os.path.normpath(image_root) + os.sep
+    first_with: dict[str, StandardDict] = {}
+    for record in dicts:
+        path = os.path.normpath(str(record["file_name"]))
+        first = first_with.setdefault(path, record)
+        if first is not record:
+            what = f"the same file as image {first.get('image_id')!r}"
+            _add(findings, Kind.LISTED_TWICE, record, what)
+        if root is not None and not path.startswith(root):
+            _add(findings, Kind.OUTSIDE_FOLDER, record, "")
+    if root is None or not os.path.isdir(root):
+        return
+    with os.scandir(root) as entries:
+        images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
+    for name in sorted(images):
+        if root + name not in first_with:
+            findings.add(Kind.NOT_LISTED, repr(name), "", (root + name,))
+
+
+def _existing_records(records: Sequence[StandardDict], findings: Findings) -> list[StandardDict]:
+    """Return the records whose files exist.
+
+    Every folder is listed once: asking for each file is slow on network disks.
+    """
+    by_folder: dict[str, list[StandardDict]] = defaultdict(list)
+    for record in records:
+        by_folder[str(Path(record["file_name"]).parent)].append(record)
+    existing: list[StandardDict] = []
+    for folder, members in by_folder.items():
+        try:
+            with os.scandir(folder) as entries:
+                # To open what is no file, such as a named pipe, may take for ever.
+                names = {entry.name: entry.is_file() for entry in entries}
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            what = f"the folder can't be listed ({reason}); {len(members)} images should be in it"
+            # repr: a name may have characters that can't be printed.
+            findings.add(Kind.MISSING_FOLDER, repr(folder), what)
+            continue
+        lower = {name.lower(): name for name in names}
+        for record in members:
+            name = Path(record["file_name"]).name
+            if names.get(name):
+                existing.append(record)
+            elif name in names:
+                _add(findings, Kind.MISSING_FILE, record, "is not a file")
+            else:
+                similar = lower.get(name.lower())
+                hint = f", but there is {similar!r}" if similar else ""
+                _add(findings, Kind.MISSING_FILE, record, f"there is no such file{hint}")
+    return existing
 
 
 def _inspect_all(file_names: Sequence[str], decode: bool) -> list[ImageFacts | BadImageError]:
@@ -92,8 +178,10 @@ def _inspect_all(file_names: Sequence[str], decode: bool) -> list[ImageFacts | B
     return results
 
 
-def _compare_sizes(record: Json, facts: ImageFacts, findings: Findings) -> None:
+def _compare_sizes(record: StandardDict, facts: ImageFacts, findings: Findings) -> None:
     actual, stored = facts.upright_size, (facts.width, facts.height)
+    if facts.orientation != 1:
+        _add(findings, Kind.TURNED, record, f"EXIF orientation {facts.orientation}")
     declared = (record.get("width", actual[0]), record.get("height", actual[1]))
     # No size was given that could be right; that is noted elsewhere.
     if declared in (actual, (0, 0)):
@@ -103,53 +191,7 @@ def _compare_sizes(record: Json, facts: ImageFacts, findings: Findings) -> None:
         f"the annotations say {declared[0]}x{declared[1]}"
     )
     if stored == declared:
-        what += (
-            f"; EXIF orientation {facts.orientation} turns it, and Detectron2 reads images turned"
-        )
-        remedy = "store these images upright without EXIF orientation, or annotate them turned"
-        _add(findings, record, TURNED, what, remedy)
-        return
-    remedy = "correct height and width, or use the images that were annotated"
-    _add(findings, record, WRONG_SIZE, what, remedy)
-
-
-def _add(findings: Findings, record: Json, kind: str, what: str, remedy: str) -> None:
-    example = Example(name_image(record), what, (str(record["file_name"]),))
-    findings.add(kind, example, remedy=remedy)
-
-
-def _existing_records(records: Sequence[Json], findings: Findings) -> list[Json]:
-    """The records whose files exist.
-
-    Every folder is listed once: asking for each file is slow on network disks.
-    """
-    by_folder: dict[str, list[Json]] = defaultdict(list)
-    for record in records:
-        by_folder[str(Path(record["file_name"]).parent)].append(record)
-    existing: list[Json] = []
-    for folder, members in by_folder.items():
-        try:
-            with os.scandir(folder) as entries:
-                # To open what is no file, such as a named pipe, may take for ever.
-                names = {entry.name: entry.is_file() for entry in entries}
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            what = f"the folder can't be listed ({reason}); {len(members)} images should be in it"
-            # repr: a name may have characters that can't be printed.
-            findings.add("missing image folders", Example(repr(folder), what), remedy=_COPY)
-            continue
-        missing: list[Json] = []
-        for record in members:
-            is_file = names.get(Path(record["file_name"]).name)
-            if is_file is None:
-                missing.append(record)
-            elif is_file:
-                existing.append(record)
-            else:
-                _add(findings, record, MISSING, "is not a file", _COPY)
-        lower = {name.lower(): name for name in names} if missing else {}
-        for record in missing:
-            similar = lower.get(Path(record["file_name"]).name.lower())
-            hint = f", but there is {similar!r}" if similar else ""
-            _add(findings, record, MISSING, f"there is no such file{hint}", _COPY)
-    return existing
+        turn = f"EXIF orientation {facts.orientation} turns it, and Detectron2 reads images turned"
+        _add(findings, Kind.ANNOTATED_UNTURNED, record, f"{what}; {turn}")
+    else:
+        _add(findings, Kind.WRONG_SIZE, record, what)

@@ -1,17 +1,171 @@
-"""Collects what is wrong with a data set: counted by kind, the first ones of each in words."""
+"""What can be wrong with a data set, how severe it is and what to do: one table for everything.
+
+Training, evaluation and ``tools/check_dataset.py`` share it, so they agree about what stops them.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
+
+from detectron2.utils.logger import log_first_n
 
 from .errors import DatasetError
 
-# Training refuses to start; it starts, but something was repaired or looks wrong; good to know.
+# Training and evaluation refuse to start; they start, but something was repaired or looks wrong;
+# good to know.
 Severity = Literal["error", "warning", "note"]
 
-MAX_LISTED_PROBLEMS = 10
+MAX_LISTED = 10  # examples in an error message
+MAX_EXAMPLES = 1000  # kept of each kind, for the written report
+
+_REPLACE = "replace these images, or leave them and their annotations out of a copy of the file"
+_COPY = "check the folder of the images in the config, and that all images were copied"
+_BOX = "correct them in the annotations: boxes are [x, y, width, height] in pixels"
+
+
+class Kind(Enum):
+    """A way in which data can be wrong: severity, name in the plural, and what to do about it."""
+
+    # Annotations.
+    UNUSABLE_ANNOTATION_FILE = "error", "annotation files that can't be used"
+    UNUSABLE_CATEGORY = (
+        "error",
+        "unusable categories",
+        "every category needs an own integer id and a name",
+    )
+    UNUSABLE_IMAGE_ENTRY = (
+        "error",
+        "unusable images",
+        "every image needs an own integer id, a file_name, and its height and width in pixels",
+    )
+    REPEATED_IMAGE_ID = (
+        "error",
+        "images with the id of another one",
+        "give every image an id of its own",
+    )
+    NO_IMAGE_SIZE = (
+        "error",
+        "images without a usable size",
+        "every image needs its height and width in pixels",
+    )
+    ANNOTATION_NOT_OBJECT = (
+        "error",
+        "annotations that are no objects",
+        "every annotation must be an object",
+    )
+    UNKNOWN_IMAGE = (
+        "error",
+        "annotations of unknown images",
+        "image_id must be the id of an image in the file, as an integer",
+    )
+    UNKNOWN_CATEGORY = (
+        "error",
+        "annotations of unknown categories",
+        "category_id must be the id of a category in the file: add the category, or correct it",
+    )
+    UNUSABLE_CROWD = "error", "annotations with an unusable iscrowd", "iscrowd must be 0 or 1"
+    BOX_MODE = (
+        "error",
+        "boxes of an unknown mode",
+        "bbox_mode must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS",
+    )
+    BOX_NOT_NUMBERS = "error", "boxes that are not four numbers", _BOX
+    BOX_NOT_FINITE = "error", "boxes that are not finite", _BOX
+    BOX_NEGATIVE = "error", "boxes with a negative width or height", _BOX
+    NOTHING_TO_TRAIN_ON = (
+        "error",
+        "no annotations",
+        "check that this is the file you meant: crowds, and boxes without area, don't count",
+    )
+    NOTHING_TO_EVALUATE = (
+        "warning",
+        "no annotations to evaluate with",
+        "AP needs objects; predictions alone don't",
+    )
+    DIFFERENT_CLASSES = (
+        "error",
+        "splits with different classes",
+        "give all splits the same categories, with the same ids",
+    )
+    SAME_CATEGORY_NAME = (
+        "warning",
+        "categories with the name of another one (kept as classes of their own)",
+    )
+    BOX_CLIPPED = "warning", "boxes clipped to their image"
+    BOX_OUTSIDE = "warning", "boxes entirely outside their image (dropped)"
+    BOX_EMPTY = "warning", "boxes without area (dropped)"
+    ANNOTATION_IDS = (
+        "warning",
+        "annotation ids missing, 0 or not unique (renumbered for evaluation)",
+    )
+    NO_CROWD = "note", "annotations without iscrowd (taken as 0)"
+    NO_AREA = "note", "annotations without a usable area (taken as width times height)"
+    BYTE_ORDER_MARK = "note", "byte order mark (left out for evaluation)"
+    TINY_BOX = (
+        "warning",
+        "boxes with a side below 2 pixels",
+        "look at them: objects can be that small, but most such boxes are slips of the mouse",
+    )
+    SAME_BOX = "warning", "boxes annotated twice with the same class", "keep one of them"
+    SAME_BOX_OTHER_CLASS = "note", "boxes annotated twice with different classes"
+    TOO_MANY_OBJECTS = (
+        "warning",
+        "images with more objects than the model has queries",
+        "give the model more queries; it can't find more objects than it has",
+    )
+    CLASS_WITHOUT_OBJECTS = "warning", "classes without annotations"
+    CLASS_NOT_EVALUATED = "warning", "classes that are trained but have no example to evaluate with"
+    CLASS_NOT_TRAINED = "warning", "classes that are evaluated but have no example to train on"
+
+    # Image files.
+    MISSING_FOLDER = "error", "missing image folders", _COPY
+    MISSING_FILE = "error", "missing image files", _COPY
+    EMPTY_FILE = "error", "empty image files", _REPLACE
+    NOT_AN_IMAGE = "error", "files that are not images", _REPLACE
+    DAMAGED_FILE = "error", "damaged image files", _REPLACE
+    TOO_LARGE = (
+        "error",
+        "images above the size limit",
+        "scale these images down, or raise the limit with SAP_DETR_MAX_IMAGE_PIXELS",
+    )
+    WRONG_SIZE = (
+        "error",
+        "images of another size than the annotations say",
+        "correct height and width, or use the images that were annotated",
+    )
+    ANNOTATED_UNTURNED = (
+        "error",
+        "images annotated as they are stored, though EXIF turns them",
+        "store these images upright without EXIF orientation, or annotate them turned",
+    )
+    LISTED_TWICE = (
+        "warning",
+        "files that are listed more than once",
+        "put all annotations of a file under one image id",
+    )
+    OUTSIDE_FOLDER = (
+        "warning",
+        "file names that lead out of the folder of the images",
+        "move these images into it",
+    )
+    COPY = "warning", "images that are copies of another one", "keep one of them"
+    TRAINED_AND_EVALUATED = (
+        "warning",
+        "images that are both trained on and evaluated",
+        "take them out of one of the splits, or results will be too good",
+    )
+    TURNED = "note", "images that EXIF data turns"
+    NOT_LISTED = "note", "images in the folder that the annotations don't list"
+
+    def __init__(self, severity: Severity, title: str, remedy: str = "") -> None:
+        self.severity = severity
+        self.title = title
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -35,12 +189,10 @@ class Example:
 
 
 @dataclass
-class Group:
-    """All that is wrong in one way: how often, the first examples, and what to do."""
+class Finding:
+    """All that is wrong in one way: how often, and the first examples."""
 
-    kind: str
-    severity: Severity
-    remedy: str
+    kind: Kind
     count: int = 0
     examples: list[Example] = field(default_factory=list)
 
@@ -49,59 +201,65 @@ class Findings:
     """What is wrong with a data set.
 
     Args:
-        source: what to call the data set in errors.
-        max_examples: how many examples of each kind are kept.
+        source: what to call it in messages.
     """
 
-    def __init__(self, source: str, max_examples: int = MAX_LISTED_PROBLEMS) -> None:
+    def __init__(self, source: str) -> None:
         self.source = source
-        self.max_examples = max_examples
-        self.groups: dict[str, Group] = {}
+        self._by_kind: dict[Kind, Finding] = {}
 
     def add(
         self,
-        kind: str,
-        example: Example | None = None,
-        *,
-        severity: Severity = "error",
-        remedy: str = "",
+        kind: Kind,
+        where: str = "",
+        what: str = "",
+        file_names: tuple[str, ...] = (),
+        boxes: tuple[tuple[float, ...], ...] = (),
         count: int = 1,
     ) -> None:
-        """Note something.
+        """Note something: ``count`` cases, and one as an example, see :class:`Example`."""
+        finding = self._by_kind.setdefault(kind, Finding(kind))
+        finding.count += count
+        if (where or what) and len(finding.examples) < MAX_EXAMPLES:
+            finding.examples.append(Example(where, what, file_names, boxes))
 
-        Args:
-            kind: what is wrong, in the plural and the same for all cases of it.
-            example: this one.
-            severity, remedy: of the kind: the first call decides.
-            count: how many there are.
-        """
-        group = self.groups.get(kind)
-        if group is None:
-            group = self.groups[kind] = Group(kind, severity, remedy)
-        group.count += count
-        if example is not None and len(group.examples) < self.max_examples:
-            group.examples.append(example)
+    def of(self, *severities: Severity) -> list[Finding]:
+        """Return what has these severities, or everything, in the order in which it was found."""
+        found = self._by_kind.values()
+        return [f for f in found if not severities or f.kind.severity in severities]
 
     def counts(self, *severities: Severity) -> Counter[str]:
-        """How often each kind of these severities was found."""
-        return Counter({g.kind: g.count for g in self.of(*severities)})
+        """Return how often each kind of these severities was found, by its title."""
+        return Counter({f.kind.title: f.count for f in self.of(*severities)})
 
-    def of(self, *severities: Severity) -> list[Group]:
-        """The kinds of these severities, in the order in which they were found."""
-        return [g for g in self.groups.values() if g.severity in severities]
+    def log(self) -> None:
+        """Log warnings and notes, each of them once in a process."""
+        for finding in self.of("warning", "note"):
+            example = f", e.g. {finding.examples[0]}" if finding.examples else ""
+            remedy = f". To do: {finding.kind.remedy}" if finding.kind.remedy else ""
+            level = logging.WARNING if finding.kind.severity == "warning" else logging.INFO
+            text = f"{self.source}: {finding.count} {finding.kind.title}{example}{remedy}"
+            log_first_n(level, text, key="message")
 
     def raise_errors(self) -> None:
-        """Raises DatasetError, with the first examples, if there is an error among the findings."""
-        errors = self.of("error")
-        if not errors:
-            return
-        total = sum(group.count for group in errors)
-        examples = [example for group in errors for example in group.examples]
-        lines = [f"{self.source}: {total} problem{'s' if total > 1 else ''} found"]
-        shown = examples[:MAX_LISTED_PROBLEMS]
-        lines += [f"  - {example}" for example in shown]
-        if total > len(shown):
-            lines.append(f"  ... and {total - len(shown)} more")
-        remedies = dict.fromkeys(group.remedy for group in errors)
-        lines += [f"To do: {remedy}" for remedy in remedies if remedy]
-        raise DatasetError("\n".join(lines))
+        """Raise a DatasetError with the first examples if there is an error among the findings."""
+        raise_errors([self])
+
+
+def raise_errors(all_findings: Iterable[Findings]) -> None:
+    """Raise one DatasetError with the first examples of every data set that has errors."""
+    texts = [_error_text(findings) for findings in all_findings if findings.of("error")]
+    if texts:
+        raise DatasetError("\n".join(texts))
+
+
+def _error_text(findings: Findings) -> str:
+    errors = findings.of("error")
+    total = sum(finding.count for finding in errors)
+    examples = [example for finding in errors for example in finding.examples]
+    lines = [f"{findings.source}: {total} problem{'s' if total > 1 else ''} found"]
+    lines += [f"  - {example}" for example in examples[:MAX_LISTED]]
+    if total > len(examples[:MAX_LISTED]):
+        lines.append(f"  ... and {total - len(examples[:MAX_LISTED])} more")
+    remedies = dict.fromkeys(finding.kind.remedy for finding in errors)
+    return "\n".join([*lines, *(f"To do: {remedy}" for remedy in remedies if remedy)])

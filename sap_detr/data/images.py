@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from .errors import BadImageError, DatasetError
+from .errors import DatasetError
+from .findings import Kind
 
 # Pillow knows many more; some of them start other programs (EPS), and data sets have none of them.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -26,8 +28,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF"
 LIMIT_VARIABLE = "SAP_DETR_MAX_IMAGE_PIXELS"
 # 10000 x 10000. Decoded, such an image takes 300 MB, in each of the loader's processes.
 DEFAULT_MAX_PIXELS = 100_000_000
-
-REPLACE = "replace or remove these images (and their annotations)"
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_SIDEWAYS = (5, 6, 7, 8)
@@ -46,7 +46,7 @@ _REDUCIBLE = ("JPEG", "MPO")
 
 
 def max_image_pixels() -> int:
-    """Most pixels (width times height) that an image may have: 100 million.
+    """Return the most pixels (width times height) that an image may have: 100 million.
 
     The environment variable ``SAP_DETR_MAX_IMAGE_PIXELS`` sets another limit. What an image's
     header declares is compared with it before any memory is taken for the pixels.
@@ -67,15 +67,37 @@ def max_image_pixels() -> int:
 
 
 def too_many_pixels(width: int, height: int) -> str | None:
-    """What to say of an image of this size if it is over the limit, else None."""
+    """Return what to say of an image of this size if it is over the limit, else None."""
     limit = max_image_pixels()
     if width * height <= limit:
         return None
     return f"{width}x{height} (width x height) is more than the limit of {limit} pixels"
 
 
-TOO_LARGE = "images above the size limit"
-TOO_LARGE_REMEDY = f"scale these images down, or raise the limit with {LIMIT_VARIABLE}"
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Return the endings, such as ``.jpg``, of the names of files that can be read."""
+    suffixes = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in suffixes.items() if name in FORMATS)
+
+
+class BadImageError(DatasetError):
+    """An image file can't be used.
+
+    Args:
+        file_name: the file.
+        kind: what is wrong with files of this kind.
+        reason: what is wrong with this one.
+    """
+
+    def __init__(self, file_name: str, kind: Kind, reason: str) -> None:
+        super().__init__(file_name, kind, reason)
+        self.file_name = file_name
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.file_name}: can't be used as an image: {self.reason}; {self.kind.remedy}"
 
 
 @dataclass(frozen=True)
@@ -97,12 +119,12 @@ class ImageFacts:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Width and height of the image as it is read."""
+        """Return width and height of the image as it is read."""
         sideways = self.orientation in _EXIF_SIDEWAYS
         return (self.height, self.width) if sideways else (self.width, self.height)
 
 
-def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
+def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
     """Read an image as Detectron2 does, turned upright by its EXIF data.
 
     Args:
@@ -155,7 +177,7 @@ class OpenImage:
 
     def decode(
         self, image_format: str = "RGB", sufficient_size: tuple[int, int] | None = None
-    ) -> np.ndarray:
+    ) -> NDArray[np.uint8]:
         """Read the pixels; works once.
 
         Args:
@@ -175,7 +197,8 @@ class OpenImage:
                 self._image.draft(None, (width, height))
             self._image.load()
             image = self._image if self._turn is None else self._image.transpose(self._turn)
-            return convert_PIL_to_numpy(image, image_format)
+            pixels: NDArray[np.uint8] = convert_PIL_to_numpy(image, image_format)
+            return pixels
 
     def _turned(self, height: int, width: int) -> tuple[int, int]:
         return (width, height) if self._sideways else (height, width)
@@ -208,25 +231,23 @@ def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> Im
 
 @contextlib.contextmanager
 def _faults_of(name: str) -> Iterator[None]:
-    """Makes a BadImageError of everything that reading a file can raise."""
+    """Make a BadImageError of everything that reading a file can raise."""
     try:
         yield
     except DatasetError:
         raise
     except FileNotFoundError as error:
-        what = "there is no such file"
-        remedy = "check the folder of the images in the config, and that all images were copied"
-        raise BadImageError.of_file(name, "missing image files", what, remedy) from error
-    except Image.UnidentifiedImageError as error:
+        raise BadImageError(name, Kind.MISSING_FILE, "there is no such file") from error
+    except UnidentifiedImageError as error:
         what = f"not an image, or of a format other than {', '.join(FORMATS)}"
-        raise BadImageError.of_file(name, "files that are not images", what, REPLACE) from error
+        raise BadImageError(name, Kind.NOT_AN_IMAGE, what) from error
     except Exception as error:  # damaged files make Pillow fail with nearly any exception
         what = f"damaged or cut off ({type(error).__name__}: {error})"
-        raise BadImageError.of_file(name, "damaged image files", what, REPLACE) from error
+        raise BadImageError(name, Kind.DAMAGED_FILE, what) from error
 
 
 def _open(file: io.IOBase, name: str) -> Image.Image:
-    """The image with nothing but its header read, if it is within the limit."""
+    """Return the image with nothing but its header read, if it is within the limit."""
     limit = max_image_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         # Pillow's own limit, which it warns about, and which it refuses when it is doubled.
@@ -235,22 +256,21 @@ def _open(file: io.IOBase, name: str) -> Image.Image:
         image = Image.open(file, formats=_known_formats())  # type: ignore[arg-type]
     except Image.DecompressionBombError as error:
         what = f"its size is more than the limit of {limit} pixels"
-        raise BadImageError.of_file(name, TOO_LARGE, what, TOO_LARGE_REMEDY) from error
-    except Image.UnidentifiedImageError:
+        raise BadImageError(name, Kind.TOO_LARGE, what) from error
+    except UnidentifiedImageError:
         file.seek(0)
         if not file.read(1):
-            what = "the file is empty"
-            raise BadImageError.of_file(name, "empty image files", what, REPLACE) from None
+            raise BadImageError(name, Kind.EMPTY_FILE, "the file is empty") from None
         raise
     too_large = too_many_pixels(*image.size)
     if too_large is not None:
-        raise BadImageError.of_file(name, TOO_LARGE, too_large, TOO_LARGE_REMEDY)
+        raise BadImageError(name, Kind.TOO_LARGE, too_large)
     return image
 
 
 @functools.cache
 def _known_formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that the installed Pillow has."""
+    """Return those of ``FORMATS`` that the installed Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -267,7 +287,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _ends_properly(kind: str, tail: bytes) -> bool:
-    """Whether the last bytes hold the mark that ends an image; else it is decoded to find out."""
+    """Return whether the last bytes hold the mark that ends an image; if not, decoding tells."""
     if kind in ("JPEG", "MPO"):
         return b"\xff\xd9" in tail
     if kind == "PNG":

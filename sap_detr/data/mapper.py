@@ -10,11 +10,13 @@ import torch
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, BoxMode, Instances
+from numpy.typing import NDArray
 
-from .errors import BadImageError, DatasetError
-from .files import WRONG_SIZE
-from .images import OpenImage
+from .errors import DatasetError
+from .findings import Kind
+from .images import BadImageError, OpenImage
 from .rendering import SizeInput, SizeOnly, render, require_size_only
+from .standard_dict import objects
 
 READERS = ("pil", "fast", "device")
 
@@ -95,11 +97,8 @@ class DetrDatasetMapper:
             _check_size(result, original_size)
             transforms, new_size = self._augment(file, result)
         if self.is_train:
-            annotations = [
-                a for a in dataset_dict.get("annotations", ()) if not a.get("iscrowd", 0)
-            ]
             result["instances"] = _to_instances(
-                annotations, transforms, original_size, new_size, result
+                list(objects(dataset_dict)), transforms, original_size, new_size, result
             )
         return result
 
@@ -128,13 +127,11 @@ class DetrDatasetMapper:
 
 
 def _check_size(record: dict[str, Any], size: tuple[int, int]) -> None:
-    """Compares a record with the (height, width) of its image; it gets them if it has none."""
+    """Compare a record with the (height, width) of its image; it gets them if it has none."""
     try:
         detection_utils.check_image_size(record, SizeOnly(*size))
     except detection_utils.SizeMismatchError as error:
-        remedy = "correct height and width, or use the images that were annotated"
-        name = record["file_name"]
-        raise BadImageError.of_file(name, WRONG_SIZE, str(error), remedy) from error
+        raise BadImageError(record["file_name"], Kind.WRONG_SIZE, str(error)) from error
 
 
 def _to_instances(
@@ -165,7 +162,7 @@ def _to_instances(
     return instances[(gt_boxes[:, 2:] > gt_boxes[:, :2]).all(dim=1)]
 
 
-def _clip(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _clip(boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Clip XYXY boxes (N, 4) to an image of ``size`` (height, width)."""
     height, width = size
-    return np.clip(boxes, 0.0, [width, height, width, height])
+    return np.clip(boxes, 0.0, np.array([width, height, width, height], np.float64))

@@ -46,11 +46,11 @@ class SizeOnly:
     def __getitem__(self, index: object) -> NoReturn:
         _refuse("an augmentation looks at the pixels")
 
-    def __array__(self, *args: object, **kwargs: object) -> np.ndarray:
+    def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         _refuse("an augmentation looks at the pixels")
 
 
-class SizeInput(T.AugInput):
+class SizeInput(T.AugInput):  # type: ignore[misc]
     """What augmentations are drawn with when there are no pixels yet.
 
     Args:

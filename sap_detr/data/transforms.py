@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import transforms as T
+from numpy.typing import NDArray
 from PIL import Image
 
 # The short sides of the published recipe (DETR, section A.4): 480 to 800 pixels in steps of 32.
@@ -31,7 +32,7 @@ def resized_shape(
     return (short_side, new_long) if height <= width else (new_long, short_side)
 
 
-class ResizeShortSide(T.Augmentation):
+class ResizeShortSide(T.Augmentation):  # type: ignore[misc]
     """Resize the short side to one of several lengths, drawn uniformly, with DETR's arithmetic.
 
     Args:
@@ -56,8 +57,8 @@ class ResizeShortSide(T.Augmentation):
         self.max_size = max_size
         self.interp = interp
 
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """The transform for an image (H, W, 3)."""
+    def get_transform(self, image: NDArray[np.uint8]) -> T.Transform:
+        """Return the transform for an image (H, W, 3)."""
         height, width = image.shape[:2]
         short_side = int(np.random.choice(self.short_sides))
         new_size = resized_shape(height, width, short_side, self.max_size)
@@ -103,5 +104,5 @@ def build_crop_augmentations(
 def build_test_augmentations(
     short_side: int = 800, max_size: int | None = 1333
 ) -> list[T.Augmentation]:
-    """The resize for inference."""
+    """Return the resize for inference."""
     return [ResizeShortSide(short_side, max_size)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.engine import HookBase
 
-from ..data import BadImages
+from ..data import UnreadableImages
 
 
 class BadImageCount(HookBase):
@@ -20,7 +20,7 @@ class BadImageCount(HookBase):
         period: iterations between two sharings.
     """
 
-    def __init__(self, bad_images: BadImages, period: int) -> None:
+    def __init__(self, bad_images: UnreadableImages, period: int) -> None:
         self._bad_images = bad_images
         self._period = period
 

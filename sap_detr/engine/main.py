@@ -25,7 +25,14 @@ from ..checkpoint import (
     load_weights,
     lock_run_folder,
 )
-from ..config import ConfigError, as_list, load_config, prepare_data, register_data
+from ..config import (
+    ConfigError,
+    as_list,
+    load_config,
+    num_queries,
+    prepare_data,
+    register_data,
+)
 from ..data import DatasetError, check_datasets
 from .launch import (
     USER_ERROR_STATUS,
@@ -196,10 +203,9 @@ def check_plan(plan: RunPlan) -> RunPlan:
         accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
         trained = as_list(cfg.dataloader.train.dataset.names)
     if cfg.train.check_data:
-        # Test images are decoded as well: a bad one would stop every evaluation where it comes up.
-        tested = as_list(cfg.dataloader.test.dataset.names)
-        check_datasets(tested, require_annotations=False, decode=True)
-        images = sum(summary.num_images for summary in check_datasets(trained))
+        evaluated = as_list(cfg.dataloader.test.dataset.names)
+        inspection = check_datasets(trained, evaluated, num_queries=num_queries(cfg))
+        images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
         if trained and images < batch:
             raise ConfigError(
                 f"the training data has {images} images, fewer than "

@@ -174,7 +174,7 @@ class DetectionTrainer(DefaultTrainer):
         train, loader = self.cfg.train, self._trainer.data_loader
         built: list[HookBase] = []
         if isinstance(loader, TrainLoader):
-            built.append(BadImageCount(loader.bad_images, train.log_period))
+            built.append(BadImageCount(loader.unreadable, train.log_period))
         built += [hooks.IterationTimer(), hooks.LRScheduler()]
         # Every process evaluates its share of the images with the average.
         if self.ema is not None:

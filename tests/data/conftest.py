@@ -12,8 +12,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from sap_detr.data import coco_folder
-
 
 @pytest.fixture(autouse=True)
 def _clean_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -23,7 +21,6 @@ def _clean_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[
     for name in set(DatasetCatalog.list()) - before:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-        coco_folder._registered.pop(name, None)
 
 
 def _coco() -> dict[str, Any]:

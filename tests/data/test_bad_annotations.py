@@ -9,27 +9,26 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import check_dataset
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sap_detr.data import CheckedAnnotations, DatasetError, check_coco_json, register_coco
-from sap_detr.data.coco_folder import _registered
-from sap_detr.data.inspection import (
-    Inspection,
-    Source,
-    exit_code,
-    format_report,
-    inspect_splits,
-    report_record,
+from sap_detr.data import (
+    CocoAnnotations,
+    DatasetError,
+    check_datasets,
+    read_coco,
+    register_coco,
+    register_coco_folder,
 )
 
 Coco = dict[str, Any]
@@ -73,6 +72,8 @@ def _places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
             yield from _places(item, (*path, key))
 
 
+GOOD = json.dumps(_good()).encode()
+SPLITS = ("train", "val")
 PLACES = list(_places(_good()))
 BOX_NUMBERS = [place for place in PLACES if "bbox" in place[:-1]]
 KEYS = sorted({place[-1] for place in PLACES if isinstance(place[-1], str)})
@@ -177,8 +178,13 @@ def _damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of which one split is replaced by what is generated."""
     path = tmp_path_factory.mktemp("bad_annotations")
-    (path / "images").mkdir()
+    for number, split in enumerate(SPLITS):
+        (path / split).mkdir()
+        for i in (1, 2, 3):
+            color = (80 * i, 200 * number, 0)
+            Image.new("RGB", (40, 30), color).save(path / split / f"{i}.jpg")
     return path
 
 
@@ -190,10 +196,13 @@ def outcomes() -> Counter[str]:
 
 def _check(folder: Path, data: bytes) -> str:
     """What becomes of a file; raises AssertionError if that is not what it should be."""
-    json_file, images = folder / "train.json", folder / "images"
+    for split in SPLITS:
+        _assert_same_verdict(folder, split, data)
+    json_file, images = folder / "train.json", folder / "train"
     json_file.write_bytes(data)
     try:
-        checked = check_coco_json(json_file, images)
+        checked = read_coco(json_file, images)
+        checked.findings.raise_errors()
     except DatasetError as error:
         message = str(error)
         assert str(json_file) in message
@@ -208,17 +217,51 @@ def _check(folder: Path, data: bytes) -> str:
         register_coco("generated", json_file, images)
         evaluation_json = MetadataCatalog.get("generated").json_file
     finally:
-        DatasetCatalog.remove("generated")
-        MetadataCatalog.remove("generated")
-        _registered.pop("generated", None)
+        _forget("generated")
     _evaluate(checked, evaluation_json)
-    return "repaired" if checked.repairs else "fine"
+    return "repaired" if checked.findings.of() else "fine"
 
 
-def _assert_usable(checked: CheckedAnnotations, content: Coco) -> None:
+def _forget(*names: str) -> None:
+    for name in names:
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def _assert_same_verdict(folder: Path, split: str, data: bytes) -> None:
+    """Training and the checking tool refuse the same sets, and warn of the same in the others."""
+    for name in SPLITS:
+        (folder / f"{name}.json").write_bytes(data if name == split else GOOD)
+    report = folder / "report.json"
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        arguments = ["--folder", folder, "--json", report, "--num-queries", 1, "--workers", 0]
+        code = check_dataset.main([str(argument) for argument in [*arguments, "--strict"]])
+    text = out.getvalue()
+    text.encode("utf-8")
+    try:
+        names = register_coco_folder("generated", folder)
+        inspection = check_datasets(names[:1], names[1:], num_queries=1)
+    except DatasetError:
+        assert code == 2, text
+        return
+    finally:
+        _forget("generated_train", "generated_val")
+    record = json.loads(report.read_text())
+    listed = [*(part["findings"] for part in record["splits"]), record["between_splits"]]
+    told = [{finding["kind"]: finding["count"] for finding in part} for part in listed]
+    assert told == [findings.counts() for findings in inspection.all_findings()]
+    warned = any(findings.of("warning") for findings in inspection.all_findings())
+    assert code == int(warned), text
+
+
+def _assert_usable(checked: CocoAnnotations, content: Coco) -> None:
     assert len(checked.dicts) == len(content["images"])
     kept = sum(len(record["annotations"]) for record in checked.dicts)
-    dropped = sum(n for kind, n in checked.repairs.items() if "dropped" in kind)
+    dropped = sum(n for kind, n in checked.findings.counts().items() if "dropped" in kind)
     assert kept + dropped == len(content["annotations"])
     for record in checked.dicts:
         width, height = record["width"], record["height"]
@@ -231,12 +274,12 @@ def _assert_usable(checked: CheckedAnnotations, content: Coco) -> None:
             assert annotation["iscrowd"] in (0, 1)
 
 
-def _evaluate(checked: CheckedAnnotations, json_file: str) -> None:
+def _evaluate(checked: CocoAnnotations, json_file: str) -> None:
     """The registered annotations pass through COCO evaluation: objects that are found give AP 1."""
     found = [
         {
             "image_id": record["image_id"],
-            "category_id": checked.category_ids[a["category_id"]],
+            "category_id": list(checked.categories)[a["category_id"]],
             "bbox": a["bbox"],
             "score": 0.9,
         }
@@ -250,7 +293,7 @@ def _evaluate(checked: CheckedAnnotations, json_file: str) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    if not checked.repairs:
+    if not checked.findings.of():
         assert evaluation.stats[0] == pytest.approx(1)
 
 
@@ -262,7 +305,7 @@ GENERATED = dict(
 )
 
 
-@settings(max_examples=300, **GENERATED)
+@settings(max_examples=380, **GENERATED)
 @given(mutations=st.lists(_mutations(), min_size=1, max_size=3))
 def test_changed_content(folder: Path, outcomes: Counter[str], mutations: list[Mutation]) -> None:
     content = _good()
@@ -283,31 +326,6 @@ def test_the_generated_files_were_bad(outcomes: Counter[str]) -> None:
     """Runs after the tests above."""
     if not outcomes:
         pytest.skip("needs the tests above")
-    assert outcomes.total() >= 400
+    assert outcomes.total() >= 480
     assert outcomes["refused"] > 150
     assert outcomes["repaired"] > 30
-
-
-@settings(max_examples=80, **GENERATED)
-@given(mutations=st.lists(_mutations(), min_size=1, max_size=3))
-def test_the_inspection_tells_the_same(folder: Path, mutations: list[Mutation]) -> None:
-    """The check of whole data sets finds an error wherever training would; it never fails."""
-    content = _good()
-    for mutation in mutations:
-        mutation(content)
-    data = json.dumps(content).encode()
-    expected = _check(folder, data)
-    inspection = _inspect(folder)
-    # No image is there: leave out what is said about them.
-    for findings in inspection.all_findings():
-        for kind in ("missing image files", "missing image folders"):
-            findings.groups.pop(kind, None)
-    assert (exit_code(inspection) == 2) == (expected == "refused"), format_report(inspection)
-    json.dumps(report_record(inspection))
-    format_report(inspection).encode("utf-8")
-
-
-def _inspect(folder: Path) -> Inspection:
-    with ThreadPoolExecutor(1) as pool:
-        source = Source("train", folder / "train.json", folder / "images")
-        return inspect_splits([source], pool, num_queries=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ import pytest
 
 from sap_detr.data import (
     BadImageError,
-    BadImages,
     DatasetError,
     DetrDatasetMapper,
     EpochSampler,
+    Findings,
+    Kind,
+    UnreadableImages,
     build_test_loader,
     build_train_loader,
-    check_coco_json,
-    check_image_files,
+    read_coco,
 )
-from sap_detr.data import bad_images as module
+from sap_detr.data import unreadable_images as module
+from sap_detr.data.files import inspect_files
 
 Record = dict[str, Any]
 BAD = (3, 11)
@@ -35,12 +38,12 @@ def _records(count: int = 40) -> list[Record]:
 def _map(record: Record) -> Record:
     """A mapper that can't read two images, and that draws."""
     if record["image_id"] in BAD:
-        raise BadImageError.of_file(record["file_name"], "damaged", "cut off", "replace it")
+        raise BadImageError(record["file_name"], Kind.DAMAGED_FILE, "cut off")
     return {"image_id": record["image_id"], "drawn": np.random.rand()}
 
 
 def _map_nothing(record: Record) -> Record:
-    raise BadImageError.of_file(record["file_name"], "damaged", "no disk", "replace it")
+    raise BadImageError(record["file_name"], Kind.DAMAGED_FILE, "no disk")
 
 
 def _take(loader: Any, count: int) -> list[list[Record]]:
@@ -88,11 +91,11 @@ def test_every_file_is_reported_once_and_counted(
     with caplog.at_level(logging.WARNING):
         batches = _take(loader, 40)
     assert all(set(record) == {"image_id", "drawn"} for batch in batches for record in batch)
-    assert loader.bad_images.files == {"3.jpg": "cut off", "11.jpg": "cut off"}
-    assert loader.bad_images.num_replaced == 8
+    assert loader.unreadable.files == {"3.jpg": "cut off", "11.jpg": "cut off"}
+    assert loader.unreadable.num_replaced == 8
     assert sum("3.jpg: cut off" in message for message in caplog.messages) == 1
     caplog.clear()
-    loader.bad_images.log_summary()
+    loader.unreadable.log_summary()
     assert "2 of 40 training images" in caplog.text
     assert "8 times" in caplog.text
     assert "11.jpg: cut off" in caplog.text
@@ -132,8 +135,8 @@ def test_other_errors_are_not_replaced() -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_evaluation_replaces_nothing_and_names_the_image(num_workers: int) -> None:
     loader = build_test_loader(_records(), _map, num_workers)
-    expected = "BadImageError: 3.jpg: can't be used as an image: cut off; replace it"
-    assert _error_of(loader, 40) == expected
+    expected = "BadImageError: 3.jpg: can't be used as an image: cut off; replace these"
+    assert _error_of(loader, 40).startswith(expected)
     assert len(_take(loader, 3)) == 3
 
 
@@ -141,14 +144,14 @@ def test_several_processes_share_their_counts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module.comm, "get_world_size", lambda: 2)
     others = [("b.jpg", "empty"), ("a.jpg", "cut off")]
     monkeypatch.setattr(module.comm, "all_gather", lambda mine: [mine, others])
-    images = BadImages(200, 0.01)
+    images = UnreadableImages(200, 0.01)
     images.note([("a.jpg", "cut off")])
     # Alone it must not stop, or the others would wait for it.
     assert not images.files
     images.share()
     assert images.files == {"a.jpg": "cut off", "b.jpg": "empty"}
     assert images.num_replaced == 3
-    restored = BadImages(200, 0.01)
+    restored = UnreadableImages(200, 0.01)
     restored.load_state_dict(images.state_dict())
     assert restored.state_dict() == images.state_dict()
     restored.note([("c.jpg", "empty")])
@@ -157,7 +160,7 @@ def test_several_processes_share_their_counts(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_long_lists_are_cut() -> None:
-    images = BadImages(1000, 0.03)
+    images = UnreadableImages(1000, 0.03)
     with pytest.raises(DatasetError) as caught:
         images.note((f"{i}.jpg", "empty") for i in range(35))
     assert str(caught.value).count(": empty") == module.MAX_LISTED
@@ -176,10 +179,13 @@ def test_damage_that_only_decoding_shows(
     """From a real file to the count: what the check before training can't see."""
     json_file, root = write_coco()
     damage_image(root / "2.jpg")
-    dicts = check_coco_json(json_file, root).dicts
-    check_image_files(dicts)
+    dicts = read_coco(json_file, root).dicts
+    findings = Findings("train")
+    with ThreadPoolExecutor(1) as pool:
+        inspect_files(dicts, findings, pool)
+    assert not findings.of()
     loader = build_train_loader(dicts, DetrDatasetMapper(True, []), 1, max_bad_share=0.3)
     assert set(_ids(_take(loader, 9))) == {1, 3}
-    (name,) = loader.bad_images.files
+    (name,) = loader.unreadable.files
     assert Path(name).name == "2.jpg"
-    assert "damaged" in loader.bad_images.files[name]
+    assert "damaged" in loader.unreadable.files[name]

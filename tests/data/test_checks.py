@@ -4,6 +4,7 @@ import copy
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from sap_detr.data import (
+    CocoAnnotations,
     DatasetError,
-    check_coco_json,
-    check_dataset_dicts,
+    Findings,
     check_datasets,
-    check_image_files,
+    read_coco,
     register_coco,
 )
-from sap_detr.data.checks import check_coco
-from sap_detr.data.findings import MAX_LISTED_PROBLEMS
+from sap_detr.data.coco_schema import parse_coco
+from sap_detr.data.evaluation_file import repair
+from sap_detr.data.files import inspect_files
+from sap_detr.data.findings import MAX_LISTED
+from sap_detr.data.registry import inspect_dicts
 
 Coco = dict[str, Any]
 Write = Callable[..., tuple[Path, Path]]
@@ -44,16 +48,25 @@ def _edit(content: Coco, path: str, value: Any) -> Coco:
     return content
 
 
-def _check(content: Any, **options: Any) -> Any:
-    return check_coco(content, "file.json", "root", **options)
+def _check(content: Any, **options: Any) -> CocoAnnotations:
+    annotations = parse_coco(content, "file.json", "root", **options)
+    annotations.findings.raise_errors()
+    return annotations
+
+
+def _check_files(dicts: list[dict[str, Any]], decode: bool = False) -> None:
+    findings = Findings("images")
+    with ThreadPoolExecutor(2) as pool:
+        inspect_files(dicts, findings, pool, decode=decode)
+    findings.raise_errors()
 
 
 def test_good_annotations_pass_without_repairs(coco: Coco) -> None:
     checked = _check(coco)
     assert checked.class_names == ["cat", "dog"]
-    assert checked.category_ids == [3, 7]
-    assert not checked.repairs
-    assert checked.evaluation_json is None
+    assert list(checked.categories) == [3, 7]
+    assert not checked.findings.of()
+    assert checked.to_repair is None
 
 
 ERRORS = [
@@ -125,7 +138,7 @@ def test_many_problems_are_counted_and_the_first_listed(coco: Coco) -> None:
         _check(coco)
     message = str(caught.value)
     assert "25 problems found" in message
-    assert message.count("image_id 77") == MAX_LISTED_PROBLEMS
+    assert message.count("image_id 77") == MAX_LISTED
     assert "and 15 more" in message
     assert message.count("To do:") == 1
 
@@ -135,9 +148,9 @@ def test_a_training_set_without_usable_annotations(coco: Coco) -> None:
         annotation["iscrowd"] = 1
     with pytest.raises(DatasetError, match="not one of its 3 annotations"):
         _check(coco)
-    assert len(_check(coco, require_annotations=False).dicts) == 3
+    assert len(_check(coco, training=False).dicts) == 3
     del coco["annotations"]
-    assert len(_check(coco, require_annotations=False).dicts) == 3
+    assert len(_check(coco, training=False).dicts) == 3
 
 
 def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
@@ -148,7 +161,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
     checked = _check(coco)
     boxes = [a["bbox"] for a in checked.dicts[2]["annotations"]]
     assert boxes == [[0, 0, 10, 10], [35, 25, 5, 5]]
-    assert checked.repairs == {
+    assert checked.findings.counts() == {
         "boxes clipped to their image": 2,
         "boxes entirely outside their image (dropped)": 2,
         "boxes without area (dropped)": 1,
@@ -158,7 +171,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
 def test_rounding_at_the_border_is_clipped_silently(coco: Coco) -> None:
     checked = _check(_edit(coco, "annotations/0/bbox", [0, 0, 40.01, 30]))
     assert checked.dicts[0]["annotations"][0]["bbox"] == [0, 0, 40, 30]
-    assert not checked.repairs
+    assert not checked.findings.of()
 
 
 def test_missing_iscrowd_and_area(coco: Coco) -> None:
@@ -166,10 +179,11 @@ def test_missing_iscrowd_and_area(coco: Coco) -> None:
     coco["annotations"][1]["area"] = "big"
     checked = _check(coco)
     assert checked.dicts[0]["annotations"][0]["iscrowd"] == 0
-    assert checked.evaluation_json is not None
-    assert [a["iscrowd"] for a in checked.evaluation_json["annotations"]] == [0, 0, 0]
-    assert [a["area"] for a in checked.evaluation_json["annotations"]] == [120, 1200, 76]
-    assert sum(checked.repairs.values()) == 2
+    assert checked.to_repair is not None
+    repaired = repair(checked.to_repair)["annotations"]
+    assert [a["iscrowd"] for a in repaired] == [0, 0, 0]
+    assert [a["area"] for a in repaired] == [120, 1200, 76]
+    assert checked.findings.counts().total() == 2
 
 
 def test_whole_numbers_written_as_floats_are_taken(coco: Coco) -> None:
@@ -181,7 +195,7 @@ def test_whole_numbers_written_as_floats_are_taken(coco: Coco) -> None:
 
 
 def test_equal_category_names_are_reported(coco: Coco) -> None:
-    assert sum(_check(_edit(coco, "categories/0/name", "cat")).repairs.values()) == 1
+    assert _check(_edit(coco, "categories/0/name", "cat")).findings.counts().total() == 1
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
@@ -189,7 +203,7 @@ def test_json_cut_off(write_coco: Write, keep: int) -> None:
     json_file, root = write_coco()
     json_file.write_text(json_file.read_text()[:keep])
     with pytest.raises(DatasetError, match=r"train\.json: not valid json, or cut off"):
-        check_coco_json(json_file, root)
+        read_coco(json_file, root)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"[" * 100_000, b"9" * 10_000])
@@ -197,42 +211,42 @@ def test_json_that_is_none(write_coco: Write, content: bytes) -> None:
     json_file, root = write_coco()
     json_file.write_bytes(content)
     with pytest.raises(DatasetError, match=r"train\.json"):
-        check_coco_json(json_file, root)
+        read_coco(json_file, root)
 
 
 def test_json_with_a_byte_order_mark(write_coco: Write) -> None:
     json_file, root = write_coco()
     json_file.write_bytes(b"\xef\xbb\xbf" + json_file.read_bytes())
-    assert len(check_coco_json(json_file, root).dicts) == 3
+    assert len(read_coco(json_file, root).dicts) == 3
 
 
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such annotation file"):
-        check_coco_json(tmp_path / "none.json", tmp_path)
+        read_coco(tmp_path / "none.json", tmp_path)
 
 
 @pytest.fixture
 def dicts(write_coco: Write) -> list[dict[str, Any]]:
-    return check_coco_json(*write_coco()).dicts
+    return read_coco(*write_coco()).dicts
 
 
 def test_good_images_pass(dicts: list[dict[str, Any]]) -> None:
-    check_image_files(dicts)
-    check_image_files(dicts, decode=True)
+    _check_files(dicts)
+    _check_files(dicts, decode=True)
 
 
 def test_missing_image(dicts: list[dict[str, Any]]) -> None:
     path = Path(dicts[1]["file_name"])
     path.rename(path.with_suffix(".JPG"))
     with pytest.raises(DatasetError, match=r"image 2 .*no such file, but there is '2\.JPG'"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 def test_missing_image_folder(dicts: list[dict[str, Any]], tmp_path: Path) -> None:
     for record in dicts:
         record["file_name"] = str(tmp_path / "nowhere" / "a.jpg")
     with pytest.raises(DatasetError, match=r"nowhere': .*3 images"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_files_that_are_no_images(
 ) -> None:
     Path(dicts[1]["file_name"]).write_bytes(content)
     with pytest.raises(DatasetError, match=f"(?s)1 problem .*image 2 .*({message})"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
@@ -256,17 +270,17 @@ def test_truncated_image(dicts: list[dict[str, Any]], suffix: str) -> None:
     path = Path(dicts[1]["file_name"])
     Image.open(path).save(path.with_suffix(suffix))
     dicts[1]["file_name"] = str(path.with_suffix(suffix))
-    check_image_files(dicts)
+    _check_files(dicts)
     data = path.with_suffix(suffix).read_bytes()
     path.with_suffix(suffix).write_bytes(data[: len(data) * 2 // 3])
     with pytest.raises(DatasetError, match=r"image 2 .*damaged or cut off"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 def test_trailing_bytes_are_no_truncation(dicts: list[dict[str, Any]]) -> None:
     path = Path(dicts[1]["file_name"])
     path.write_bytes(path.read_bytes() + bytes(100_000))
-    check_image_files(dicts)
+    _check_files(dicts)
 
 
 def test_damage_inside_is_found_by_decoding(dicts: list[dict[str, Any]]) -> None:
@@ -276,15 +290,15 @@ def test_damage_inside_is_found_by_decoding(dicts: list[dict[str, Any]]) -> None
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
-    check_image_files(dicts)
+    _check_files(dicts)
     with pytest.raises(DatasetError, match=r"image 2 .*damaged"):
-        check_image_files(dicts, decode=True)
+        _check_files(dicts, decode=True)
 
 
 def test_size_that_disagrees(dicts: list[dict[str, Any]]) -> None:
     dicts[2]["width"] = 41
     with pytest.raises(DatasetError, match=r"image 3 .*40x30 .*annotations say 41x30"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -295,9 +309,9 @@ def test_exif_rotation_counts(dicts: list[dict[str, Any]], suffix: str) -> None:
     Image.open(path).save(path.with_suffix(suffix), exif=exif)
     dicts[1]["file_name"] = str(path.with_suffix(suffix))
     with pytest.raises(DatasetError, match=r"image 2 .*30x40.*EXIF orientation 6"):
-        check_image_files(dicts)
+        _check_files(dicts)
     dicts[1]["height"], dicts[1]["width"] = 40, 30
-    check_image_files(dicts)
+    _check_files(dicts)
 
 
 def test_image_bomb(dicts: list[dict[str, Any]]) -> None:
@@ -310,21 +324,22 @@ def test_image_bomb(dicts: list[dict[str, Any]]) -> None:
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     Path(dicts[1]["file_name"]).write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     with pytest.raises(DatasetError, match=r"image 2 .*more than the limit of 100000000"):
-        check_image_files(dicts)
+        _check_files(dicts)
 
 
 def test_remote_files_are_not_looked_at(dicts: list[dict[str, Any]]) -> None:
     dicts[1]["file_name"] = "s3://bucket/2.jpg"
-    check_image_files(dicts)
+    _check_files(dicts)
 
 
 def test_check_datasets_summarises(write_coco: Write, coco: Coco) -> None:
     coco["annotations"][1]["iscrowd"] = 1
     register_coco("pets", *write_coco(coco))
-    (summary,) = check_datasets("pets", decode=True)
-    assert (summary.num_images, summary.num_empty_images, summary.num_crowd) == (3, 1, 1)
-    assert summary.max_objects == 1
-    assert summary.class_counts == {"cat": 2, "dog": 0}
+    (split,) = check_datasets(["pets"]).splits
+    assert (len(split.dicts), split.num_crowd()) == (3, 1)
+    assert split.objects_per_image() == [1, 1, 0]
+    assert split.class_names == ["cat", "dog"]
+    assert split.class_counts() == {0: 2}
 
 
 def test_check_datasets_looks_at_images(write_coco: Write) -> None:
@@ -332,13 +347,12 @@ def test_check_datasets_looks_at_images(write_coco: Write) -> None:
     register_coco("pets", json_file, root)
     (root / "2.jpg").unlink()
     with pytest.raises(DatasetError, match=r"(?s)train\.json.*2\.jpg"):
-        check_datasets("pets")
-    check_datasets("pets", check_images=False)
+        check_datasets(["pets"])
 
 
 def test_check_datasets_with_an_unknown_name() -> None:
     with pytest.raises(DatasetError, match=r"no data set 'pest'.*register_coco_folder.*coco_2017"):
-        check_datasets("pest")
+        check_datasets(["pest"])
 
 
 def test_a_missing_builtin_data_set_names_its_variable() -> None:
@@ -352,7 +366,7 @@ def test_check_datasets_with_a_loader_that_fails() -> None:
 
     DatasetCatalog.register("broken", load)
     with pytest.raises(DatasetError, match=r"'broken' can't be loaded \(KeyError: 'bbox'\)"):
-        check_datasets("broken")
+        check_datasets(["broken"])
 
 
 def _record(**annotation: Any) -> dict[str, Any]:
@@ -374,20 +388,23 @@ def _record(**annotation: Any) -> dict[str, Any]:
     ],
 )
 def test_bad_standard_dicts(record: dict[str, Any], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        check_dataset_dicts([record], ["cat", "dog"], name="custom", source="custom")
+    findings = Findings("custom")
+    inspect_dicts([record], ["cat", "dog"], findings)
+    with pytest.raises(DatasetError, match=f"(?s)custom.*{message}"):
+        findings.raise_errors()
 
 
 def test_numpy_values_in_standard_dicts_are_fine() -> None:
     record = _record(bbox=np.array([1.0, 2.0, 3.0, 4.0], np.float32), category_id=np.int64(1))
-    summary = check_dataset_dicts([record], ["cat", "dog"], name="custom", source="custom")
-    assert summary.class_counts == {"cat": 0, "dog": 1}
+    findings = Findings("custom")
+    assert inspect_dicts([record], ["cat", "dog"], findings) == [record]
+    assert not findings.of()
 
 
 def test_a_data_set_without_annotations(write_coco: Write, coco: Coco) -> None:
     coco["annotations"] = []
     register_coco("pets", *write_coco(coco), require_annotations=False)
     assert MetadataCatalog.get("pets").thing_classes == ["cat", "dog"]
-    check_datasets("pets", require_annotations=False)
-    with pytest.raises(DatasetError, match="no usable annotation"):
-        check_datasets("pets")
+    check_datasets(evaluated=["pets"])
+    with pytest.raises(DatasetError, match="not one of its 0 annotations"):
+        check_datasets(["pets"])

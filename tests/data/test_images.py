@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +18,25 @@ from sap_detr.data import (
     BadImageError,
     DatasetError,
     DetrDatasetMapper,
-    check_coco_json,
-    check_image_files,
+    Findings,
     inspect_image,
     max_image_pixels,
+    read_coco,
     read_image,
 )
+from sap_detr.data.files import inspect_files
 from sap_detr.data.images import DEFAULT_MAX_PIXELS, LIMIT_VARIABLE
 
 
 def _pixels(height: int = 20, width: int = 30) -> np.ndarray:
     return np.random.RandomState(0).randint(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def _check_files(dicts: list[dict[str, Any]], decode: bool = False) -> None:
+    findings = Findings("images")
+    with ThreadPoolExecutor(2) as pool:
+        inspect_files(dicts, findings, pool, decode=decode)
+    findings.raise_errors()
 
 
 def png_claiming(width: int, height: int) -> bytes:
@@ -103,17 +113,17 @@ def test_the_limit_holds_everywhere(
     write_coco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     json_file, root = write_coco()
-    dicts = check_coco_json(json_file, root).dicts
+    dicts = read_coco(json_file, root).dicts
     monkeypatch.setenv(LIMIT_VARIABLE, "1200")  # 40 x 30
     assert max_image_pixels() == 1200
-    check_image_files(check_coco_json(json_file, root).dicts, decode=True)
+    _check_files(read_coco(json_file, root).dicts, decode=True)
     assert DetrDatasetMapper(True, [])(dicts[0])["image"].shape == (3, 30, 40)
     monkeypatch.setenv(LIMIT_VARIABLE, "1199")
     message = "40x30 .* is more than the limit of 1199"
     with pytest.raises(DatasetError, match=message):
-        check_coco_json(json_file, root)
+        read_coco(json_file, root).findings.raise_errors()
     with pytest.raises(DatasetError, match=message):
-        check_image_files(dicts)
+        _check_files(dicts)
     with pytest.raises(BadImageError, match=message):
         DetrDatasetMapper(True, [])(dicts[0])
 
@@ -174,4 +184,4 @@ def test_a_pipe_is_not_waited_for(write_coco) -> None:
     (root / "2.jpg").unlink()
     os.mkfifo(root / "2.jpg")
     with pytest.raises(DatasetError, match=r"image 2 .*is not a file"):
-        check_image_files(check_coco_json(json_file, root).dicts)
+        _check_files(read_coco(json_file, root).dicts)

@@ -16,14 +16,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from sap_detr.data import DatasetError, register_coco
-from sap_detr.data.inspection import (
-    Inspection,
-    Source,
-    exit_code,
-    format_report,
-    inspect_splits,
-    report_record,
-)
+from sap_detr.data.inspection import Inspection, Source, inspect
+from sap_detr.data.inspection_report import exit_code, format_report, report_record
 
 Coco = dict[str, Any]
 Write = Callable[..., tuple[Path, Path]]
@@ -37,12 +31,12 @@ def val(coco: Coco, write_coco: Write) -> Source:
     json_file, root = write_coco(coco, "data/val.json", "data/val")
     for index, path in enumerate(sorted(root.iterdir())):
         Image.fromarray(np.full((30, 40, 3), 60 * index, np.uint8)).save(path)
-    return Source("val", json_file, root)
+    return Source("val", json_file, root, training=False)
 
 
 def _inspect(*sources: Source, pool: Executor | None = None, **options: Any) -> Inspection:
     with pool or ThreadPoolExecutor(1) as executor:
-        return inspect_splits(sources, executor, **options)
+        return inspect(sources, executor, **options)
 
 
 def _kinds(inspection: Inspection, *severities: Any) -> dict[str, int]:
@@ -124,7 +118,7 @@ def test_odd_boxes(write_coco: Write, coco: Coco) -> None:
         "boxes without area (dropped)": 1,
         "boxes with a side below 2 pixels": 1,
         "boxes annotated twice with the same class": 1,
-        "images with more objects than the model's 3 queries": 1,
+        "images with more objects than the model has queries": 1,
     }
     assert _kinds(inspection, "note") == {"boxes annotated twice with different classes": 1}
     assert exit_code(inspection) == 0
@@ -143,7 +137,7 @@ def test_copies_of_images(write_coco: Write, coco: Coco, val: Source) -> None:
     inspection = _inspect(source, val)
     assert _kinds(inspection) == {
         "images that are copies of another one": 1,
-        "images that are both in train and in val": 1,
+        "images that are both trained on and evaluated": 1,
     }
     text = format_report(inspection)
     assert "data/train/copy.jpg'): is the same as" in text
@@ -191,10 +185,10 @@ def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
     inspection = _inspect(source, val)
     assert _kinds(inspection) == {
         "classes without annotations": 1,
-        "classes of train that val has no example of": 1,
+        "classes that are trained but have no example to evaluate with": 1,
     }
     assert "- bird" in format_report(inspection)
-    assert "- dog" in format_report(inspection)
+    assert "- train and val: dog" in format_report(inspection)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}', None])

@@ -20,8 +20,8 @@ from sap_detr.data import (
     build_crop_augmentations,
     build_train_augmentations,
 )
-from sap_detr.data.build import TrainDataset
 from sap_detr.data.images import LIMIT_VARIABLE, OpenImage
+from sap_detr.data.loader import TrainDataset
 from sap_detr.layers import resize_pixels
 
 FAST_READERS = ("fast", "device")

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from sap_detr.checkpoint import load_checkpoint_file
 from sap_detr.config import load_config
-from sap_detr.data import DatasetError, coco_folder
+from sap_detr.data import DatasetError
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
 
 
@@ -29,7 +29,6 @@ def _forget_the_set():
     for name in ("damaged_shapes_train", "damaged_shapes_val"):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-        coco_folder._registered.pop(name, None)
 
 
 def train(overrides, out, max_iter=8, resume=False, share=0.1):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sap_detr.config import load_config
+from sap_detr.config import load_config, num_queries
 
 
 def write_split(folder, name, boxes, first_id=1):
@@ -59,19 +59,19 @@ def test_a_good_folder(folder, tmp_path, capsys):
 def test_warnings_count_only_if_strict(folder, capsys):
     args = ["--folder", folder, "--num-queries", 1]
     assert run(*args) == 0
-    assert "more objects than the model's 1 queries: 1" in capsys.readouterr().out
+    assert "2 objects, 1 queries" in capsys.readouterr().out
     assert run(*args, "--strict") == 1
 
 
 def test_errors_and_the_sheet(folder, tmp_path, capsys):
     Image.new("RGB", (41, 30)).save(folder / "train" / "0.png")
     (folder / "val" / "0.png").unlink()
-    sheet, report = tmp_path / "odd.png", tmp_path / "report.json"
+    sheet, report = tmp_path / "findings.png", tmp_path / "report.json"
     assert run("--folder", folder, "--sheet", sheet, "--json", report) == 2
     out = capsys.readouterr().out
     assert "the image is 41x30" in out
     assert "there is no such file" in out
-    assert f"Odd cases: {sheet}" in out
+    assert f"Pictures: {sheet}" in out
     assert Image.open(sheet).width > 480
     record = json.loads(report.read_text())
     assert (record["errors"], record["exit_code"]) == (2, 2)
@@ -84,7 +84,7 @@ def test_files_and_folders(folder, capsys):
     # The same split twice is one that leaks into the other.
     files = ["--annotations", folder / "train.json", folder / "train.json"]
     assert run(*files, "--images", folder / "train", folder / "train", "--strict") == 1
-    assert "are both in" in capsys.readouterr().out
+    assert "are both trained on and evaluated" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         run(*files, "--images", folder / "train")
 
@@ -95,7 +95,7 @@ def test_the_data_and_queries_of_a_config(shapes_folder, tiny_overrides, capsys)
     out = capsys.readouterr().out
     assert "tiny_shapes_train: " in out
     assert "tiny_shapes_val: " in out
-    assert "model's 1 queries" in out
+    assert "objects, 1 queries" in out
     assert run("--names", "tiny_shapes_val") == 0
     assert "5, " in capsys.readouterr().out
 
@@ -104,7 +104,7 @@ def test_the_data_and_queries_of_a_config(shapes_folder, tiny_overrides, capsys)
     ("name", "number"), [("detr/detr_r50_500ep.py", 100), ("sap_detr/sap_detr_r50_50ep.py", 306)]
 )
 def test_number_of_queries(name, number):
-    assert check_dataset.num_queries(load_config(name)) == number
+    assert num_queries(load_config(name)) == number
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..checks import DatasetError
+from ..errors import DatasetError
 from .dataset import generate_shapes
 from .drawing import SMALLEST_RADIUS
 

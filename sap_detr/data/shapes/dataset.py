@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..checks import DatasetError
 from ..coco_folder import register_coco
+from ..errors import DatasetError
 from .drawing import CLASS_NAMES, SMALLEST_RADIUS, DrawnShape, draw_image
 
 __all__ = ["CLASS_NAMES", "generate_shapes", "register_shapes"]

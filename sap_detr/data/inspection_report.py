@@ -6,26 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tabulate import tabulate
 
-from ..findings import Findings, Group
-from .inspect import Inspection, SplitInspection
+from .findings import Finding, Findings, Severity
+from .inspection import Inspection, Split
 
 _BAR_WIDTH = 30
 _MOST_CLASSES = 40
 _BLOCKS = " ▏▎▍▌▋▊▉█"
-_TITLES = {"error": "Errors: training refuses to start", "warning": "Warnings", "note": "Notes"}
+_TITLES: dict[Severity, str] = {
+    "error": "Errors: training and evaluation refuse to start",
+    "warning": "Warnings",
+    "note": "Notes",
+}
 
 
 def exit_code(inspection: Inspection, strict: bool = False) -> int:
-    """0 for a data set that can be trained on, 2 for one with errors; if strict, 1 for warnings."""
-    findings = inspection.all_findings()
-    if any(f.of("error") for f in findings):
+    """Return 0 for data that can be used, 2 if it has errors; if strict, 1 for warnings."""
+    if _total(inspection, "error"):
         return 2
-    return int(strict and any(f.of("warning") for f in findings))
+    return int(strict and _total(inspection, "warning") > 0)
 
 
 def format_report(inspection: Inspection, num_examples: int = 5) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
         inspection: what was found.
@@ -33,32 +38,38 @@ def format_report(inspection: Inspection, num_examples: int = 5) -> str:
     """
     parts = [_describe(split) for split in inspection.splits]
     parts += _class_tables(inspection.splits)
+    named = [(split.source.name, split.findings) for split in inspection.splits]
     for severity, title in _TITLES.items():
         lines = [
             line
-            for findings in inspection.all_findings()
-            for group in findings.groups.values()
-            if group.severity == severity
-            for line in _format_group(findings, group, num_examples)
+            for name, findings in [*named, ("between the splits", inspection.between)]
+            for finding in findings.of(severity)
+            for line in _format_finding(name, finding, num_examples)
         ]
         if lines:
             parts.append("\n".join([title, *lines]))
-    parts.append(_verdict(inspection))
+    errors, warnings = _total(inspection, "error"), _total(inspection, "warning")
+    wrong = errors or warnings
+    parts.append(f"{errors} errors, {warnings} warnings." if wrong else "Nothing is wrong.")
     # Names may hold what no terminal can print.
     return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def report_record(inspection: Inspection) -> dict[str, Any]:
-    """The same as plain values, for json, with up to 1000 examples of each kind."""
+    """Return the same as plain values, for json, with up to 1000 examples of each kind."""
     return {
         "errors": _total(inspection, "error"),
         "warnings": _total(inspection, "warning"),
         "splits": [_split_record(split) for split in inspection.splits],
-        "between_splits": _findings_record(inspection.findings),
+        "between_splits": _findings_record(inspection.between),
     }
 
 
-def _describe(split: SplitInspection) -> str:
+def _total(inspection: Inspection, severity: Severity) -> int:
+    return sum(f.count for findings in inspection.all_findings() for f in findings.of(severity))
+
+
+def _describe(split: Split) -> str:
     source = split.source
     lines = [source.name if source.json_file is None else f"{source.name}: {source.json_file}"]
     if source.image_root is not None:
@@ -66,94 +77,84 @@ def _describe(split: SplitInspection) -> str:
     if not split.dicts:
         return "\n".join([*lines, "  nothing that can be read"])
     counts = split.objects_per_image()
-    empty = sum(count == 0 for count in counts)
-    lines.append(f"  images    {len(counts)}, {empty} of them without objects")
+    lines.append(f"  images    {len(counts)}, {counts.count(0)} of them without objects")
     sizes = np.array(split.image_sizes())
     if len(sizes):
-        for label, values in (("width", sizes[:, 0]), ("height", sizes[:, 1])):
-            lines.append(f"  {label:<10}{_distribution(values)} pixels")
+        lines.append(f"  width     {_distribution(sizes[:, 0])} pixels")
+        lines.append(f"  height    {_distribution(sizes[:, 1])} pixels")
     lines.append(f"  objects   {sum(counts)}, and {split.num_crowd()} crowds")
     lines.append(f"  per image {_distribution(np.array(counts))}")
     return "\n".join(lines)
 
 
-def _distribution(values: np.ndarray) -> str:
+def _distribution(values: NDArray[Any]) -> str:
     low, middle, high = values.min(), np.median(values), values.max()
     if low == high:
         return f"{low:g}"
     return f"{low:g} to {high:g}, median {middle:g}, 95% up to {np.percentile(values, 95):g}"
 
 
-def _class_tables(splits: Sequence[SplitInspection]) -> list[str]:
-    """Objects per class of all splits side by side; several tables if the classes differ."""
-    tables: dict[tuple[str, ...], list[SplitInspection]] = {}
+def _names(split: Split) -> list[str]:
+    """Return the names of the classes, or their indices if they have none."""
+    if split.class_names is not None:
+        return split.class_names
+    return [str(index) for index in range(max(split.class_counts(), default=-1) + 1)]
+
+
+def _class_tables(splits: Sequence[Split]) -> list[str]:
+    """Return objects per class of all splits side by side; several tables if the classes differ."""
+    tables: dict[tuple[str, ...], list[Split]] = {}
     for split in splits:
         if split.dicts:
-            names = split.class_names
-            if names is None:
-                names = [str(i) for i in range(max(split.class_counts(), default=-1) + 1)]
-            tables.setdefault(tuple(names), []).append(split)
+            tables.setdefault(tuple(_names(split)), []).append(split)
     return [_class_table(names, members) for names, members in tables.items()]
 
 
-def _class_table(names: Sequence[str], splits: Sequence[SplitInspection]) -> str:
+def _class_table(names: Sequence[str], splits: Sequence[Split]) -> str:
     counts = [split.class_counts() for split in splits]
     images = splits[0].image_counts()
     order = sorted(range(len(names)), key=lambda index: -counts[0][index])
     most = max(counts[0].values(), default=1)
-    width = min(30, max([len(name) for name in names] + [5]))
-    heads = [split.source.name[-16:] for split in splits]
-    columns = [max(9, len(head)) for head in heads]
-    title = "  ".join(f"{head:>{n}}" for head, n in zip(heads, columns, strict=True))
-    lines = [
-        f"{len(names)} classes, objects in each",
-        f"  {'class':<{width}}  {title}  {'images':>9}  ",
+    rows = [
+        [
+            names[index] if len(names[index]) <= 30 else f"{names[index][:29]}…",
+            *(count[index] for count in counts),
+            images[index],
+            _bar(counts[0][index] / most),
+        ]
+        for index in order[:_MOST_CLASSES]
     ]
-    for index in order[:_MOST_CLASSES]:
-        cells = "  ".join(f"{c[index]:>{n}}" for c, n in zip(counts, columns, strict=True))
-        bar = _bar(counts[0][index] / most)
-        name = names[index] if len(names[index]) <= width else names[index][: width - 1] + "…"
-        lines.append(f"  {name:<{width}}  {cells}  {images[index]:>9}  {bar}".rstrip())
+    headers = ["class", *(split.source.name[-16:] for split in splits), "images", ""]
+    aligned = ("left", *["right"] * (len(splits) + 1), "left")
+    # Names that are numbers stay as they are.
+    table = tabulate(rows, headers, "plain", colalign=aligned, disable_numparse=True)
+    lines = [f"{len(names)} classes, objects in each", *table.splitlines()]
     if len(names) > _MOST_CLASSES:
-        lines.append(f"  ... and {len(names) - _MOST_CLASSES} classes with fewer")
-    return "\n".join(lines)
+        lines.append(f"... and {len(names) - _MOST_CLASSES} classes with fewer")
+    return "\n  ".join(line.rstrip() for line in lines)
 
 
 def _bar(share: float) -> str:
-    """A bar of blocks; anything above zero is seen."""
+    """Return a bar of blocks; anything above zero is seen."""
     eighths = max(round(share * _BAR_WIDTH * 8), int(share > 0))
     return _BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8].strip()
 
 
-def _format_group(findings: Findings, group: Group, num_examples: int) -> list[str]:
-    lines = [f"  {findings.source}: {group.kind}: {group.count}"]
-    shown = group.examples[:num_examples]
+def _format_finding(name: str, finding: Finding, num_examples: int) -> list[str]:
+    lines = [f"  {name}: {finding.kind.title}: {finding.count}"]
+    shown = finding.examples[:num_examples]
     for example in shown:
         text = str(example).replace("\n", "\n      ")
         lines.append(f"    - {text}")
-    if shown and group.count > len(shown) and group.examples[0].where:
-        lines.append(f"    ... and {group.count - len(shown)} more")
-    if group.remedy:
-        lines.append(f"    To do: {group.remedy}")
+    if shown and finding.count > len(shown) and len(finding.examples) > len(shown):
+        lines.append(f"    ... and {finding.count - len(shown)} more")
+    if finding.kind.remedy:
+        lines.append(f"    To do: {finding.kind.remedy}")
     return lines
 
 
-def _verdict(inspection: Inspection) -> str:
-    errors, warnings = _total(inspection, "error"), _total(inspection, "warning")
-    if not errors and not warnings:
-        return "Nothing is wrong."
-    return f"{errors} errors, {warnings} warnings."
-
-
-def _total(inspection: Inspection, severity: Any) -> int:
-    return sum(sum(f.counts(severity).values()) for f in inspection.all_findings())
-
-
-def _split_record(split: SplitInspection) -> dict[str, Any]:
+def _split_record(split: Split) -> dict[str, Any]:
     counts, images = split.class_counts(), split.image_counts()
-    names = split.class_names
-    if names is None:
-        names = [str(i) for i in range(max(counts, default=-1) + 1)]
     source = split.source
     sizes = split.image_sizes()
     return {
@@ -169,7 +170,7 @@ def _split_record(split: SplitInspection) -> dict[str, Any]:
         "height": _numbers([height for _, height in sizes]),
         "classes": [
             {"name": name, "objects": counts[index], "images": images[index]}
-            for index, name in enumerate(names)
+            for index, name in enumerate(_names(split))
         ],
         "findings": _findings_record(split.findings),
     }
@@ -184,14 +185,14 @@ def _numbers(values: Sequence[int]) -> dict[str, float] | None:
 def _findings_record(findings: Findings) -> list[dict[str, Any]]:
     return [
         {
-            "severity": group.severity,
-            "kind": group.kind,
-            "count": group.count,
-            "remedy": group.remedy,
+            "severity": finding.kind.severity,
+            "kind": finding.kind.title,
+            "count": finding.count,
+            "remedy": finding.kind.remedy,
             "examples": [
                 {"where": e.where, "what": e.what, "files": e.file_names, "boxes": e.boxes}
-                for e in group.examples
+                for e in finding.examples
             ],
         }
-        for group in findings.groups.values()
+        for finding in findings.of()
     ]

@@ -1,4 +1,4 @@
-"""Contact sheets of what a check of a data set found odd: images with the boxes in question."""
+"""Contact sheets of findings in a data set: images with the boxes in question."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ..data.errors import BadImageError
-from ..data.findings import Example, Findings, Group, Severity
-from ..data.images import read_image
+from ..data import BadImageError, Finding, Findings, read_image
+from ..data.findings import Example, Severity
 from .detections import BoxSet, Pixels, draw_detections
 from .palette import class_color
 from .sheet import SheetRow, detection_sheet
@@ -31,13 +30,13 @@ _COLOR = 8  # red, in the palette of classes
 _NO_BOXES = BoxSet(np.zeros((0, 4)), np.zeros(0, np.int64))
 
 
-def odd_cases_sheet(
+def findings_sheet(
     findings: Sequence[Findings],
     out_png: str | os.PathLike[str],
     per_kind: int = 4,
     most: int = 32,
 ) -> Path | None:
-    """Draws examples of everything that can be seen in an image; errors come first.
+    """Draw examples of everything that can be seen in an image; errors come first.
 
     Args:
         findings: what was found.
@@ -48,36 +47,36 @@ def odd_cases_sheet(
     Returns:
         The file; None if there is nothing to be seen, and no file was written.
     """
-    groups = [group for kind in _ORDER for found in findings for group in found.of(kind)]
-    rows = [row for group in groups for row in _rows_of(group, per_kind)][:most]
+    ordered = [f for severity in _ORDER for found in findings for f in found.of(severity)]
+    rows = [row for finding in ordered for row in _rows_of(finding, per_kind)][:most]
     if not rows:
         return None
     columns = min(4, max(1, round(len(rows) ** 0.5)))
     return detection_sheet(
-        rows, out_png, tile_width=_SIZE[0], columns=columns, title="Odd cases of the data set"
+        rows, out_png, tile_width=_SIZE[0], columns=columns, title="Findings in the data set"
     )
 
 
-def _rows_of(group: Group, most: int) -> list[SheetRow]:
+def _rows_of(finding: Finding, most: int) -> list[SheetRow]:
     rows: list[SheetRow] = []
-    for example in group.examples:
+    for example in finding.examples:
         if len(rows) == most:
             break
         try:
-            picture = _draw(example)
+            picture = draw_example(example)
         except BadImageError:
             continue
         if picture is not None:
             file = Path(example.file_names[0]).name
             text = f"{file}: {example.what}" if example.what else file
             lines = textwrap.wrap(text, _CAPTION_LETTERS)[:2]
-            caption = "\n".join([f"{group.severity}: {group.kind}", *lines])
+            caption = "\n".join([f"{finding.kind.severity}: {finding.kind.title}", *lines])
             rows.append(SheetRow(picture, _NO_BOXES, caption=caption))
     return rows
 
 
-def _draw(example: Example) -> Pixels | None:
-    """The picture of a tile; None if the example has no image."""
+def draw_example(example: Example) -> Pixels | None:
+    """Return the picture of a tile; None if the example has no image."""
     if not example.file_names:
         return None
     if example.boxes:
@@ -93,7 +92,7 @@ def _draw(example: Example) -> Pixels | None:
 
 
 def _fit(image: Pixels, size: tuple[int, int]) -> tuple[Image.Image, float, tuple[int, int]]:
-    """An image in the middle of a grey field; also its scale, and where its corner lies."""
+    """Return an image in the middle of a grey field; also its scale, and where its corner lies."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     new = max(1, round(width * scale)), max(1, round(height * scale))
@@ -104,7 +103,7 @@ def _fit(image: Pixels, size: tuple[int, int]) -> tuple[Image.Image, float, tupl
 
 
 def _draw_boxes(image: Pixels, boxes: NDArray[np.float64]) -> Pixels:
-    """The image with XYXY boxes (N, 4), and room around it for those that reach over its border."""
+    """Draw XYXY boxes (N, 4), with room around the image for those that reach over its border."""
     height, width = image.shape[:2]
     frame = np.array([0, 0, width, height])
     beyond = _BEYOND * np.array([width, height])
@@ -132,7 +131,7 @@ def _as_set(boxes: NDArray[np.float64]) -> BoxSet:
 def _add_inset(
     picture: Pixels, image: Pixels, box: NDArray[np.float64], shown: NDArray[np.float64]
 ) -> Pixels:
-    """Shows what is around a small box enlarged, in the corner that is farthest from it.
+    """Show what is around a small box enlarged, in the corner that is farthest from it.
 
     Args:
         picture: (H, W, 3).

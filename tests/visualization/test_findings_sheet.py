@@ -1,11 +1,11 @@
-"""Sheets of odd cases: what is odd can be seen."""
+"""Sheets of findings: what is wrong can be seen."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sap_detr.data.findings import Example, Findings
-from sap_detr.visualization.odd_cases import _draw, odd_cases_sheet
+from sap_detr.data.findings import Example, Findings, Kind
+from sap_detr.visualization.findings_sheet import draw_example, findings_sheet
 from sap_detr.visualization.palette import class_color
 
 RED = class_color(8)
@@ -26,7 +26,7 @@ def places(picture, color):
 
 
 def test_a_box_is_drawn_where_it_is(image):
-    picture = _draw(Example("a", "", (image,), ((100, 80, 200, 150),)))
+    picture = draw_example(Example("a", "", (image,), ((100, 80, 200, 150),)))
     assert picture.shape == (360, 480, 3)
     assert places(picture, RED) == (100, 80, 299, 229)
 
@@ -35,7 +35,7 @@ def test_a_box_is_drawn_where_it_is(image):
     "box", [(600, 50, 40, 40), (-90, -50, 120, 100), (100, 300, 50, 1e9), (0, 0, 5000, 5000)]
 )
 def test_there_is_room_for_boxes_beyond_the_border(image, box):
-    picture = _draw(Example("a", "", (image,), (box,)))
+    picture = draw_example(Example("a", "", (image,), (box,)))
     assert (picture == EMPTY).all(2).any()
     assert (picture == RED).all(2).sum() > 40
     x0, y0, x1, y1 = places(picture, (20, 60, 20))
@@ -43,27 +43,27 @@ def test_there_is_room_for_boxes_beyond_the_border(image, box):
 
 
 def test_small_boxes_are_shown_enlarged(image):
-    small = _draw(Example("a", "", (image,), ((50, 50, 1.5, 2),)))
+    small = draw_example(Example("a", "", (image,), ((50, 50, 1.5, 2),)))
     assert places(small, RED)[2] > 340
-    large = _draw(Example("a", "", (image,), ((50, 50, 60, 40),)))
+    large = draw_example(Example("a", "", (image,), ((50, 50, 60, 40),)))
     assert places(large, RED)[2] < 120
 
 
 def test_pairs_stand_beside_each_other(image, tmp_path):
     other = str(tmp_path / "b.png")
     Image.new("RGB", (480, 360), (200, 20, 200)).save(other)
-    picture = _draw(Example("a", "", (image, other)))
+    picture = draw_example(Example("a", "", (image, other)))
     assert places(picture, (20, 60, 20))[2] < 240 < places(picture, (200, 20, 200))[0]
 
 
 def test_sheet_has_some_of_every_kind_and_errors_first(image, tmp_path):
-    findings = Findings("train", 100)
+    findings = Findings("train")
     for _ in range(9):
-        findings.add("odd boxes", Example("a", "x", (image,), ((9, 9, 9, 9),)), severity="warning")
-    findings.add("large images", Example("a", "x", (image,)))
-    findings.add("missing files", Example("b", "gone", (str(tmp_path / "none.png"),)))
-    findings.add("classes", Example("", "bird"), severity="warning")
-    sheet = Image.open(odd_cases_sheet([findings], tmp_path / "new" / "sheet.png", per_kind=3))
+        findings.add(Kind.TINY_BOX, "a", "x", (image,), ((9, 9, 9, 9),))
+    findings.add(Kind.TOO_LARGE, "a", "x", (image,))
+    findings.add(Kind.MISSING_FILE, "b", "gone", (str(tmp_path / "none.png"),))
+    findings.add(Kind.CLASS_WITHOUT_OBJECTS, what="bird")
+    sheet = Image.open(findings_sheet([findings], tmp_path / "new" / "sheet.png", per_kind=3))
     # Four of them, as two by two.
     assert sheet.width == 2 * 480 + 20 + 2 * 24
     assert 2 * 360 < sheet.height < 3 * 360
@@ -71,8 +71,8 @@ def test_sheet_has_some_of_every_kind_and_errors_first(image, tmp_path):
     assert not (first == RED).all(2).any()
 
 
-def test_nothing_to_draw(tmp_path):
+def test_nothing_todraw_example(tmp_path):
     findings = Findings("train")
-    findings.add("missing files", Example("b", "gone", (str(tmp_path / "none.png"),)))
-    assert odd_cases_sheet([findings], tmp_path / "sheet.png") is None
+    findings.add(Kind.MISSING_FILE, "b", "gone", (str(tmp_path / "none.png"),))
+    assert findings_sheet([findings], tmp_path / "sheet.png") is None
     assert not (tmp_path / "sheet.png").exists()

@@ -9,6 +9,7 @@ from typing import Any
 
 from detectron2.utils import comm
 
+from ..text import listing
 from .errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -16,10 +17,10 @@ logger = logging.getLogger(__name__)
 MAX_LISTED = 20
 
 # A file, and why it can't be read.
-BadImage = tuple[str, str]
+UnreadableImage = tuple[str, str]
 
 
-class BadImages:
+class UnreadableImages:
     """The images of a training set that could not be read, from all processes.
 
     Every file is reported once, in the log. Training stops once there are more than ``max_share``
@@ -32,7 +33,7 @@ class BadImages:
             for none.
 
     Attributes:
-        files: the reason for every bad file.
+        files: the reason for every unreadable file.
         num_replaced: how often an image was replaced.
 
     Raises:
@@ -46,9 +47,9 @@ class BadImages:
         self.max_share = max_share
         self.files: dict[str, str] = {}
         self.num_replaced = 0
-        self._new: list[BadImage] = []
+        self._new: list[UnreadableImage] = []
 
-    def note(self, images: Iterable[BadImage]) -> None:
+    def note(self, images: Iterable[UnreadableImage]) -> None:
         """Take note of images that this process had to replace.
 
         A process that is alone reports them at once; one of several at the next ``share``.
@@ -64,7 +65,7 @@ class BadImages:
         """Bring all processes to the same count. To be called by all of them at the same time.
 
         Raises:
-            DatasetError: in all processes, if there are too many bad images.
+            DatasetError: in all processes, if there are too many.
         """
         gathered = [image for images in comm.all_gather(self._new) for image in images]
         self._new = []
@@ -83,7 +84,7 @@ class BadImages:
             )
 
     def log_summary(self) -> None:
-        """What the log says at the end of training, if there was any bad image."""
+        """Log at the end of training which images were replaced, if there was any."""
         if self.files:
             logger.warning(
                 f"{len(self.files)} of {self.num_images} training images could not be read, and "
@@ -91,18 +92,14 @@ class BadImages:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: the count of a resumed run goes on."""
+        """Return what a checkpoint keeps: the count of a resumed run goes on."""
         return {"files": dict(self.files), "num_replaced": self.num_replaced}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self.files = dict(state_dict["files"])
         self.num_replaced = state_dict["num_replaced"]
 
     def _listed(self) -> str:
-        shown = list(self.files.items())[:MAX_LISTED]
-        lines = [f"  - {file_name}: {reason}" for file_name, reason in shown]
-        if len(self.files) > len(shown):
-            more = len(self.files) - len(shown)
-            lines.append(f"  ... and {more} more, each of them in the log")
-        return "\n".join(lines)
+        lines = (f"  - {file_name}: {reason}" for file_name, reason in self.files.items())
+        return listing(lines, MAX_LISTED, "\n")

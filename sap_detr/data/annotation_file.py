@@ -1,0 +1,42 @@
+"""Reads annotation files: from bytes to parsed json."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import DatasetError
+
+
+def read_json(json_file: str | os.PathLike[str]) -> Any:
+    """Parse a json file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it is no json, for instance because it was cut off.
+    """
+    name = os.fspath(json_file)
+    try:
+        with Path(json_file).open(encoding="utf-8-sig") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{name}: there is no such annotation file; check the path in the config"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        size = Path(json_file).stat().st_size
+        raise DatasetError(
+            f"{name}: not valid json, or cut off ({size} bytes; {error}). "
+            "Download or export the file again."
+        ) from error
+    except OSError as error:
+        raise DatasetError(f"{name}: can't be read ({error})") from error
+
+
+def has_byte_order_mark(json_file: str | os.PathLike[str]) -> bool:
+    """Return whether a file begins with UTF-8's mark, with which pycocotools does not read it."""
+    with open(json_file, "rb") as file:
+        return file.read(3) == codecs.BOM_UTF8

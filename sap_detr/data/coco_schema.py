@@ -1,0 +1,256 @@
+"""COCO's detection format: every entry is checked and becomes Detectron2's standard dict.
+
+What can be used is used and what is wrong is noted, see :mod:`sap_detr.data.findings`. Repaired on
+the way: boxes that reach over the border (clipped), boxes without area in the image (dropped), and
+missing ``iscrowd`` (0).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.structures import BoxMode
+
+from ..text import shorten
+from .annotation_file import has_byte_order_mark, read_json
+from .boxes import Fault, check_box, clip_box
+from .errors import DatasetError
+from .evaluation_file import needs_repair
+from .findings import Findings, Kind
+from .images import too_many_pixels
+from .json_values import as_integer
+from .standard_dict import StandardDict, require_objects
+
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """What can be used of an annotation file.
+
+    Args:
+        json_file: what was read.
+        categories: names by category id, ascending; the class index of an id is its place here.
+        dicts: standard dicts in the order of image ids; boxes XYWH in pixels, clipped to the image.
+            Crowd annotations are among them.
+        findings: what is wrong, and what was repaired. If there are errors, entries are lacking.
+        to_repair: the file's json if COCO evaluation can't use the file itself, else None; see
+            :mod:`sap_detr.data.evaluation_file`.
+    """
+
+    json_file: str
+    categories: dict[int, str]
+    dicts: list[StandardDict]
+    findings: Findings
+    to_repair: Entry | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Return the names in the order of the class indices."""
+        return list(self.categories.values())
+
+
+def read_coco(
+    json_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    *,
+    training: bool = True,
+) -> CocoAnnotations:
+    """Read an annotation file in COCO's detection format and check all of it.
+
+    Args:
+        json_file: path of the annotations.
+        image_root: folder that ``file_name`` is relative to. The images are not looked at.
+        training: False for images without known objects, which can be used for inference only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        DatasetError: if it is no json, or not in COCO's detection format at all. Anything else is
+            among the findings.
+    """
+    name = os.fspath(json_file)
+    content = read_json(json_file)
+    annotations = parse_coco(content, name, os.fspath(image_root), training=training)
+    if has_byte_order_mark(json_file):
+        annotations.findings.add(Kind.BYTE_ORDER_MARK)
+        return CocoAnnotations(
+            name, annotations.categories, annotations.dicts, annotations.findings, content
+        )
+    return annotations
+
+
+def parse_coco(
+    content: Any, json_file: str, image_root: str, *, training: bool = True
+) -> CocoAnnotations:
+    """Do what ``read_coco`` does with parsed json."""
+    _require_sections(content, json_file, training)
+    findings = Findings(json_file)
+    categories = _read_categories(content["categories"], findings)
+    images = _read_images(content["images"], image_root, findings)
+    _read_annotations(content.get("annotations", []), images, categories, findings)
+    dicts = [images[image_id] for image_id in sorted(images)]
+    to_repair = None
+    if not findings.of("error"):
+        require_objects(dicts, findings, training)
+        to_repair = content if needs_repair(content, findings) else None
+    return CocoAnnotations(json_file, categories, dicts, findings, to_repair)
+
+
+def _require_sections(content: Any, json_file: str, training: bool) -> None:
+    if not isinstance(content, dict):
+        raise DatasetError(
+            f"{json_file}: not COCO's detection format: it holds a {type(content).__name__}, not "
+            "an object with the lists images, annotations, categories. Convert the annotations to "
+            "COCO format."
+        )
+    for key in ("images", "annotations", "categories"):
+        if key == "annotations" and key not in content and not training:
+            continue
+        if not isinstance(content.get(key), list):
+            found = f"is a {type(content[key]).__name__}" if key in content else "is missing"
+            raise DatasetError(
+                f"{json_file}: not COCO's detection format: the list {key!r} {found}; found the "
+                f"keys {shorten(sorted(content))}. Convert the annotations to COCO format."
+            )
+        if not content[key] and key != "annotations":
+            raise DatasetError(f"{json_file}: the list {key!r} is empty: there is nothing to use")
+
+
+def _read_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
+    """Return names by category id, ascending."""
+    names: dict[int, str] = {}
+    for index, entry in enumerate(entries):
+        where, what = f"categories[{index}]", None
+        if not isinstance(entry, dict):
+            findings.add(Kind.UNUSABLE_CATEGORY, where, f"is {shorten(entry)}, not an object")
+            continue
+        category_id, name = as_integer(entry.get("id")), entry.get("name")
+        if category_id is None:
+            what = f"id is {shorten(entry.get('id'))}, not an integer"
+            findings.add(Kind.UNUSABLE_CATEGORY, where, what)
+            continue
+        if not isinstance(name, str) or not name:
+            what = f"name is {shorten(name)}"
+        elif category_id in names:
+            what = f"the id is used twice, for {names[category_id]!r} and {name!r}"
+        else:
+            names[category_id] = name
+            continue
+        findings.add(Kind.UNUSABLE_CATEGORY, f"category {category_id}", what)
+    duplicates = len(names) - len(set(names.values()))
+    if duplicates:
+        findings.add(Kind.SAME_CATEGORY_NAME, count=duplicates)
+    return dict(sorted(names.items()))
+
+
+def _read_images(
+    entries: list[Any], image_root: str, findings: Findings
+) -> dict[int, StandardDict]:
+    """Return standard dicts, with no annotations yet, by image id."""
+    images: dict[int, StandardDict] = {}
+    for index, entry in enumerate(entries):
+        where = f"images[{index}]"
+        if not isinstance(entry, dict):
+            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, f"is {shorten(entry)}, not an object")
+            continue
+        image_id, name = as_integer(entry.get("id")), entry.get("file_name")
+        if image_id is None:
+            what = f"id is {shorten(entry.get('id'))}, not an integer"
+            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, what)
+            continue
+        where = f"image {image_id} ({shorten(name)})"
+        if image_id in images:
+            other = os.path.relpath(images[image_id]["file_name"], image_root)
+            findings.add(Kind.REPEATED_IMAGE_ID, where, f"its id is that of {other!r} too")
+            continue
+        if not isinstance(name, str) or not name or "\0" in name:
+            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, "file_name is not the name of a file")
+            continue
+        height, width = as_integer(entry.get("height")), as_integer(entry.get("width"))
+        if height is None or width is None or height <= 0 or width <= 0:
+            shown = f"height {shorten(entry.get('height'))}, width {shorten(entry.get('width'))}"
+            findings.add(Kind.NO_IMAGE_SIZE, where, f"{shown}: not two positive integers")
+            height = width = 0
+        elif too_large := too_many_pixels(width, height):
+            findings.add(Kind.TOO_LARGE, where, too_large)
+        images[image_id] = {
+            "file_name": str(Path(image_root, name)),
+            "height": height,
+            "width": width,
+            "image_id": image_id,
+            "annotations": [],
+        }
+    return images
+
+
+def _read_annotations(
+    entries: list[Any],
+    images: Mapping[int, StandardDict],
+    categories: Mapping[int, str],
+    findings: Findings,
+) -> None:
+    """Put the annotations into their images' dicts."""
+    contiguous = {category_id: index for index, category_id in enumerate(categories)}
+    for index, entry in enumerate(entries):
+        try:
+            image = _image_of(entry, images)
+            annotation = _read_annotation(entry, contiguous, findings)
+        except Fault as fault:
+            findings.add(fault.kind, _name_annotation(entry, index, images), fault.what)
+            continue
+        if not image["width"]:
+            continue
+        given = annotation["bbox"]
+        annotation["bbox"], repaired = clip_box(given, image["width"], image["height"])
+        if repaired is not None:
+            where = _name_annotation(entry, index, images)
+            size = f"{image['width']}x{image['height']} (width x height)"
+            what = f"bbox {shorten(given)} in an image of {size}"
+            findings.add(repaired, where, what, (image["file_name"],), (tuple(given),))
+        if annotation["bbox"] is not None:
+            image["annotations"].append(annotation)
+
+
+def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
+    if not isinstance(entry, dict):
+        raise Fault(Kind.ANNOTATION_NOT_OBJECT, f"is {shorten(entry)}, not an object")
+    image_id = as_integer(entry.get("image_id"))
+    if image_id is None or image_id not in images:
+        what = f"image_id {shorten(entry.get('image_id'))} is not the id of an image"
+        raise Fault(Kind.UNKNOWN_IMAGE, what)
+    return images[image_id]
+
+
+def _read_annotation(entry: Entry, contiguous: Mapping[int, int], findings: Findings) -> Entry:
+    """Return Detectron2's form of an annotation."""
+    category_id = as_integer(entry.get("category_id"))
+    if category_id is None or category_id not in contiguous:
+        what = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
+        raise Fault(Kind.UNKNOWN_CATEGORY, what)
+    crowd = entry.get("iscrowd")
+    if crowd is None:
+        findings.add(Kind.NO_CROWD)
+        crowd = 0
+    elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
+        raise Fault(Kind.UNUSABLE_CROWD, f"iscrowd is {shorten(crowd)}")
+    return {
+        "bbox": check_box(entry.get("bbox")),
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": contiguous[category_id],
+        "iscrowd": int(crowd),
+    }
+
+
+def _name_annotation(entry: Any, index: int, images: Mapping[int, StandardDict]) -> str:
+    if not isinstance(entry, dict):
+        return f"annotations[{index}]"
+    where = f"annotation {shorten(entry['id'])}" if "id" in entry else f"annotations[{index}]"
+    image_id = as_integer(entry.get("image_id"))
+    if image_id is None or image_id not in images:
+        return where
+    image = images[image_id]
+    return f"{where} (image {image['image_id']}, {Path(image['file_name']).name!r})"

@@ -1,0 +1,104 @@
+"""Annotation files as COCO evaluation needs them.
+
+pycocotools fails without ``id``, ``iscrowd``, ``area`` or ``info``, keeps one of several
+annotations with the same id, and takes an object with id 0 for one that was never found. Where a
+file would not do, evaluation gets a copy of it, in which nothing else is changed: boxes stay as
+they are in the file, so that AP is not measured against repaired ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .findings import Findings, Kind
+from .json_values import as_float, as_integer
+
+logger = logging.getLogger(__name__)
+
+
+def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
+    """Return whether annotations that passed the checks lack what pycocotools needs.
+
+    Args:
+        content: the json of the file.
+        findings: gets what is lacking.
+    """
+    if "annotations" not in content:
+        return False
+    annotations = content["annotations"]
+    bad_ids = _count_bad_ids(annotations)
+    if bad_ids:
+        findings.add(Kind.ANNOTATION_IDS, count=bad_ids)
+    bad_areas = sum(not _has_usable_area(a) for a in annotations)
+    if bad_areas:
+        findings.add(Kind.NO_AREA, count=bad_areas)
+    crowd_is_complete = all(a.get("iscrowd") is not None for a in annotations)
+    return bool(bad_ids or bad_areas or not crowd_is_complete or "info" not in content)
+
+
+def repair(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of checked annotations with what pycocotools needs."""
+    if "annotations" not in content:
+        return content
+    renumber = _count_bad_ids(content["annotations"]) > 0
+    repaired = []
+    for number, annotation in enumerate(content["annotations"], 1):
+        annotation = {**annotation, "iscrowd": int(annotation.get("iscrowd") or 0)}
+        if renumber:
+            annotation["id"] = number
+        if not _has_usable_area(annotation):
+            annotation["area"] = float(annotation["bbox"][2]) * float(annotation["bbox"][3])
+        repaired.append(annotation)
+    return {"info": {}, **content, "annotations": repaired}
+
+
+def _count_bad_ids(annotations: list[dict[str, Any]]) -> int:
+    ids = [as_integer(a.get("id")) for a in annotations]
+    return sum(i is None or i == 0 for i in ids) + len(ids) - len(set(ids))
+
+
+def _has_usable_area(annotation: dict[str, Any]) -> bool:
+    area = as_float(annotation.get("area"))
+    return area is not None and 0 <= area < math.inf
+
+
+def write_repaired(content: dict[str, Any], json_file: str) -> str:
+    """Write annotations as ``repair`` returns them to the cache folder.
+
+    Args:
+        content: the repaired json.
+        json_file: what it is a copy of.
+
+    Returns:
+        The copy's path.
+    """
+    text = json.dumps(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = _cache_folder()
+    target = folder / f"{Path(json_file).stem}_{digest}.json"
+    # Several processes may write it at once: the last rename wins, with the same content.
+    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    Path(partial).replace(target)
+    logger.info("COCO evaluation of %s uses its repaired copy %s", json_file, target)
+    return str(target)
+
+
+def _cache_folder() -> Path:
+    """Return ``$SAP_DETR_CACHE`` or the user's cache folder; a temporary one if it is read-only."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.get("SAP_DETR_CACHE") or base / "sap_detr")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="sap_detr_"))

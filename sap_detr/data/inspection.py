@@ -1,0 +1,254 @@
+"""The one inspection of data: annotations and images of all splits.
+
+Training and evaluation make it before they start (:func:`check_datasets`), and
+``tools/check_dataset.py`` prints all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from ..text import listing
+from .boxes import inspect_boxes
+from .coco_schema import read_coco
+from .errors import DatasetError
+from .files import find_copies, inspect_files
+from .findings import Findings, Kind, raise_errors
+from .images import ImageFacts
+from .registry import class_names, inspect_dicts, load_dataset, require_dataset
+from .standard_dict import StandardDict, name_image, objects
+
+_NUM_THREADS = 16
+_MAX_CLASSES = 30
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split to inspect: annotations in COCO format, or a name in Detectron2's catalog.
+
+    Args:
+        name: what to call it; without a file, the registered name.
+        json_file: its annotations.
+        image_root: folder that file names are relative to.
+        training: whether it is trained on; otherwise it is evaluated.
+    """
+
+    name: str
+    json_file: Path | None = None
+    image_root: Path | None = None
+    training: bool = True
+
+    @classmethod
+    def registered(cls, name: str, training: bool = True) -> Source:
+        """Return a registered data set; of those that ``register_coco`` made, the files themselves.
+
+        Raises:
+            DatasetError: if the name is unknown.
+            FileNotFoundError: if the annotation file is missing.
+        """
+        require_dataset(name)
+        files = MetadataCatalog.get(name).get("source_files", None)
+        json_file, image_root = map(Path, files) if files else (None, None)
+        return cls(name, json_file, image_root, training)
+
+
+@dataclass
+class Split:
+    """What a split holds, as far as it can be read.
+
+    Attributes:
+        source: what was inspected.
+        findings: what is wrong.
+        class_names: in the order of the class indices; None if they are not known.
+        dicts: standard dicts; boxes are clipped to their images.
+        facts: what the image files' headers say, by file name.
+    """
+
+    source: Source
+    findings: Findings
+    class_names: list[str] | None = None
+    dicts: list[StandardDict] = field(default_factory=list)
+    facts: dict[str, ImageFacts] = field(default_factory=dict)
+
+    def objects_per_image(self) -> list[int]:
+        """Return the number of annotations of each image other than crowds."""
+        return [sum(1 for _ in objects(record)) for record in self.dicts]
+
+    def num_crowd(self) -> int:
+        """Return the number of crowd annotations."""
+        count = sum(len(record.get("annotations", ())) for record in self.dicts)
+        return count - sum(self.objects_per_image())
+
+    def class_counts(self) -> Counter[int]:
+        """Return the number of annotations other than crowds, by class index."""
+        return Counter(a["category_id"] for record in self.dicts for a in objects(record))
+
+    def image_counts(self) -> Counter[int]:
+        """Return the number of images that a class occurs in, by class index."""
+        return Counter(c for r in self.dicts for c in {a["category_id"] for a in objects(r)})
+
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """Return width and height of the images that can be read, upright."""
+        return [facts.upright_size for facts in self.facts.values()]
+
+
+@dataclass
+class Inspection:
+    """What was found in a data set.
+
+    Attributes:
+        splits: in the order that was given.
+        between: what is wrong between the splits.
+    """
+
+    splits: list[Split]
+    between: Findings
+
+    def all_findings(self) -> list[Findings]:
+        """Return those of the splits, then those between them."""
+        return [*(split.findings for split in self.splits), self.between]
+
+
+def check_datasets(
+    trained: Sequence[str] = (), evaluated: Sequence[str] = (), *, num_queries: int | None = None
+) -> Inspection:
+    """Inspect registered data sets, builtin ones as well, before a run; log warnings.
+
+    To be called once, by the main process.
+
+    Args:
+        trained: names in Detectron2's catalog of what is trained on.
+        evaluated: names of what is evaluated.
+        num_queries: of the model; None if it is not known.
+
+    Raises:
+        FileNotFoundError: if an annotation file is missing; for builtin data sets it names
+            DETECTRON2_DATASETS.
+        DatasetError: for an unknown name, or if there is an error among the findings.
+    """
+    sources = [Source.registered(name, training=True) for name in trained]
+    sources += [Source.registered(name, training=False) for name in evaluated]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        inspection = inspect(sources, pool, num_queries=num_queries)
+    for findings in inspection.all_findings():
+        findings.log()
+    raise_errors(inspection.all_findings())
+    return inspection
+
+
+def inspect(
+    sources: Sequence[Source],
+    pool: Executor,
+    *,
+    num_queries: int | None = None,
+    decode: bool = False,
+    progress: Callable[[Split], Callable[[int], object]] | None = None,
+) -> Inspection:
+    """Check annotations and image files.
+
+    Images that are evaluated are decoded, because a bad one stops an evaluation when it comes up.
+    Of images that are trained on, where a bad one is replaced, headers and ends of files are read.
+
+    Args:
+        sources: the splits.
+        pool: reads the images.
+        num_queries: of the model; None if it is not known.
+        decode: decode the images that are trained on as well.
+        progress: called with each split before its images are read; what it returns is called with
+            the number of images that are done.
+
+    Raises:
+        DatasetError: if a process of the pool dies.
+    """
+    splits = []
+    for source in sources:
+        split = Split(source, Findings(str(source.json_file or f"data set {source.name!r}")))
+        splits.append(split)
+        try:
+            _read_annotations(split)
+        except (DatasetError, FileNotFoundError) as error:
+            split.findings.add(Kind.UNUSABLE_ANNOTATION_FILE, what=str(error))
+            continue
+        split.facts = inspect_files(
+            split.dicts,
+            split.findings,
+            pool,
+            image_root=source.image_root,
+            decode=decode or not source.training,
+            progress=None if progress is None else progress(split),
+        )
+        inspect_boxes(split.dicts, split.findings, num_queries)
+    result = Inspection(splits, Findings("between the splits"))
+    _compare_classes(result)
+    _compare_images(result)
+    return result
+
+
+def _read_annotations(split: Split) -> None:
+    source = split.source
+    if source.json_file is None or source.image_root is None:
+        dicts, split.class_names = load_dataset(source.name), class_names(source.name)
+        split.dicts = inspect_dicts(
+            dicts, split.class_names, split.findings, training=source.training
+        )
+    else:
+        read = read_coco(source.json_file, source.image_root, training=source.training)
+        split.dicts, split.class_names, split.findings = read.dicts, read.class_names, read.findings
+
+
+def _compare_classes(inspection: Inspection) -> None:
+    splits = [split for split in inspection.splits if split.class_names is not None]
+    if not splits:
+        return
+    first, *others = splits
+    names, counts = first.class_names or [], first.class_counts()
+    if first.source.training and counts:
+        unused = [name for index, name in enumerate(names) if not counts[index]]
+        _add_classes(first.findings, Kind.CLASS_WITHOUT_OBJECTS, "", unused)
+    for other in others:
+        pair = f"{first.source.name} and {other.source.name}"
+        if other.class_names != names:
+            both = (names, other.class_names or ())
+            what = " and ".join(listing(one, _MAX_CLASSES) for one in both)
+            inspection.between.add(Kind.DIFFERENT_CLASSES, pair, what)
+            continue
+        found = other.class_counts()
+        if not found or other.source.training or not first.source.training:
+            continue
+        lacking = [n for i, n in enumerate(names) if counts[i] and not found[i]]
+        unknown = [n for i, n in enumerate(names) if found[i] and not counts[i]]
+        _add_classes(inspection.between, Kind.CLASS_NOT_EVALUATED, pair, lacking)
+        _add_classes(inspection.between, Kind.CLASS_NOT_TRAINED, pair, unknown)
+
+
+def _add_classes(findings: Findings, kind: Kind, where: str, names: Sequence[str]) -> None:
+    if names:
+        findings.add(kind, where, listing(names, _MAX_CLASSES), count=len(names))
+
+
+def _compare_images(inspection: Inspection) -> None:
+    """Note images whose files are equal, within a split and between two."""
+    contents = find_copies([item for split in inspection.splits for item in split.facts.items()])
+    first_of: dict[str, tuple[Split, str]] = {}
+    for split in inspection.splits:
+        for record in split.dicts:
+            name = str(record["file_name"])
+            if name not in split.facts:
+                continue
+            path = os.path.normpath(name)
+            other, first = first_of.setdefault(contents.get(path, path), (split, path))
+            if other is split and first == path:
+                continue
+            same_role = other.source.training == split.source.training
+            findings = split.findings if same_role else inspection.between
+            kind = Kind.COPY if same_role else Kind.TRAINED_AND_EVALUATED
+            what = f"is the same as {first!r}"
+            what += f" in {other.source.name}" if other is not split else ""
+            findings.add(kind, name_image(record), what, (name, first))
