@@ -60,8 +60,8 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
     checked = 0
     for index in range(60):
         rng = np.random.RandomState([5, index])
-        placement = drawing._random_placement(rng, 64, 80)
-        stencil = drawing._stencil(placement, 64, 80)
+        placement = drawing.Placement.random(rng, 64, 80)
+        stencil = placement.rasterise(64, 80)
         if stencil is None:
             continue
         covered = np.zeros((64, 80))
@@ -71,7 +71,7 @@ def test_boxes_are_tight_around_what_is_drawn() -> None:
         x0, y0, x1, y1 = stencil.box
         assert [np.floor(x0), np.floor(y0), np.ceil(x1), np.ceil(y1)] == drawn
         # Against the polygon itself, where the image's border doesn't cut it.
-        outline = placement.outline
+        outline = placement.polygons[0]
         if outline.min() > 1 and (outline.max(axis=0) < (79, 63)).all():
             exact = [*outline.min(axis=0), *outline.max(axis=0)]
             np.testing.assert_allclose(stencil.box, exact, atol=0.5)
@@ -89,7 +89,7 @@ def test_every_annotated_shape_is_visible(monkeypatch: pytest.MonkeyPatch) -> No
         mask[stencil.window] = stencil.coverage > 0.5
         masks.append(mask)
 
-    monkeypatch.setattr(drawing, "_paint", record)
+    monkeypatch.setattr(drawing, "paint", record)
     overlaps = 0
     for index in range(40):
         masks.clear()
@@ -136,7 +136,7 @@ def test_a_folder_with_other_content_is_refused(tmp_path: Path) -> None:
 def test_smallest_radius() -> None:
     def radii(least: int) -> list[float]:
         rng = np.random.RandomState(0)
-        return [drawing._random_placement(rng, 64, 64, least).radii[0] for _ in range(200)]
+        return [drawing.Placement.random(rng, 64, 64, least).radii[0] for _ in range(200)]
 
     assert 9 <= min(radii(9)) < 9.5
     assert min(radii(drawing.SMALLEST_RADIUS)) < 7
@@ -181,13 +181,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_two_at_once_give_one_complete_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     barrier = threading.Barrier(2)
-    original = dataset._write_set
+    original = dataset.write_set
 
     def write_together(*args):  # type: ignore[no-untyped-def]
         original(*args)
         barrier.wait(timeout=20)
 
-    monkeypatch.setattr(dataset, "_write_set", write_together)
+    monkeypatch.setattr(dataset, "write_set", write_together)
     errors: list[BaseException] = []
 
     def run() -> None:

@@ -18,41 +18,28 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--folder", required=True, help="new or empty folder to write to")
-    parser.add_argument("--num-train", type=int, default=1000, help="training images")
-    parser.add_argument("--num-val", type=int, default=200, help="validation images")
-    for side in ("height", "width"):
-        parser.add_argument(
-            f"--{side}",
-            type=int,
-            nargs="+",
-            default=[128, 192],
-            help=f"image {side} in pixels, or its lowest and highest value",
-        )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-objects", type=int, default=8, help="most shapes in an image")
-    parser.add_argument(
-        "--min-radius", type=int, default=SMALLEST_RADIUS, help="of the shapes, in pixels"
-    )
-    args = parser.parse_args(arguments)
-    ranges = []
-    for side in (args.height, args.width):
-        if len(side) > 2:
-            parser.error("--height and --width take one or two numbers")
-        ranges.append((side[0], side[-1]))
+    for option, default, text in (
+        ("--num-train", 1000, "training images"),
+        ("--num-val", 200, "validation images"),
+        ("--seed", 0, "another seed, another set"),
+        ("--max-objects", 8, "most shapes in an image"),
+        ("--min-radius", SMALLEST_RADIUS, "of the shapes, in pixels"),
+    ):
+        parser.add_argument(option, type=int, default=default, help=text)
+    for option in ("--height", "--width"):
+        text = "of images in pixels, or its lowest and highest value"
+        parser.add_argument(option, type=int, nargs="+", default=[128, 192], help=text)
+    args = vars(parser.parse_args(arguments))
+    height, width = args.pop("height"), args.pop("width")
+    if max(len(height), len(width)) > 2:
+        parser.error("--height and --width take one or two numbers")
+    size = ((height[0], height[-1]), (width[0], width[-1]))
     try:
-        folder = generate_shapes(
-            args.folder,
-            args.num_train,
-            args.num_val,
-            ranges,
-            args.seed,
-            args.max_objects,
-            args.min_radius,
-        )
+        folder = generate_shapes(image_size=size, **args)
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{args.num_train} training and {args.num_val} validation images are in {folder}")
+    print(f"{args['num_train']} training and {args['num_val']} validation images are in {folder}")
     return 0
 
 

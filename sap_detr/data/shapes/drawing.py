@@ -1,4 +1,7 @@
-"""Draws an image of the ``shapes`` data set: shaded, overlapping shapes on a texture."""
+"""Draws an image of the ``shapes`` data set: shaded, overlapping shapes on a texture.
+
+The order of the random draws and the arithmetic make the pixels: other code, other images.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ _PLACEMENT_ATTEMPTS = 12
 SMALLEST_RADIUS = 6
 
 Array = NDArray[np.float32]
+Points = NDArray[np.float64]
+Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -34,60 +39,97 @@ class DrawnShape:
     """
 
     class_index: int
-    box: tuple[float, float, float, float]
+    box: tuple[float, ...]
     area: float
 
 
 @dataclass(frozen=True)
-class _Stencil:
+class Stencil:
     """How much of each pixel a shape covers.
 
     Args:
-        left, top: the first pixel of the window that ``coverage`` is about.
+        window: the rows and columns of the image that ``coverage`` is about.
         coverage: (h, w) in 0..1.
         box: XYXY in pixels of the image.
     """
 
-    left: int
-    top: int
+    window: Window
     coverage: Array
-    box: tuple[float, float, float, float]
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        height, width = self.coverage.shape
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+    box: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class _Placement:
+class Placement:
     """A shape's geometry.
 
     Args:
         class_index: index into ``CLASS_NAMES``.
         center, radii: (x, y) in pixels.
         angle: rotation in radians.
-        outline, hole: polygons (K, 2) in pixels.
+        polygons: the outline, and the hole if there is one, (K, 2) in pixels.
     """
 
     class_index: int
     center: tuple[float, float]
     radii: tuple[float, float]
     angle: float
-    outline: NDArray[np.float64]
-    hole: NDArray[np.float64] | None
+    polygons: list[Points]
+
+    @classmethod
+    def random(
+        cls, rng: np.random.RandomState, height: int, width: int, min_radius: int = SMALLEST_RADIUS
+    ) -> Placement:
+        """Draw a shape, with its centre in an image of this size."""
+        class_index = int(rng.randint(len(CLASS_NAMES)))
+        unit = _unit_polygons(CLASS_NAMES[class_index], rng)
+        largest = max(0.3 * min(height, width), min_radius)
+        radius = rng.uniform(math.sqrt(min_radius), math.sqrt(largest)) ** 2
+        radii = (radius, radius * rng.uniform(0.6, 1.0))
+        angle = rng.uniform(0.0, 2 * math.pi)
+        center = (rng.uniform(0.0, width), rng.uniform(0.0, height))
+        cos, sin = math.cos(angle), math.sin(angle)
+        to_image = np.array([[cos, sin], [-sin, cos]])
+        polygons = [points * radii @ to_image + center for points in unit]
+        return cls(class_index, center, radii, angle, polygons)
 
     @property
     def area(self) -> float:
-        return _polygon_area(self.outline) - (
-            0.0 if self.hole is None else _polygon_area(self.hole)
-        )
+        """Return the area of the outline without the hole, in pixels."""
+        outline, *hole = (_polygon_area(points) for points in self.polygons)
+        return outline - sum(hole)
 
-    def local_grid(self, window: tuple[slice, slice]) -> tuple[Array, Array]:
-        """The window's pixel centres in the shape's own frame, where its outline has radius 1."""
-        rows = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] + 0.5
-        columns = np.arange(window[1].start, window[1].stop, dtype=np.float32)[None, :] + 0.5
-        x, y = columns - self.center[0], rows - self.center[1]
+    def rasterise(self, height: int, width: int) -> Stencil | None:
+        """Rasterise with supersampling; None if the shape lies outside the image."""
+        low = np.floor(self.polygons[0].min(axis=0)).astype(int) - 1
+        high = np.ceil(self.polygons[0].max(axis=0)).astype(int) + 1
+        left, top = np.maximum(low, 0).tolist()
+        right, bottom = np.minimum(high, (width, height)).tolist()
+        if right <= left or bottom <= top:
+            return None
+        scale = SUPERSAMPLING
+        fine = Image.new("L", ((right - left) * scale, (bottom - top) * scale))
+        for polygon, value in zip(self.polygons, (1, 0), strict=False):
+            # Pillow's integer coordinates are pixel centres.
+            points = (polygon - (left, top)) * scale - 0.5
+            ImageDraw.Draw(fine).polygon([(float(x), float(y)) for x, y in points], fill=value)
+        mask = np.asarray(fine)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            return None
+        x0, x1 = (left + float(x) / scale for x in (columns[0], columns[-1] + 1))
+        y0, y1 = (top + float(y) / scale for y in (rows[0], rows[-1] + 1))
+        blocks = mask.reshape(bottom - top, scale, right - left, scale)
+        coverage = blocks.mean(axis=(1, 3), dtype=np.float32)
+        return Stencil((slice(top, bottom), slice(left, right)), coverage, (x0, y0, x1, y1))
+
+    def pixel_grid(self, window: Window, offset: float = 0.5) -> tuple[Array, Array]:
+        """Return x (1, w) and y (h, 1) of the window's pixels, relative to the centre."""
+        rows, columns = (np.arange(s.start, s.stop, dtype=np.float32) for s in window)
+        return (columns + offset - self.center[0])[None], (rows + offset - self.center[1])[:, None]
+
+    def local_grid(self, window: Window) -> tuple[Array, Array]:
+        """Return the pixel centres (h, w) in the shape's own frame: its outline has radius 1."""
+        x, y = self.pixel_grid(window)
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         u, v = (cos * x + sin * y) / self.radii[0], (cos * y - sin * x) / self.radii[1]
         return u.astype(np.float32), v.astype(np.float32)
@@ -108,6 +150,7 @@ def draw_image(
 
     Args:
         rng: a legacy ``RandomState``, whose streams numpy promises never to change.
+        height, width: of the image, in pixels.
         max_objects: at most that many shapes; at least one, but for ``EMPTY_FRACTION`` of the
             images.
         min_radius: of the shapes, in pixels; the largest is 0.3 of the shorter side, or this.
@@ -122,8 +165,8 @@ def draw_image(
     totals: list[int] = []
     for _ in range(count):
         for _ in range(_PLACEMENT_ATTEMPTS):
-            placement = _random_placement(rng, height, width, min_radius)
-            stencil = _stencil(placement, height, width)
+            placement = Placement.random(rng, height, width, min_radius)
+            stencil = placement.rasterise(height, width)
             if stencil is None or stencil.coverage.sum() < MIN_INSIDE * placement.area:
                 continue
             mask = np.zeros((height, width), dtype=bool)
@@ -131,7 +174,7 @@ def draw_image(
             remaining = [seen & ~mask for seen in visible]
             if any(r.sum() < MIN_VISIBLE * t for r, t in zip(remaining, totals, strict=True)):
                 continue
-            _paint(rng, canvas, placement, stencil)
+            paint(rng, canvas, placement, stencil)
             visible = [*remaining, mask]
             totals.append(int(mask.sum()))
             area = float(stencil.coverage.sum())
@@ -141,93 +184,41 @@ def draw_image(
     return (np.clip(canvas, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8), shapes
 
 
-def _polygon_area(points: NDArray[np.float64]) -> float:
+def _polygon_area(points: Points) -> float:
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
-def _on_circle(count: int, radius: float | Sequence[float] = 1.0) -> NDArray[np.float64]:
-    """``count`` points around the origin, the first at the top; radii repeat along the points."""
+def _on_circle(count: int, radius: float | Sequence[float] = 1.0) -> Points:
+    """Return points (count, 2) around the origin, the first at the top; radii repeat along them."""
     angle = 2 * math.pi * np.arange(count) / count - math.pi / 2
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.resize(radius, count)[:, None]
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    scaled: Points = points * np.resize(radius, count)[:, None]
+    return scaled
 
 
-def _unit_shape(
-    name: str, rng: np.random.RandomState
-) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Outline and hole of a class, with radius 1 around the origin."""
-    if name == "ellipse":
-        return _on_circle(72), None
+def _unit_polygons(name: str, rng: np.random.RandomState) -> list[Points]:
+    """Return the outline of a class, and its hole, with radius 1 around the origin."""
     if name == "rectangle":
-        return np.array([(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]), None
+        return [np.array([(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)])]
     if name == "triangle":
-        return _on_circle(3), None
+        return [_on_circle(3)]
     if name == "star":
-        return _on_circle(10, (1.0, rng.uniform(0.38, 0.5))), None
+        return [_on_circle(10, (1.0, rng.uniform(0.38, 0.5)))]
     if name == "cross":
         arm = rng.uniform(0.24, 0.36)
         quarter = np.array([(arm, -1.0), (arm, -arm), (1.0, -arm)])
         turn = np.array([(0.0, 1.0), (-1.0, 0.0)])
-        return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)]), None
-    return _on_circle(72), _on_circle(72, rng.uniform(0.5, 0.68))
-
-
-def _random_placement(
-    rng: np.random.RandomState, height: int, width: int, min_radius: int = SMALLEST_RADIUS
-) -> _Placement:
-    class_index = int(rng.randint(len(CLASS_NAMES)))
-    outline, hole = _unit_shape(CLASS_NAMES[class_index], rng)
-    largest = max(0.3 * min(height, width), min_radius)
-    radius = rng.uniform(math.sqrt(min_radius), math.sqrt(largest)) ** 2
-    radii = (radius, radius * rng.uniform(0.6, 1.0))
-    angle = rng.uniform(0.0, 2 * math.pi)
-    center = (rng.uniform(0.0, width), rng.uniform(0.0, height))
-    cos, sin = math.cos(angle), math.sin(angle)
-    to_image = np.array([[cos, sin], [-sin, cos]])
-
-    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points * radii @ to_image + center
-
-    return _Placement(
-        class_index, center, radii, angle, place(outline), None if hole is None else place(hole)
-    )
-
-
-def _stencil(placement: _Placement, height: int, width: int) -> _Stencil | None:
-    """Rasterise with supersampling; None if the shape lies outside the image."""
-    low = np.floor(placement.outline.min(axis=0)).astype(int) - 1
-    high = np.ceil(placement.outline.max(axis=0)).astype(int) + 1
-    left, top = np.maximum(low, 0).tolist()
-    right, bottom = np.minimum(high, (width, height)).tolist()
-    if right <= left or bottom <= top:
-        return None
-    scale = SUPERSAMPLING
-    fine = Image.new("L", ((right - left) * scale, (bottom - top) * scale))
-    draw = ImageDraw.Draw(fine)
-    for polygon, value in ((placement.outline, 1), (placement.hole, 0)):
-        if polygon is not None:
-            # Pillow's integer coordinates are pixel centres.
-            points = (polygon - (left, top)) * scale - 0.5
-            draw.polygon([(float(x), float(y)) for x, y in points], fill=value)
-    mask = np.asarray(fine)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    box = (
-        left + columns[0] / scale,
-        top + rows[0] / scale,
-        left + (columns[-1] + 1) / scale,
-        top + (rows[-1] + 1) / scale,
-    )
-    blocks = mask.reshape(bottom - top, scale, right - left, scale)
-    coverage = blocks.mean(axis=(1, 3), dtype=np.float32)
-    return _Stencil(left, top, coverage, tuple(float(v) for v in box))  # type: ignore[arg-type]
+        return [np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])]
+    if name == "ring":
+        return [_on_circle(72), _on_circle(72, rng.uniform(0.5, 0.68))]
+    return [_on_circle(72)]
 
 
 def _random_color(
     rng: np.random.RandomState, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Array:
-    """RGB in 0..1 from a uniform hue and the given ranges."""
+    """Return RGB in 0..1 from a uniform hue and the given ranges."""
     hue, s, v = rng.uniform(), rng.uniform(*saturation), rng.uniform(*value)
     ramp = np.abs((hue * 6.0 + np.array([0.0, 4.0, 2.0])) % 6.0 - 3.0) - 1.0
     return (v * (1.0 - s + s * np.clip(ramp, 0.0, 1.0))).astype(np.float32)
@@ -239,8 +230,9 @@ def _mix(first: Array, second: Array, amount: Array) -> Array:
 
 
 def _soft_step(wave: Array, sharpness: float) -> Array:
-    """A wave in -1..1 to 0..1 with soft edges."""
-    return np.clip(0.5 + sharpness * wave, 0.0, 1.0)
+    """Map a wave in -1..1 to 0..1 with soft edges."""
+    step: Array = np.clip(0.5 + sharpness * wave, 0.0, 1.0)
+    return step
 
 
 def _blur(values: Array, radius: float) -> Array:
@@ -249,7 +241,7 @@ def _blur(values: Array, radius: float) -> Array:
 
 
 def _smooth_noise(rng: np.random.RandomState, height: int, width: int, cell: float) -> Array:
-    """Noise in 0..1 that varies over about ``cell`` pixels."""
+    """Return noise (height, width) in 0..1 that varies over about ``cell`` pixels."""
     size = (max(2, round(width / cell) + 1), max(2, round(height / cell) + 1))
     coarse = rng.randint(0, 256, size=size[::-1]).astype(np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -257,7 +249,7 @@ def _smooth_noise(rng: np.random.RandomState, height: int, width: int, cell: flo
 
 
 def _draw_background(rng: np.random.RandomState, height: int, width: int) -> Array:
-    """A muted texture (height, width, 3) in 0..1: gradient, clouds, stripes or checks."""
+    """Draw a muted texture (height, width, 3) in 0..1: gradient, clouds, stripes or checks."""
     first = _random_color(rng, (0.05, 0.45), (0.3, 0.9))
     second = np.clip(first + rng.uniform(-0.22, 0.22, size=3), 0.05, 0.95).astype(np.float32)
     side = float(max(height, width))
@@ -285,7 +277,7 @@ def _draw_background(rng: np.random.RandomState, height: int, width: int) -> Arr
 
 
 def _fill(rng: np.random.RandomState, u: Array, v: Array, radius: float, behind: Array) -> Array:
-    """Colour (h, w, 3) of a shape at its own coordinates: solid, gradient, stripes or dots.
+    """Return colours (h, w, 3) at a shape's own coordinates: solid, gradient, stripes or dots.
 
     ``behind`` (3,) is the mean colour that the shape covers: the fill is drawn until it stands out.
     """
@@ -299,7 +291,7 @@ def _fill(rng: np.random.RandomState, u: Array, v: Array, radius: float, behind:
     # Small shapes get few stripes and dots, so that these stay wider than a pixel.
     repeats = min(rng.uniform(2.0, 5.0), radius / 5.0)
     if kind == 0:
-        amount = np.zeros(np.broadcast_shapes(u.shape, v.shape), dtype=np.float32)
+        amount = np.zeros(u.shape, dtype=np.float32)
     elif kind == 1:
         amount = np.clip((u + 1) / 2, 0.0, 1.0)
     elif kind == 2:
@@ -310,24 +302,20 @@ def _fill(rng: np.random.RandomState, u: Array, v: Array, radius: float, behind:
     return _mix(main, other, amount)
 
 
-def _paint(
-    rng: np.random.RandomState, canvas: Array, placement: _Placement, stencil: _Stencil
+def paint(
+    rng: np.random.RandomState, canvas: Array, placement: Placement, stencil: Stencil
 ) -> None:
-    """Paint a shape with its shadow onto ``canvas`` in place."""
+    """Paint a shape with its shadow onto ``canvas`` (H, W, 3) in place."""
     radius = min(placement.radii)
-    height, width = canvas.shape[:2]
     margin = math.ceil(0.4 * radius) + 2
-    rows, columns = stencil.window
+    (rows, columns), (height, width) = stencil.window, canvas.shape[:2]
+    top, bottom = min(margin, rows.start), min(margin, height - rows.stop)
+    left, right = min(margin, columns.start), min(margin, width - columns.stop)
     wide = (
-        slice(max(rows.start - margin, 0), min(rows.stop + margin, height)),
-        slice(max(columns.start - margin, 0), min(columns.stop + margin, width)),
+        slice(rows.start - top, rows.stop + bottom),
+        slice(columns.start - left, columns.stop + right),
     )
-    coverage = np.zeros((wide[0].stop - wide[0].start, wide[1].stop - wide[1].start), np.float32)
-    inner = (
-        slice(rows.start - wide[0].start, rows.stop - wide[0].start),
-        slice(columns.start - wide[1].start, columns.stop - wide[1].start),
-    )
-    coverage[inner] = stencil.coverage
+    coverage = np.pad(stencil.coverage, ((top, bottom), (left, right)))
 
     offset = 1 + round(0.08 * radius)
     shadow = np.zeros_like(coverage)
@@ -335,11 +323,9 @@ def _paint(
     canvas[wide] *= 1.0 - rng.uniform(0.2, 0.5) * _blur(shadow, 1 + 0.08 * radius)[..., None]
 
     behind = canvas[stencil.window].mean(axis=(0, 1))
-    u, v = placement.local_grid(wide)
-    color = _fill(rng, u, v, radius, behind)
+    color = _fill(rng, *placement.local_grid(wide), radius, behind)
     # Light from the top left of the image, and a rim that darkens towards the edge.
-    y = (np.arange(wide[0].start, wide[0].stop, dtype=np.float32) - placement.center[1])[:, None]
-    x = (np.arange(wide[1].start, wide[1].stop, dtype=np.float32) - placement.center[0])[None, :]
+    x, y = placement.pixel_grid(wide, offset=0.0)
     light = 1.0 - 0.16 * np.clip((x + y) / (1.4 * max(placement.radii)), -1.0, 1.0)
     rim = 0.55 + 0.45 * np.clip(2.4 * _blur(coverage, 0.6 + 0.06 * radius) - 1.2, 0.0, 1.0)
     color = color * (light * rim)[..., None]
