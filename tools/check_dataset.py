@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
         cfg = None if args.config_file is None else load_config(args.config_file, args.opts)
         inspection = inspect_data(args, cfg)
-        print(format_report(inspection, args.examples))
         code = exit_code(inspection, args.strict)
+        record = {**report_record(inspection), "exit_code": code}
+        print(format_report(record, args.examples))
         if args.json is not None:
-            record = {**report_record(inspection), "exit_code": code}
             args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if args.sheet is not None:
             written = findings_sheet(inspection.all_findings(), args.sheet)

@@ -10,8 +10,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ..text import shorten
+from .annotation_file import as_float
 from .findings import Findings, Kind
-from .json_values import as_float
 from .standard_dict import StandardDict, name_image, objects, xywh
 
 # Rounding in annotation files puts boxes over the border by less than this (pixels); it isn't worth

@@ -16,13 +16,12 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from ..text import shorten
-from .annotation_file import has_byte_order_mark, read_json
+from .annotation_file import as_integer, has_byte_order_mark, read_json
 from .boxes import Fault, check_box, clip_box
 from .errors import DatasetError
 from .evaluation_file import needs_repair
 from .findings import Findings, Kind
 from .images import too_many_pixels
-from .json_values import as_integer
 from .standard_dict import StandardDict, require_objects
 
 Entry = dict[str, Any]
@@ -124,26 +123,21 @@ def _read_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
     """Return names by category id, ascending."""
     names: dict[int, str] = {}
     for index, entry in enumerate(entries):
-        where, what = f"categories[{index}]", None
-        if not isinstance(entry, dict):
-            findings.add(Kind.UNUSABLE_CATEGORY, where, f"is {shorten(entry)}, not an object")
-            continue
-        category_id, name = as_integer(entry.get("id")), entry.get("name")
-        if category_id is None:
-            what = f"id is {shorten(entry.get('id'))}, not an integer"
-            findings.add(Kind.UNUSABLE_CATEGORY, where, what)
-            continue
-        if not isinstance(name, str) or not name:
-            what = f"name is {shorten(name)}"
-        elif category_id in names:
-            what = f"the id is used twice, for {names[category_id]!r} and {name!r}"
-        else:
+        where = f"categories[{index}]"
+        try:
+            category_id = _read_id(entry, Kind.UNUSABLE_CATEGORY)
+            where, name = f"category {category_id}", entry.get("name")
+            if not isinstance(name, str) or not name:
+                raise Fault(Kind.UNUSABLE_CATEGORY, f"name is {shorten(name)}")
+            if category_id in names:
+                what = f"the id is used twice, for {names[category_id]!r} and {name!r}"
+                raise Fault(Kind.UNUSABLE_CATEGORY, what)
             names[category_id] = name
-            continue
-        findings.add(Kind.UNUSABLE_CATEGORY, f"category {category_id}", what)
+        except Fault as fault:
+            findings.add(fault.kind, where, fault.what)
     duplicates = len(names) - len(set(names.values()))
     if duplicates:
-        findings.add(Kind.SAME_CATEGORY_NAME, count=duplicates)
+        findings.add(Kind.SAME_NAME, count=duplicates)
     return dict(sorted(names.items()))
 
 
@@ -154,26 +148,22 @@ def _read_images(
     images: dict[int, StandardDict] = {}
     for index, entry in enumerate(entries):
         where = f"images[{index}]"
-        if not isinstance(entry, dict):
-            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, f"is {shorten(entry)}, not an object")
-            continue
-        image_id, name = as_integer(entry.get("id")), entry.get("file_name")
-        if image_id is None:
-            what = f"id is {shorten(entry.get('id'))}, not an integer"
-            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, what)
-            continue
-        where = f"image {image_id} ({shorten(name)})"
-        if image_id in images:
-            other = os.path.relpath(images[image_id]["file_name"], image_root)
-            findings.add(Kind.REPEATED_IMAGE_ID, where, f"its id is that of {other!r} too")
-            continue
-        if not isinstance(name, str) or not name or "\0" in name:
-            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, where, "file_name is not the name of a file")
+        try:
+            image_id = _read_id(entry, Kind.UNUSABLE_IMAGE)
+            name = entry.get("file_name")
+            where = f"image {image_id} ({shorten(name)})"
+            if image_id in images:
+                other = os.path.relpath(images[image_id]["file_name"], image_root)
+                raise Fault(Kind.REPEATED_IMAGE_ID, f"its id is that of {other!r} too")
+            if not isinstance(name, str) or not name or "\0" in name:
+                raise Fault(Kind.UNUSABLE_IMAGE, "file_name is not the name of a file")
+        except Fault as fault:
+            findings.add(fault.kind, where, fault.what)
             continue
         height, width = as_integer(entry.get("height")), as_integer(entry.get("width"))
         if height is None or width is None or height <= 0 or width <= 0:
-            shown = f"height {shorten(entry.get('height'))}, width {shorten(entry.get('width'))}"
-            findings.add(Kind.NO_IMAGE_SIZE, where, f"{shown}: not two positive integers")
+            given = f"height {shorten(entry.get('height'))}, width {shorten(entry.get('width'))}"
+            findings.add(Kind.NO_IMAGE_SIZE, where, f"{given}: not two positive integers")
             height = width = 0
         elif too_large := too_many_pixels(width, height):
             findings.add(Kind.TOO_LARGE, where, too_large)
@@ -185,6 +175,15 @@ def _read_images(
             "annotations": [],
         }
     return images
+
+
+def _read_id(entry: Any, kind: Kind) -> int:
+    if not isinstance(entry, dict):
+        raise Fault(kind, f"is {shorten(entry)}, not an object")
+    found = as_integer(entry.get("id"))
+    if found is None:
+        raise Fault(kind, f"id is {shorten(entry.get('id'))}, not an integer")
+    return found
 
 
 def _read_annotations(
@@ -217,7 +216,7 @@ def _read_annotations(
 
 def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
     if not isinstance(entry, dict):
-        raise Fault(Kind.ANNOTATION_NOT_OBJECT, f"is {shorten(entry)}, not an object")
+        raise Fault(Kind.NOT_AN_OBJECT, f"is {shorten(entry)}, not an object")
     image_id = as_integer(entry.get("image_id"))
     if image_id is None or image_id not in images:
         what = f"image_id {shorten(entry.get('image_id'))} is not the id of an image"

@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from .annotation_file import as_float, as_integer
 from .findings import Findings, Kind
-from .json_values import as_float, as_integer
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
     annotations = content["annotations"]
     bad_ids = _count_bad_ids(annotations)
     if bad_ids:
-        findings.add(Kind.ANNOTATION_IDS, count=bad_ids)
+        findings.add(Kind.IDS, count=bad_ids)
     bad_areas = sum(not _has_usable_area(a) for a in annotations)
     if bad_areas:
         findings.add(Kind.NO_AREA, count=bad_areas)

@@ -26,91 +26,44 @@ MAX_EXAMPLES = 1000  # kept of each kind, for the written report
 _REPLACE = "replace these images, or leave them and their annotations out of a copy of the file"
 _COPY = "check the folder of the images in the config, and that all images were copied"
 _BOX = "correct them in the annotations: boxes are [x, y, width, height] in pixels"
+_IMAGE = "every image needs an own integer id, a file_name, and its height and width in pixels"
+_ANNOTATION = "image_id and category_id must be ids of the file, as integers; iscrowd is 0 or 1"
 
 
 class Kind(Enum):
     """A way in which data can be wrong: severity, name in the plural, and what to do about it."""
 
-    # Annotations.
-    UNUSABLE_ANNOTATION_FILE = "error", "annotation files that can't be used"
-    UNUSABLE_CATEGORY = (
-        "error",
-        "unusable categories",
-        "every category needs an own integer id and a name",
-    )
-    UNUSABLE_IMAGE_ENTRY = (
-        "error",
-        "unusable images",
-        "every image needs an own integer id, a file_name, and its height and width in pixels",
-    )
-    REPEATED_IMAGE_ID = (
-        "error",
-        "images with the id of another one",
-        "give every image an id of its own",
-    )
-    NO_IMAGE_SIZE = (
-        "error",
-        "images without a usable size",
-        "every image needs its height and width in pixels",
-    )
-    ANNOTATION_NOT_OBJECT = (
-        "error",
-        "annotations that are no objects",
-        "every annotation must be an object",
-    )
-    UNKNOWN_IMAGE = (
-        "error",
-        "annotations of unknown images",
-        "image_id must be the id of an image in the file, as an integer",
-    )
-    UNKNOWN_CATEGORY = (
-        "error",
-        "annotations of unknown categories",
-        "category_id must be the id of a category in the file: add the category, or correct it",
-    )
-    UNUSABLE_CROWD = "error", "annotations with an unusable iscrowd", "iscrowd must be 0 or 1"
-    BOX_MODE = (
-        "error",
-        "boxes of an unknown mode",
-        "bbox_mode must be BoxMode.XYWH_ABS or BoxMode.XYXY_ABS",
-    )
+    # Annotations that can't be used.
+    UNUSABLE_FILE = "error", "annotation files that can't be used"
+    UNUSABLE_CATEGORY = "error", "unusable categories", "each needs an own integer id and a name"
+    UNUSABLE_IMAGE = "error", "unusable images", _IMAGE
+    REPEATED_IMAGE_ID = "error", "images with the id of another one", _IMAGE
+    NO_IMAGE_SIZE = "error", "images without a usable size", _IMAGE
+    NOT_AN_OBJECT = "error", "annotations that are no objects", _ANNOTATION
+    UNKNOWN_IMAGE = "error", "annotations of unknown images", _ANNOTATION
+    UNKNOWN_CATEGORY = "error", "annotations of unknown categories", _ANNOTATION
+    UNUSABLE_CROWD = "error", "annotations with an unusable iscrowd", _ANNOTATION
+    BOX_MODE = "error", "boxes of an unknown mode", "use BoxMode.XYWH_ABS or BoxMode.XYXY_ABS"
     BOX_NOT_NUMBERS = "error", "boxes that are not four numbers", _BOX
     BOX_NOT_FINITE = "error", "boxes that are not finite", _BOX
     BOX_NEGATIVE = "error", "boxes with a negative width or height", _BOX
-    NOTHING_TO_TRAIN_ON = (
-        "error",
-        "no annotations",
-        "check that this is the file you meant: crowds, and boxes without area, don't count",
-    )
-    NOTHING_TO_EVALUATE = (
-        "warning",
-        "no annotations to evaluate with",
-        "AP needs objects; predictions alone don't",
-    )
+    NOTHING_TO_TRAIN_ON = "error", "no annotations", "check that this is the file you meant"
     DIFFERENT_CLASSES = (
         "error",
         "splits with different classes",
         "give all splits the same categories, with the same ids",
     )
-    SAME_CATEGORY_NAME = (
-        "warning",
-        "categories with the name of another one (kept as classes of their own)",
-    )
+    # Annotations that are repaired.
     BOX_CLIPPED = "warning", "boxes clipped to their image"
     BOX_OUTSIDE = "warning", "boxes entirely outside their image (dropped)"
     BOX_EMPTY = "warning", "boxes without area (dropped)"
-    ANNOTATION_IDS = (
-        "warning",
-        "annotation ids missing, 0 or not unique (renumbered for evaluation)",
-    )
+    SAME_NAME = "warning", "categories with the name of another one (kept as classes of their own)"
+    IDS = "warning", "annotation ids missing, 0 or not unique (renumbered for evaluation)"
     NO_CROWD = "note", "annotations without iscrowd (taken as 0)"
     NO_AREA = "note", "annotations without a usable area (taken as width times height)"
     BYTE_ORDER_MARK = "note", "byte order mark (left out for evaluation)"
-    TINY_BOX = (
-        "warning",
-        "boxes with a side below 2 pixels",
-        "look at them: objects can be that small, but most such boxes are slips of the mouse",
-    )
+    # Annotations that are probably not meant.
+    TINY_BOX = "warning", "boxes with a side below 2 pixels", "look whether they are meant"
     SAME_BOX = "warning", "boxes annotated twice with the same class", "keep one of them"
     SAME_BOX_OTHER_CLASS = "note", "boxes annotated twice with different classes"
     TOO_MANY_OBJECTS = (
@@ -118,10 +71,10 @@ class Kind(Enum):
         "images with more objects than the model has queries",
         "give the model more queries; it can't find more objects than it has",
     )
-    CLASS_WITHOUT_OBJECTS = "warning", "classes without annotations"
-    CLASS_NOT_EVALUATED = "warning", "classes that are trained but have no example to evaluate with"
-    CLASS_NOT_TRAINED = "warning", "classes that are evaluated but have no example to train on"
-
+    NOTHING_TO_EVALUATE = "warning", "no annotations to evaluate with", "AP needs objects"
+    UNUSED_CLASS = "warning", "classes without annotations"
+    NOT_EVALUATED = "warning", "classes that are trained but have no example to evaluate with"
+    NOT_TRAINED = "warning", "classes that are evaluated but have no example to train on"
     # Image files.
     MISSING_FOLDER = "error", "missing image folders", _COPY
     MISSING_FILE = "error", "missing image files", _COPY
@@ -143,24 +96,20 @@ class Kind(Enum):
         "images annotated as they are stored, though EXIF turns them",
         "store these images upright without EXIF orientation, or annotate them turned",
     )
+    TURNED = "note", "images that EXIF data turns"
     LISTED_TWICE = (
         "warning",
         "files that are listed more than once",
         "put all annotations of a file under one image id",
     )
-    OUTSIDE_FOLDER = (
-        "warning",
-        "file names that lead out of the folder of the images",
-        "move these images into it",
-    )
+    NOT_LISTED = "note", "images in the folder that the annotations don't list"
+    OUTSIDE_FOLDER = "warning", "file names that lead out of the folder of the images"
     COPY = "warning", "images that are copies of another one", "keep one of them"
     TRAINED_AND_EVALUATED = (
         "warning",
         "images that are both trained on and evaluated",
         "take them out of one of the splits, or results will be too good",
     )
-    TURNED = "note", "images that EXIF data turns"
-    NOT_LISTED = "note", "images in the folder that the annotations don't list"
 
     def __init__(self, severity: Severity, title: str, remedy: str = "") -> None:
         self.severity = severity
@@ -256,10 +205,9 @@ def raise_errors(all_findings: Iterable[Findings]) -> None:
 def _error_text(findings: Findings) -> str:
     errors = findings.of("error")
     total = sum(finding.count for finding in errors)
-    examples = [example for finding in errors for example in finding.examples]
+    examples = [example for finding in errors for example in finding.examples][:MAX_LISTED]
     lines = [f"{findings.source}: {total} problem{'s' if total > 1 else ''} found"]
-    lines += [f"  - {example}" for example in examples[:MAX_LISTED]]
-    if total > len(examples[:MAX_LISTED]):
-        lines.append(f"  ... and {total - len(examples[:MAX_LISTED])} more")
+    lines += [f"  - {example}" for example in examples]
+    lines += [f"  ... and {total - len(examples)} more"] * (total > len(examples))
     remedies = dict.fromkeys(finding.kind.remedy for finding in errors)
     return "\n".join([*lines, *(f"To do: {remedy}" for remedy in remedies if remedy)])

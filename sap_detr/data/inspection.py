@@ -77,26 +77,9 @@ class Split:
     dicts: list[StandardDict] = field(default_factory=list)
     facts: dict[str, ImageFacts] = field(default_factory=dict)
 
-    def objects_per_image(self) -> list[int]:
-        """Return the number of annotations of each image other than crowds."""
-        return [sum(1 for _ in objects(record)) for record in self.dicts]
-
-    def num_crowd(self) -> int:
-        """Return the number of crowd annotations."""
-        count = sum(len(record.get("annotations", ())) for record in self.dicts)
-        return count - sum(self.objects_per_image())
-
     def class_counts(self) -> Counter[int]:
         """Return the number of annotations other than crowds, by class index."""
         return Counter(a["category_id"] for record in self.dicts for a in objects(record))
-
-    def image_counts(self) -> Counter[int]:
-        """Return the number of images that a class occurs in, by class index."""
-        return Counter(c for r in self.dicts for c in {a["category_id"] for a in objects(r)})
-
-    def image_sizes(self) -> list[tuple[int, int]]:
-        """Return width and height of the images that can be read, upright."""
-        return [facts.upright_size for facts in self.facts.values()]
 
 
 @dataclass
@@ -174,7 +157,7 @@ def inspect(
         try:
             _read_annotations(split)
         except (DatasetError, FileNotFoundError) as error:
-            split.findings.add(Kind.UNUSABLE_ANNOTATION_FILE, what=str(error))
+            split.findings.add(Kind.UNUSABLE_FILE, what=str(error))
             continue
         split.facts = inspect_files(
             split.dicts,
@@ -211,7 +194,7 @@ def _compare_classes(inspection: Inspection) -> None:
     names, counts = first.class_names or [], first.class_counts()
     if first.source.training and counts:
         unused = [name for index, name in enumerate(names) if not counts[index]]
-        _add_classes(first.findings, Kind.CLASS_WITHOUT_OBJECTS, "", unused)
+        _add_classes(first.findings, Kind.UNUSED_CLASS, "", unused)
     for other in others:
         pair = f"{first.source.name} and {other.source.name}"
         if other.class_names != names:
@@ -224,8 +207,8 @@ def _compare_classes(inspection: Inspection) -> None:
             continue
         lacking = [n for i, n in enumerate(names) if counts[i] and not found[i]]
         unknown = [n for i, n in enumerate(names) if found[i] and not counts[i]]
-        _add_classes(inspection.between, Kind.CLASS_NOT_EVALUATED, pair, lacking)
-        _add_classes(inspection.between, Kind.CLASS_NOT_TRAINED, pair, unknown)
+        _add_classes(inspection.between, Kind.NOT_EVALUATED, pair, lacking)
+        _add_classes(inspection.between, Kind.NOT_TRAINED, pair, unknown)
 
 
 def _add_classes(findings: Findings, kind: Kind, where: str, names: Sequence[str]) -> None:

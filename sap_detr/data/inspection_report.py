@@ -1,20 +1,23 @@
-"""An inspection in words and as a record for scripts."""
+"""An inspection as a record for scripts, and that record in words."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tabulate import tabulate
 
-from .findings import Finding, Findings, Severity
+from .findings import Findings, Severity
 from .inspection import Inspection, Split
+from .standard_dict import objects
+
+Record = dict[str, Any]
 
 _BAR_WIDTH = 30
-_MOST_CLASSES = 40
 _BLOCKS = " ▏▎▍▌▋▊▉█"
+_MOST_CLASSES = 40
 _TITLES: dict[Severity, str] = {
     "error": "Errors: training and evaluation refuse to start",
     "warning": "Warnings",
@@ -29,34 +32,8 @@ def exit_code(inspection: Inspection, strict: bool = False) -> int:
     return int(strict and _total(inspection, "warning") > 0)
 
 
-def format_report(inspection: Inspection, num_examples: int = 5) -> str:
-    """Return the whole report.
-
-    Args:
-        inspection: what was found.
-        num_examples: examples that are shown of everything that is wrong.
-    """
-    parts = [_describe(split) for split in inspection.splits]
-    parts += _class_tables(inspection.splits)
-    named = [(split.source.name, split.findings) for split in inspection.splits]
-    for severity, title in _TITLES.items():
-        lines = [
-            line
-            for name, findings in [*named, ("between the splits", inspection.between)]
-            for finding in findings.of(severity)
-            for line in _format_finding(name, finding, num_examples)
-        ]
-        if lines:
-            parts.append("\n".join([title, *lines]))
-    errors, warnings = _total(inspection, "error"), _total(inspection, "warning")
-    wrong = errors or warnings
-    parts.append(f"{errors} errors, {warnings} warnings." if wrong else "Nothing is wrong.")
-    # Names may hold what no terminal can print.
-    return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def report_record(inspection: Inspection) -> dict[str, Any]:
-    """Return the same as plain values, for json, with up to 1000 examples of each kind."""
+def report_record(inspection: Inspection) -> Record:
+    """Return everything as plain values, for json, with up to 1000 examples of each kind."""
     return {
         "errors": _total(inspection, "error"),
         "warnings": _total(inspection, "warning"),
@@ -69,120 +46,42 @@ def _total(inspection: Inspection, severity: Severity) -> int:
     return sum(f.count for findings in inspection.all_findings() for f in findings.of(severity))
 
 
-def _describe(split: Split) -> str:
-    source = split.source
-    lines = [source.name if source.json_file is None else f"{source.name}: {source.json_file}"]
-    if source.image_root is not None:
-        lines.append(f"  folder    {source.image_root}")
-    if not split.dicts:
-        return "\n".join([*lines, "  nothing that can be read"])
-    counts = split.objects_per_image()
-    lines.append(f"  images    {len(counts)}, {counts.count(0)} of them without objects")
-    sizes = np.array(split.image_sizes())
-    if len(sizes):
-        lines.append(f"  width     {_distribution(sizes[:, 0])} pixels")
-        lines.append(f"  height    {_distribution(sizes[:, 1])} pixels")
-    lines.append(f"  objects   {sum(counts)}, and {split.num_crowd()} crowds")
-    lines.append(f"  per image {_distribution(np.array(counts))}")
-    return "\n".join(lines)
-
-
-def _distribution(values: NDArray[Any]) -> str:
-    low, middle, high = values.min(), np.median(values), values.max()
-    if low == high:
-        return f"{low:g}"
-    return f"{low:g} to {high:g}, median {middle:g}, 95% up to {np.percentile(values, 95):g}"
-
-
-def _names(split: Split) -> list[str]:
-    """Return the names of the classes, or their indices if they have none."""
-    if split.class_names is not None:
-        return split.class_names
-    return [str(index) for index in range(max(split.class_counts(), default=-1) + 1)]
-
-
-def _class_tables(splits: Sequence[Split]) -> list[str]:
-    """Return objects per class of all splits side by side; several tables if the classes differ."""
-    tables: dict[tuple[str, ...], list[Split]] = {}
-    for split in splits:
-        if split.dicts:
-            tables.setdefault(tuple(_names(split)), []).append(split)
-    return [_class_table(names, members) for names, members in tables.items()]
-
-
-def _class_table(names: Sequence[str], splits: Sequence[Split]) -> str:
-    counts = [split.class_counts() for split in splits]
-    images = splits[0].image_counts()
-    order = sorted(range(len(names)), key=lambda index: -counts[0][index])
-    most = max(counts[0].values(), default=1)
-    rows = [
-        [
-            names[index] if len(names[index]) <= 30 else f"{names[index][:29]}…",
-            *(count[index] for count in counts),
-            images[index],
-            _bar(counts[0][index] / most),
-        ]
-        for index in order[:_MOST_CLASSES]
-    ]
-    headers = ["class", *(split.source.name[-16:] for split in splits), "images", ""]
-    aligned = ("left", *["right"] * (len(splits) + 1), "left")
-    # Names that are numbers stay as they are.
-    table = tabulate(rows, headers, "plain", colalign=aligned, disable_numparse=True)
-    lines = [f"{len(names)} classes, objects in each", *table.splitlines()]
-    if len(names) > _MOST_CLASSES:
-        lines.append(f"... and {len(names) - _MOST_CLASSES} classes with fewer")
-    return "\n  ".join(line.rstrip() for line in lines)
-
-
-def _bar(share: float) -> str:
-    """Return a bar of blocks; anything above zero is seen."""
-    eighths = max(round(share * _BAR_WIDTH * 8), int(share > 0))
-    return _BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8].strip()
-
-
-def _format_finding(name: str, finding: Finding, num_examples: int) -> list[str]:
-    lines = [f"  {name}: {finding.kind.title}: {finding.count}"]
-    shown = finding.examples[:num_examples]
-    for example in shown:
-        text = str(example).replace("\n", "\n      ")
-        lines.append(f"    - {text}")
-    if shown and finding.count > len(shown) and len(finding.examples) > len(shown):
-        lines.append(f"    ... and {finding.count - len(shown)} more")
-    if finding.kind.remedy:
-        lines.append(f"    To do: {finding.kind.remedy}")
-    return lines
-
-
-def _split_record(split: Split) -> dict[str, Any]:
-    counts, images = split.class_counts(), split.image_counts()
-    source = split.source
-    sizes = split.image_sizes()
+def _split_record(split: Split) -> Record:
+    source, sizes = split.source, [facts.upright_size for facts in split.facts.values()]
+    classes = [[a["category_id"] for a in objects(record)] for record in split.dicts]
+    counts, images = split.class_counts(), Counter(c for found in classes for c in set(found))
+    annotations = sum(len(record.get("annotations", ())) for record in split.dicts)
+    names = split.class_names
+    if names is None:
+        names = [str(index) for index in range(max(counts, default=-1) + 1)]
     return {
         "name": source.name,
         "json_file": None if source.json_file is None else str(source.json_file),
         "image_root": None if source.image_root is None else str(source.image_root),
         "images": len(split.dicts),
+        "images_without_objects": classes.count([]),
         "readable_images": len(split.facts),
-        "objects": sum(counts.values()),
-        "crowds": split.num_crowd(),
-        "objects_per_image": _numbers(split.objects_per_image()),
-        "width": _numbers([width for width, _ in sizes]),
-        "height": _numbers([height for _, height in sizes]),
+        "objects": counts.total(),
+        "crowds": annotations - counts.total(),
+        "objects_per_image": _distribution([len(found) for found in classes]),
+        "width": _distribution([width for width, _ in sizes]),
+        "height": _distribution([height for _, height in sizes]),
         "classes": [
             {"name": name, "objects": counts[index], "images": images[index]}
-            for index, name in enumerate(_names(split))
+            for index, name in enumerate(names)
         ],
         "findings": _findings_record(split.findings),
     }
 
 
-def _numbers(values: Sequence[int]) -> dict[str, float] | None:
+def _distribution(values: Sequence[int]) -> dict[str, float] | None:
     if not values:
         return None
-    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+    most = float(np.percentile(values, 95))
+    return {"min": min(values), "median": float(np.median(values)), "95%": most, "max": max(values)}
 
 
-def _findings_record(findings: Findings) -> list[dict[str, Any]]:
+def _findings_record(findings: Findings) -> list[Record]:
     return [
         {
             "severity": finding.kind.severity,
@@ -196,3 +95,100 @@ def _findings_record(findings: Findings) -> list[dict[str, Any]]:
         }
         for finding in findings.of()
     ]
+
+
+def format_report(record: Record, num_examples: int = 5) -> str:
+    """Return a report in words.
+
+    Args:
+        record: as ``report_record`` returns it.
+        num_examples: examples that are shown of everything that is wrong.
+    """
+    splits = record["splits"]
+    found = [(split["name"], finding) for split in splits for finding in split["findings"]]
+    found += [("between the splits", finding) for finding in record["between_splits"]]
+    parts = [*map(_describe, splits), *_class_table([split for split in splits if split["images"]])]
+    for severity, title in _TITLES.items():
+        texts = [
+            _format_finding(name, finding, num_examples)
+            for name, finding in found
+            if finding["severity"] == severity
+        ]
+        if texts:
+            parts.append("\n".join([title, *texts]))
+    wrong = record["errors"] or record["warnings"]
+    counts = f"{record['errors']} errors, {record['warnings']} warnings."
+    parts.append(counts if wrong else "Nothing is wrong.")
+    # Names may hold what no terminal can print.
+    return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _describe(split: Record) -> str:
+    lines = [split["name"] + (f": {split['json_file']}" if split["json_file"] else "")]
+    if split["image_root"] is not None:
+        lines.append(f"  folder    {split['image_root']}")
+    if not split["images"]:
+        return "\n".join([*lines, "  nothing that can be read"])
+    empty = split["images_without_objects"]
+    lines.append(f"  images    {split['images']}, {empty} of them without objects")
+    if split["width"] is not None:
+        lines.append(f"  width     {_range(split['width'])} pixels")
+        lines.append(f"  height    {_range(split['height'])} pixels")
+    lines.append(f"  objects   {split['objects']}, and {split['crowds']} crowds")
+    lines.append(f"  per image {_range(split['objects_per_image'])}")
+    return "\n".join(lines)
+
+
+def _range(values: dict[str, float]) -> str:
+    low, middle, most, high = (values[key] for key in ("min", "median", "95%", "max"))
+    if low == high:
+        return f"{low:g}"
+    return f"{low:g} to {high:g}, median {middle:g}, 95% up to {most:g}"
+
+
+def _class_table(splits: Sequence[Record]) -> list[str]:
+    """Return objects per class of the splits side by side; other classes than the first's: none."""
+    names = [[each["name"] for each in split["classes"]] for split in splits]
+    splits = [split for split, of_split in zip(splits, names, strict=True) if of_split == names[0]]
+    rows = sorted(
+        zip(*(split["classes"] for split in splits), strict=True), key=lambda r: -r[0]["objects"]
+    )
+    if not rows:
+        return []
+    most = max(rows[0][0]["objects"], 1)
+    cells = [
+        [
+            row[0]["name"] if len(row[0]["name"]) <= 30 else f"{row[0]['name'][:29]}…",
+            *(of_split["objects"] for of_split in row),
+            row[0]["images"],
+            _bar(row[0]["objects"] / most),
+        ]
+        for row in rows[:_MOST_CLASSES]
+    ]
+    headers = ["class", *(split["name"][-16:] for split in splits), "images", ""]
+    aligned = ("left", *["right"] * (len(splits) + 1), "left")
+    # Names that are numbers stay as they are.
+    table = tabulate(cells, headers, "plain", colalign=aligned, disable_numparse=True)
+    lines = [f"{len(rows)} classes, objects in each", *table.splitlines()]
+    if len(rows) > _MOST_CLASSES:
+        lines.append(f"... and {len(rows) - _MOST_CLASSES} classes with fewer")
+    return ["\n  ".join(line.rstrip() for line in lines)]
+
+
+def _bar(share: float) -> str:
+    """Return a bar of blocks; anything above zero is seen."""
+    eighths = max(round(share * _BAR_WIDTH * 8), int(share > 0))
+    return _BLOCKS[8] * (eighths // 8) + _BLOCKS[eighths % 8].strip()
+
+
+def _format_finding(name: str, finding: Record, num_examples: int) -> str:
+    lines = [f"{name}: {finding['kind']}: {finding['count']}"]
+    shown = finding["examples"][:num_examples]
+    for example in shown:
+        text = ": ".join(part for part in (example["where"], example["what"]) if part)
+        lines.append("  - " + text.replace("\n", "\n    "))
+    if len(finding["examples"]) > len(shown):
+        lines.append(f"  ... and {finding['count'] - len(shown)} more")
+    if finding["remedy"]:
+        lines.append(f"  To do: {finding['remedy']}")
+    return "  " + "\n".join(lines).replace("\n", "\n  ")

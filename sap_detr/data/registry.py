@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.structures import BoxMode
 
 from ..text import shorten
+from .annotation_file import as_integer
 from .boxes import Fault, check_box
 from .errors import DatasetError
 from .findings import Findings, Kind
-from .json_values import as_integer
 from .standard_dict import StandardDict, name_image, require_objects
 
 
@@ -144,7 +144,7 @@ def inspect_dicts(
     usable = []
     for index, record in enumerate(dicts):
         if not isinstance(record.get("file_name"), (str, os.PathLike)):
-            findings.add(Kind.UNUSABLE_IMAGE_ENTRY, f"record {index}", "has no file_name")
+            findings.add(Kind.UNUSABLE_IMAGE, f"record {index}", "has no file_name")
             continue
         usable.append(record)
         for number, annotation in enumerate(record.get("annotations", ())):

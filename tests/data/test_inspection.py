@@ -52,7 +52,7 @@ def test_a_good_data_set(write_coco: Write, val: Source) -> None:
     inspection = _inspect(_source(write_coco), val, num_queries=2)
     assert not _kinds(inspection)
     assert exit_code(inspection, strict=True) == 0
-    text = format_report(inspection)
+    text = format_report(report_record(inspection))
     assert "Nothing is wrong." in text
     assert "3, 1 of them without objects" in text
     assert "0 to 2, median 1" in text
@@ -61,7 +61,7 @@ def test_a_good_data_set(write_coco: Write, val: Source) -> None:
     assert ["dog", "1", "1", "1", "█" * 15] in lines
     record = report_record(inspection)
     assert record["splits"][0]["classes"][1] == {"name": "dog", "objects": 1, "images": 1}
-    assert record["splits"][0]["width"] == {"min": 40, "median": 40, "max": 40}
+    assert record["splits"][0]["width"] == {"min": 40, "median": 40, "95%": 40, "max": 40}
 
 
 def test_every_kind_of_bad_file(write_coco: Write, coco: Coco, damage_image: Any) -> None:
@@ -99,8 +99,8 @@ def test_every_kind_of_bad_file(write_coco: Write, coco: Coco, damage_image: Any
     assert exit_code(quick) == 2
     full = _inspect(source, pool=ProcessPoolExecutor(2), decode=True)
     assert _kinds(full, "error") == {**expected, "damaged image files": 2}
-    assert "(41, 30)" not in format_report(full)
-    assert "the image is 41x30" in format_report(full)
+    assert "(41, 30)" not in format_report(report_record(full))
+    assert "the image is 41x30" in format_report(report_record(full))
 
 
 def test_odd_boxes(write_coco: Write, coco: Coco) -> None:
@@ -139,7 +139,7 @@ def test_copies_of_images(write_coco: Write, coco: Coco, val: Source) -> None:
         "images that are copies of another one": 1,
         "images that are both trained on and evaluated": 1,
     }
-    text = format_report(inspection)
+    text = format_report(report_record(inspection))
     assert "data/train/copy.jpg'): is the same as" in text
     assert "2.jpg' in train" in text
 
@@ -187,8 +187,8 @@ def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
         "classes without annotations": 1,
         "classes that are trained but have no example to evaluate with": 1,
     }
-    assert "- bird" in format_report(inspection)
-    assert "- train and val: dog" in format_report(inspection)
+    assert "- bird" in format_report(report_record(inspection))
+    assert "- train and val: dog" in format_report(report_record(inspection))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}', None])
@@ -199,8 +199,8 @@ def test_annotations_that_can_not_be_read(write_coco: Write, val: Source, text: 
     inspection = _inspect(source, val)
     assert _kinds(inspection) == {"annotation files that can't be used": 1}
     assert exit_code(inspection) == 2
-    assert "nothing that can be read" in format_report(inspection)
-    assert "train.json" in format_report(inspection)
+    assert "nothing that can be read" in format_report(report_record(inspection))
+    assert "train.json" in format_report(report_record(inspection))
 
 
 def test_nothing_to_train_on(write_coco: Write, coco: Coco) -> None:
@@ -241,7 +241,7 @@ def test_examples_are_limited_in_print_and_counted(write_coco: Write, coco: Coco
     for path in source.image_root.glob("x*"):
         path.unlink()
     inspection = _inspect(source)
-    text = format_report(inspection, num_examples=3)
+    text = format_report(report_record(inspection), num_examples=3)
     assert "train: missing image files: 12" in text
     assert text.count("there is no such file") == 3
     assert "... and 9 more" in text

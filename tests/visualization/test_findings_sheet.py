@@ -62,7 +62,7 @@ def test_sheet_has_some_of_every_kind_and_errors_first(image, tmp_path):
         findings.add(Kind.TINY_BOX, "a", "x", (image,), ((9, 9, 9, 9),))
     findings.add(Kind.TOO_LARGE, "a", "x", (image,))
     findings.add(Kind.MISSING_FILE, "b", "gone", (str(tmp_path / "none.png"),))
-    findings.add(Kind.CLASS_WITHOUT_OBJECTS, what="bird")
+    findings.add(Kind.UNUSED_CLASS, what="bird")
     sheet = Image.open(findings_sheet([findings], tmp_path / "new" / "sheet.png", per_kind=3))
     # Four of them, as two by two.
     assert sheet.width == 2 * 480 + 20 + 2 * 24
