@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DatasetError
 from .findings import Kind
@@ -31,16 +31,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_SIDEWAYS = (5, 6, 7, 8)
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _HEAD_BYTES = _TAIL_BYTES = 4096
+_END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 # Formats that Pillow can decode at a fraction of the size in less time.
 _REDUCIBLE = ("JPEG", "MPO")
 
@@ -107,21 +99,18 @@ class ImageFacts:
     Args:
         width, height: in pixels, as stored.
         orientation: EXIF's, 1..8; 1 is upright.
-        format: Pillow's name of it.
         fingerprint: of the file's length and both ends: files that differ in it differ.
     """
 
     width: int
     height: int
     orientation: int
-    format: str
     fingerprint: str
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """Return width and height of the image as it is read."""
-        sideways = self.orientation in _EXIF_SIDEWAYS
-        return (self.height, self.width) if sideways else (self.width, self.height)
+        return _upright((self.width, self.height), self.orientation)
 
 
 def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
@@ -163,11 +152,9 @@ class OpenImage:
             if self._image.format not in _REDUCIBLE:
                 # A PNG may say behind the pixels how it has to be turned.
                 self._image.load()
-            orientation = _orientation(self._image)
+            self._orientation = _orientation(self._image)
             on_error.pop_all()
-        self._turn = _UPRIGHT.get(orientation)
-        self._sideways = orientation in _EXIF_SIDEWAYS
-        self.height, self.width = self._turned(self._image.height, self._image.width)
+        self.width, self.height = _upright(self._image.size, self._orientation)
 
     def __enter__(self) -> OpenImage:
         return self
@@ -193,15 +180,13 @@ class OpenImage:
         """
         with _faults_of(self.name):
             if sufficient_size is not None:
-                height, width = self._turned(*sufficient_size)
-                self._image.draft(None, (width, height))
+                height, width = sufficient_size
+                self._image.draft(None, _upright((width, height), self._orientation))
             self._image.load()
-            image = self._image if self._turn is None else self._image.transpose(self._turn)
+            upright = self._orientation == 1
+            image = self._image if upright else ImageOps.exif_transpose(self._image)
             pixels: NDArray[np.uint8] = convert_PIL_to_numpy(image, image_format)
             return pixels
-
-    def _turned(self, height: int, width: int) -> tuple[int, int]:
-        return (width, height) if self._sideways else (height, width)
 
 
 def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> ImageFacts:
@@ -222,11 +207,18 @@ def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> Im
         tail = file.read(_TAIL_BYTES)
         file.seek(0)
         image = _open(file, name)
-        size, kind, orientation = image.size, image.format or "", _orientation(image)
-        if decode or not _ends_properly(kind, tail):
+        size, orientation = image.size, _orientation(image)
+        # Without the mark that ends an image, decoding shows whether it was cut off.
+        mark = _END_MARKS.get(image.format or "")
+        if decode or mark is None or mark not in tail:
             image.load()
     digest = hashlib.blake2b(head + tail, digest_size=16).hexdigest()
-    return ImageFacts(*size, orientation, kind, f"{length}-{digest}")
+    return ImageFacts(*size, orientation, f"{length}-{digest}")
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Turn width and height as EXIF's orientation asks for."""
+    return size[::-1] if orientation in _EXIF_SIDEWAYS else size
 
 
 @contextlib.contextmanager
@@ -284,12 +276,3 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         # Detectron2, too, reads an image with broken EXIF data as it is stored.
         return 1
-
-
-def _ends_properly(kind: str, tail: bytes) -> bool:
-    """Return whether the last bytes hold the mark that ends an image; if not, decoding tells."""
-    if kind in ("JPEG", "MPO"):
-        return b"\xff\xd9" in tail
-    if kind == "PNG":
-        return b"IEND" in tail
-    return False
