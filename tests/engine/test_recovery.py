@@ -7,13 +7,13 @@ import os
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from fault_campaign.comparison import first_difference
 
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, save_checkpoint_file
 from sap_detr.config import load_config
 from sap_detr.engine import BestCheckpoint, DetectionTrainer, prepare_data, setup_run
 from sap_detr.engine.main import main
 from sap_detr.engine.metrics_file import METRICS_FILE
-from sap_detr.faults import first_difference
 
 
 def build(overrides, *changes):

@@ -1,4 +1,4 @@
-"""Lets the disk of a training run full."""
+"""Let the disk of a training run full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..checkpoint import CheckpointError, load_checkpoint_file
+from sap_detr.checkpoint import CheckpointError, load_checkpoint_file
+
 from .comparison import first_difference
 from .training import PATIENCE, CampaignError, Training, TrainingCommand, run_to_end
 
@@ -51,10 +52,10 @@ class Disk(Protocol):
     folder: Path
 
     def fill(self, training: Training) -> None:
-        """Leaves room for logs, not for a checkpoint."""
+        """Leave room for logs, not for a checkpoint."""
 
     def empty(self, training: Training) -> None:
-        """Makes room again."""
+        """Make room again."""
 
 
 class LimitedFiles:
@@ -104,14 +105,14 @@ class SmallFileSystem:
 
 
 def full_disk_campaign(
-    command: TrainingCommand, work: Path, tell: Callable[[str], None] = print
+    command: TrainingCommand, work: Path, log: Callable[[str], None] = print
 ) -> DiskReport:
-    """Lets the disk run full for some checkpoints, and, another time, until the end.
+    """Let the disk run full for some checkpoints, and, another time, until the end.
 
     Args:
         command: a training that writes several checkpoints.
         work: folder for everything.
-        tell: takes a line about the progress.
+        log: takes a line about the progress.
 
     Raises:
         CampaignError: if a training with an empty disk fails.
@@ -125,7 +126,7 @@ def full_disk_campaign(
     report.methods.append("a limit of the size of files")
     report.problems += _fill_for_a_while(command, limited, reference, report)
     report.problems += _never_empty(command, work / "always_full", size, reference, report)
-    tell(f"{report.methods[-1]}: {report.problems or 'nothing lost'}")
+    log(f"{report.methods[-1]}: {report.problems or 'nothing lost'}")
     try:
         small = SmallFileSystem(work / "small_file_system", size)
     except PermissionError as error:
@@ -134,7 +135,7 @@ def full_disk_campaign(
     try:
         report.methods.append("a small file system")
         report.problems += _fill_for_a_while(command, small, reference, report)
-        tell(f"{report.methods[-1]}: {report.problems or 'nothing lost'}")
+        log(f"{report.methods[-1]}: {report.problems or 'nothing lost'}")
     finally:
         small.unmount()
     return report
@@ -143,7 +144,7 @@ def full_disk_campaign(
 def _fill_for_a_while(
     command: TrainingCommand, disk: Disk, reference: Path, report: DiskReport
 ) -> list[str]:
-    """Fills the disk after the first checkpoint, empties it after one has failed."""
+    """Fill the disk after the first checkpoint, empty it after one has failed."""
     folder = disk.folder / "run"
     training = Training(command, folder)
     problems = []
@@ -158,18 +159,18 @@ def _fill_for_a_while(
     report.failed_saves += training.log_tail(10**7).count(_FAILED)
     if any(statuses):
         return [*problems, f"{folder}: ended with {statuses}: ...{training.log_tail()}"]
-    return problems + _compare(reference, folder) + _rubbish(folder)
+    return problems + _compare(reference, folder) + _leftovers(folder)
 
 
 def _never_empty(
     command: TrainingCommand, folder: Path, size: int, reference: Path, report: DiskReport
 ) -> list[str]:
-    """No checkpoint can be written: this must be said at the end, and be mended by another try."""
+    """Train where no checkpoint can be written: the end must say so, and a second try mend it."""
     training = Training(command, folder, max_file_size=size)
     statuses = training.wait()
     log = training.log_tail(10**7)
     report.failed_saves += log.count(_FAILED)
-    problems = _rubbish(folder)
+    problems = _leftovers(folder)
     if not any(statuses):
         problems.append(f"{folder}: ended with exit status 0 without its last checkpoint")
     if not re.search(r"^error: .*model_final.pth could not be written", log, re.MULTILINE):
@@ -205,5 +206,5 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _rubbish(folder: Path) -> list[str]:
+def _leftovers(folder: Path) -> list[str]:
     return [f"{path} was left behind" for path in folder.glob(".*.tmp")]

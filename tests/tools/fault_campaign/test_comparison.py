@@ -2,10 +2,9 @@ import json
 
 import pytest
 import torch
+from fault_campaign.comparison import first_difference, metrics_problem
 
 from sap_detr.checkpoint import save_checkpoint_file
-from sap_detr.faults import first_difference
-from sap_detr.faults.comparison import metrics_problem
 
 
 def checkpoint(**changes):

@@ -1,4 +1,4 @@
-"""Trainings that a campaign starts and breaks: the real command, in forked processes.
+"""Start the trainings that a campaign breaks: the real command, in forked processes.
 
 Importing everything takes seconds, and a campaign starts a training hundreds of times. So the
 campaign imports it once and forks a process for every training; there the command line's own
@@ -26,7 +26,7 @@ import torch
 # What a training needs sooner or later is imported here, once.
 import torch.utils.tensorboard
 
-from ..engine.main import main as train_main
+from sap_detr.engine.main import main as train_main
 
 # Seconds that a training may take to end after its time.
 PATIENCE = 300.0
@@ -51,13 +51,13 @@ class TrainingCommand:
     processes: int = 1
 
     def argv(self, folder: Path) -> list[str]:
-        """The command line, which goes on from what is in the folder."""
+        """Return the command line, which goes on from what is in the folder."""
         output = f"train.output_dir={folder}"
         return ["--config-file", self.config_file, "--resume", *self.overrides, output]
 
 
 def tiny_overrides(data: Path, iterations: int = 40, period: int = 4) -> tuple[str, ...]:
-    """Changes that make ``detr/detr_small_shapes.py`` a training of a second, with everything on.
+    """Return changes that make ``detr/detr_small_shapes.py`` a training of a second, with all on.
 
     Args:
         data: folder for the generated images.
@@ -128,7 +128,7 @@ class Training:
             self.pids.append(pid)
 
     def poll(self) -> bool:
-        """Whether all processes have ended."""
+        """Return whether all processes have ended."""
         for pid in self.pids:
             if pid not in self.statuses:
                 found, status = os.waitpid(pid, os.WNOHANG)
@@ -137,7 +137,7 @@ class Training:
         return len(self.statuses) == len(self.pids)
 
     def wait(self, seconds: float = PATIENCE) -> list[int]:
-        """Waits for the end.
+        """Wait for the end.
 
         Returns:
             The exit status of every process, negative for signals.
@@ -151,7 +151,7 @@ class Training:
         return [self.statuses[pid] for pid in self.pids]
 
     def ends_within(self, seconds: float) -> bool:
-        """Waits for the end for some time; returns whether it came."""
+        """Wait for the end for some time; return whether it came."""
         deadline = time.monotonic() + seconds
         while not self.poll():
             if time.monotonic() > deadline:
@@ -160,13 +160,13 @@ class Training:
         return True
 
     def terminate(self) -> None:
-        """Asks the processes that are left to end."""
+        """Ask the processes that are left to end."""
         for pid in self.pids:
             if pid not in self.statuses:
                 os.kill(pid, signal.SIGTERM)
 
     def kill(self, ranks: Sequence[int] | None = None) -> None:
-        """Ends processes as a power cut would, and waits until they are gone.
+        """End processes as a power cut would, and wait until they are gone.
 
         Args:
             ranks: which; None for all.
@@ -180,16 +180,16 @@ class Training:
             self.statuses[pid] = os.waitstatus_to_exitcode(status)
 
     def is_saving(self) -> bool:
-        """Whether a checkpoint is half written."""
+        """Return whether a checkpoint is half written."""
         return any(self.folder.glob(".model_*.tmp"))
 
     def log_tail(self, size: int = 400) -> str:
-        """The last characters of what was printed."""
+        """Return the last characters of what was printed."""
         return self.log.read_text(errors="replace")[-size:] if self.log.is_file() else ""
 
 
 def run_to_end(command: TrainingCommand, folder: Path) -> float:
-    """Trains, or goes on training, without disturbing it; returns the seconds that took.
+    """Train, or go on training, without disturbing it; return the seconds that took.
 
     Raises:
         CampaignError: if it fails.
@@ -220,7 +220,7 @@ def _torchrun_environment(rank: int, processes: int, port: int) -> dict[str, str
 def _run(
     argv: list[str], log: Path, environment: dict[str, str], max_file_size: int | None
 ) -> NoReturn:
-    """What a forked process does."""
+    """Run the command line in the forked process and end it."""
     status = 1
     try:
         # A group of its own, with the workers of its data loaders.

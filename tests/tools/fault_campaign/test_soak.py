@@ -1,8 +1,7 @@
 import os
 
 import pytest
-
-from sap_detr.faults.soak import SoakReport, resident_mebibytes
+from fault_campaign.soak import SoakReport, resident_mebibytes
 
 
 def test_growth_is_that_after_the_warm_up():

@@ -1,12 +1,13 @@
-#!/usr/bin/env python
-"""Breaks trainings on this machine on purpose, and says whether anything was lost.
+"""Break trainings on this machine on purpose, and say whether anything was lost.
 
-fault_campaign.py kill --kills 50                  killed at random moments, resumed, compared
-fault_campaign.py kill --kills 50 --processes 2    the same with two training processes
-fault_campaign.py damage --damages 20              damaged checkpoints must never be loaded
-fault_campaign.py disk                             the disk runs full
-fault_campaign.py soak --iterations 2000           memory must not grow
-fault_campaign.py all --work /shared/disk/here     all of these, on the disk to be tested
+In the root of a checkout, `python -m tools.fault_campaign` followed by:
+
+kill --kills 50                  killed at random moments, resumed, compared
+kill --kills 50 --processes 2    the same with two training processes
+damage --damages 20              damaged checkpoints must never be loaded
+disk                             the disk runs full
+soak --iterations 2000           memory must not grow
+all --work /shared/disk/here     all of these, on the disk to be tested
 
 Runs on the CPU; Linux only. A small training on generated images is used unless --config-file and
 changes say which one. The exit status is 0 if nothing was lost, 1 if something was.
@@ -20,15 +21,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sap_detr.faults import (
-    CampaignError,
-    TrainingCommand,
-    damage_campaign,
-    full_disk_campaign,
-    kill_campaign,
-    soak,
-    tiny_overrides,
-)
+from .damage import damage_campaign
+from .disk import full_disk_campaign
+from .kills import kill_campaign
+from .soak import soak
+from .training import CampaignError, TrainingCommand, tiny_overrides
 
 CONFIG = "detr/detr_small_shapes.py"
 # Memory that allocators may take or give back at any time.
@@ -36,7 +33,7 @@ MAX_GROWTH_MIB = 4.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, 1 if something was lost, 2 if a campaign can't be run."""
+    """Run the command line; return 0, 1 if something was lost, 2 if a campaign can't be run."""
     args = _parser().parse_args(argv)
     if args.work.is_dir() and any(args.work.iterdir()):
         print(f"fault_campaign: {args.work} is not empty; choose another --work", file=sys.stderr)
@@ -101,7 +98,7 @@ RUN = {"kill": _kill, "damage": _damage, "disk": _disk, "soak": _soak}
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fault_campaign.py",
+        prog="python -m tools.fault_campaign",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""Damages checkpoints, and looks whether resumed trainings notice and go on from whole ones."""
+"""Damage checkpoints, and look whether resumed trainings notice and go on from whole ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoint import CheckpointError, load_checkpoint_file
+from sap_detr.checkpoint import CheckpointError, load_checkpoint_file
+
 from .comparison import first_difference
 from .training import CampaignError, Training, TrainingCommand, run_to_end
 
@@ -43,9 +44,9 @@ def damage_campaign(
     work: Path,
     damages: int,
     seed: int = 0,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> DamageReport:
-    """Damages the newest checkpoints of trainings and resumes these.
+    """Damage the newest checkpoints of trainings and resume these.
 
     Mostly one or two, of which the older ones must take over; now and then all, which must be an
     error. `last_checkpoint` is sometimes lost or overwritten, too.
@@ -55,7 +56,7 @@ def damage_campaign(
         work: folder for everything.
         damages: how many checkpoints to damage, at least.
         seed: of the kinds of damage and their places.
-        tell: takes a line about the progress.
+        log: takes a line about the progress.
 
     Raises:
         CampaignError: if an undamaged training fails, or keeps fewer than two checkpoints.
@@ -79,7 +80,7 @@ def damage_campaign(
         _change_tag(folder, files[0].name, rng)
         report.problems += [f"{folder}: {p} was loaded" for p in files[:count] if _loads(p)]
         report.problems += _resume(command, folder, count == len(files), reference, report)
-        tell(f"training {trial}: {', '.join(done)}: {report.problems or 'noticed'}")
+        log(f"training {trial}: {', '.join(done)}: {report.problems or 'noticed'}")
         shutil.rmtree(folder)
         trial += 1
     return report

@@ -1,4 +1,4 @@
-"""Compares what two runs left behind, bit for bit."""
+"""Compare what two runs left behind, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..checkpoint import load_checkpoint_file
+from sap_detr.checkpoint import load_checkpoint_file
 
 # What is meant to differ from run to run.
 _OWN_KEYS = {"run_id"}
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
 
 def first_difference(first: Any, second: Any, place: str = "") -> Difference | None:
-    """Compares two checkpoints: weights, averages, optimizer, counts, everything.
+    """Compare two checkpoints: weights, averages, optimizer, counts, everything.
 
     Args:
         first, second: files, or their contents.
@@ -73,7 +73,7 @@ def _describe(value: Any) -> str:
 
 
 def metrics_problem(path: Path) -> str | None:
-    """What is wrong with the metrics of a run that was resumed: broken or repeated lines."""
+    """Return what is wrong with the metrics of a resumed run: a broken or a repeated line."""
     seen: set[tuple[int, str]] = set()
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

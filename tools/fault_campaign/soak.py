@@ -1,4 +1,4 @@
-"""Watches the memory of a long training."""
+"""Watch the memory of a long training."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from detectron2.engine import HookBase
 
-from ..config import load_config
-from ..engine import DetectionTrainer, prepare_data, setup_run
+from sap_detr.config import load_config
+from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -35,7 +35,7 @@ class SoakReport:
     workers_mebibytes: list[float] = field(default_factory=list)
 
     def growth(self, series: list[float]) -> float:
-        """MiB between the medians of the first and the last quarter after the warm-up."""
+        """Return the MiB from the median of the first quarter after the warm-up to the last's."""
         values = [v for i, v in zip(self.iterations, series, strict=True) if i >= self.warm_up]
         quarter = max(len(values) // 4, 1)
         return statistics.median(values[-quarter:]) - statistics.median(values[:quarter])
@@ -55,7 +55,7 @@ class SoakReport:
 
 
 class MemoryProbe(HookBase):
-    """Notes the memory that is in use.
+    """Note the memory that is in use.
 
     Args:
         report: takes the numbers.
@@ -76,7 +76,7 @@ class MemoryProbe(HookBase):
 
 
 def resident_mebibytes(pid: int) -> float:
-    """Resident memory of a process."""
+    """Return the resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * _PAGE / 2**20
 
@@ -87,16 +87,16 @@ def soak(
     folder: Path,
     warm_up: int = 200,
     period: int = 20,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> SoakReport:
-    """Trains in this process and watches its memory.
+    """Train in this process and watch its memory.
 
     Args:
         config_file, overrides: the training, with ``train.max_iter``.
         folder: its output.
         warm_up: iterations in which memory may grow.
         period: iterations between two looks.
-        tell: takes a line about the progress.
+        log: takes a line about the progress.
     """
     torch.set_num_threads(1)
     cfg = load_config(config_file, [*overrides, f"train.output_dir={folder}"])
@@ -107,5 +107,5 @@ def soak(
     trainer.register_hooks([MemoryProbe(report, period)])
     trainer.resume_or_load(resume=False)
     trainer.train()
-    tell(str(report))
+    log(str(report))
     return report

@@ -1,4 +1,4 @@
-"""Kills a training again and again, and compares what it arrives at with an undisturbed one."""
+"""Kill a training again and again, and compare what it arrives at with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..checkpoint import CheckpointError, load_checkpoint_file
+from sap_detr.checkpoint import CheckpointError, load_checkpoint_file
+
 from .comparison import first_difference, metrics_problem
 from .training import CampaignError, Training, TrainingCommand, run_to_end
 
 # Seconds in which the other processes of a job may notice by themselves that one was killed, before
-# they are told, as torchrun would tell them; and in which they must end then.
+# they are asked to end, as torchrun would ask them; and in which they must end then.
 _NOTICE, _END = 20.0, 60.0
 
 
@@ -25,7 +26,7 @@ class KillReport:
         kills: how often a training was killed.
         while_saving: how often a checkpoint was half written at that time.
         one_of_several: how often only one process of a job was killed.
-        told: how often the others did not notice and had to be told.
+        asked_to_end: how often the others did not notice and had to be asked to end.
         runs: trainings that were brought to their end and compared.
         problems: what was lost or wrong; empty if nothing.
     """
@@ -33,7 +34,7 @@ class KillReport:
     kills: int = 0
     while_saving: int = 0
     one_of_several: int = 0
-    told: int = 0
+    asked_to_end: int = 0
     runs: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -42,8 +43,8 @@ class KillReport:
         several = ""
         if self.one_of_several:
             several = (
-                f", {self.one_of_several} of one process of several (in {self.told} cases the "
-                "others had to be told)"
+                f", {self.one_of_several} of one process of several (in {self.asked_to_end} "
+                "cases the others had to be asked to end)"
             )
         return (
             f"{self.kills} kills, {self.while_saving} of them while saving{several}; {self.runs} "
@@ -56,9 +57,9 @@ def kill_campaign(
     work: Path,
     kills: int,
     seed: int = 0,
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> KillReport:
-    """Kills trainings at random moments, resumes them every time, and compares the final states.
+    """Kill trainings at random moments, resume them every time, and compare the final states.
 
     Half of the kills wait for a checkpoint that is being written. Of a job with several processes
     either all are killed or one. The others then end by themselves or, if they still wait for it to
@@ -66,10 +67,10 @@ def kill_campaign(
 
     Args:
         command: a training that writes several checkpoints.
-        work: folder for everything; trainings in it are gone on with.
+        work: folder for everything; trainings that it already holds are continued.
         kills: how many.
         seed: of the moments.
-        tell: takes a line about the progress.
+        log: takes a line about the progress.
 
     Raises:
         CampaignError: if the undisturbed training fails.
@@ -80,12 +81,12 @@ def kill_campaign(
     duration = run_to_end(command, reference)
     final = reference / "model_final.pth"
     iterations = _iterations(final)
-    tell(f"undisturbed: {iterations} iterations in {duration:.1f} s")
+    log(f"undisturbed: {iterations} iterations in {duration:.1f} s")
     while report.kills < kills and not report.problems:
         folder = work / f"killed_{report.runs}"
         try:
             while _kill_once(command, folder, duration, rng, report):
-                tell(f"kill {report.kills}: {_newest(folder)}")
+                log(f"kill {report.kills}: {_newest(folder)}")
                 if report.kills == kills:
                     run_to_end(command, folder)
                     break
@@ -99,7 +100,7 @@ def kill_campaign(
             *(f"{path} was left behind" for path in folder.glob(".*.tmp")),
         ]
         report.problems += [problem for problem in problems if problem is not None]
-        tell(f"run {report.runs}: {report.problems or 'the same as undisturbed'}")
+        log(f"run {report.runs}: {report.problems or 'the same as undisturbed'}")
     return report
 
 
@@ -118,7 +119,7 @@ def _kill_once(
     rng: random.Random,
     report: KillReport,
 ) -> bool:
-    """Starts a training and kills it; returns False if it came to its end before."""
+    """Start a training and kill it; return False if it came to its end before."""
     training = Training(command, folder)
     begin = time.monotonic()
     if rng.random() < 0.5:
@@ -137,7 +138,7 @@ def _kill_once(
     if several and rng.random() < 0.5:
         training.kill([rng.randrange(len(training.pids))])
         report.one_of_several += 1
-        report.told += not training.ends_within(_NOTICE)
+        report.asked_to_end += not training.ends_within(_NOTICE)
         training.terminate()
         training.wait(_END)
     else:
@@ -147,7 +148,7 @@ def _kill_once(
 
 
 def _wait_for_save(training: Training, count: int) -> bool:
-    """Waits until the count-th checkpoint is being written; False if the training ends before."""
+    """Wait until the count-th checkpoint is being written; False if the training ends before."""
     for remaining in range(count, 0, -1):
         while not training.is_saving():
             if training.poll():

@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from fault_campaign import main
+from fault_campaign.__main__ import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(tmp_path, *arguments, before="", status=0):
     """In a process of its own, because it forks others."""
-    code = f"import sys\n{before}\nimport fault_campaign\nsys.exit(fault_campaign.main())"
+    code = f"import sys\n{before}\nfrom tools.fault_campaign.__main__ import main\nsys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--work", str(tmp_path / "work")],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tools")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=600,
