@@ -23,9 +23,9 @@ from .sampler import (
     REPLACEMENT_STREAM,
     SAMPLE_STREAM,
     EpochSampler,
-    SeededRandomState,
     Token,
     random_words,
+    seeded,
 )
 from .standard_dict import StandardDict
 from .unreadable_images import UnreadableImage, UnreadableImages
@@ -41,7 +41,7 @@ UNREADABLE = "unreadable_images"
 
 
 class MappedDataset(Dataset[Sample]):
-    """Maps standard dicts.
+    """Mapped samples in the order of the data set.
 
     Args:
         dicts: standard dicts.
@@ -55,6 +55,9 @@ class MappedDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.mapper(self.records[index])
 
     def __getitems__(self, keys: Sequence[Any]) -> list[Any]:
         """Return a batch; of bad data only the error, for the main process to raise.
@@ -84,12 +87,12 @@ class TrainDataset(MappedDataset):
         super().__init__(dicts, mapper)
         self.seed = seed
 
-    def __getitem__(self, token: Token) -> Sample:
+    def __getitem__(self, token: Token) -> Sample:  # type: ignore[override]
         position, index = token
         bad: list[UnreadableImage] = []
         for candidate in self._candidates(position, index):
             try:
-                with SeededRandomState(random_words(self.seed, SAMPLE_STREAM, position)):
+                with seeded(random_words(self.seed, SAMPLE_STREAM, position)):
                     sample = self.mapper(self.records[candidate])
             except BadImageError as error:
                 bad.append((error.file_name, error.reason))
@@ -105,15 +108,6 @@ class TrainDataset(MappedDataset):
         yield index
         words = random_words(self.seed, REPLACEMENT_STREAM, position)
         yield from np.random.RandomState(words).randint(len(self), size=_MAX_REPLACEMENTS).tolist()
-
-
-class TestDataset(MappedDataset):
-    """Mapped samples in the order of the data set."""
-
-    __test__ = False
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.mapper(self.records[index])
 
 
 class CheckedLoader(DataLoader[Sample]):
@@ -217,7 +211,7 @@ def build_test_loader(
     """
     dicts = _as_dicts(dataset)
     return CheckedLoader(
-        TestDataset(dicts, mapper),
+        MappedDataset(dicts, mapper),
         batch_size=batch_size,
         sampler=InferenceSampler(len(dicts)),
         num_workers=num_workers,

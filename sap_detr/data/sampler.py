@@ -13,6 +13,7 @@ processes with A steps as on W * A processes with one.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -35,28 +36,24 @@ def random_words(*key: int) -> NDArray[Any]:
     return np.random.SeedSequence(key).generate_state(4)
 
 
-class SeededRandomState:
-    """Seeds the global random state of numpy, Python and torch (CPU), and restores it on exit.
+@contextlib.contextmanager
+def seeded(words: NDArray[Any]) -> Iterator[None]:
+    """Seed the global random state of numpy, Python and torch (CPU), and restore it at the end.
 
     Args:
         words: as ``random_words`` gives them.
     """
-
-    def __init__(self, words: NDArray[Any]) -> None:
-        self.words = words
-
-    def __enter__(self) -> None:
-        self._saved = np.random.get_state(), random.getstate(), torch.get_rng_state()
-        number = int.from_bytes(self.words.tobytes(), "little")
-        np.random.seed(self.words)
-        random.seed(number)
-        torch.default_generator.manual_seed(number % 2**63)
-
-    def __exit__(self, *_: object) -> None:
-        numpy_state, python_state, torch_state = self._saved
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        torch.set_rng_state(torch_state)
+    before = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    number = int.from_bytes(words.tobytes(), "little")
+    np.random.seed(words)
+    random.seed(number)
+    torch.default_generator.manual_seed(number % 2**63)
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
+        torch.set_rng_state(before[2])
 
 
 class EpochSampler(Sampler[Token]):

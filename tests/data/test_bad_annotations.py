@@ -229,8 +229,11 @@ def _forget(*names: str) -> None:
             MetadataCatalog.remove(name)
 
 
-def _assert_same_verdict(folder: Path, split: str, data: bytes) -> None:
-    """Training and the checking tool refuse the same sets, and warn of the same in the others."""
+def _assert_same_verdict(folder: Path, split: str, data: bytes) -> int:
+    """Training and the checking tool refuse the same sets, and warn of the same in the others.
+
+    Returns the exit code of the tool, with ``--strict``.
+    """
     for name in SPLITS:
         (folder / f"{name}.json").write_bytes(data if name == split else GOOD)
     report = folder / "report.json"
@@ -247,7 +250,7 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> None:
         inspection = check_datasets(names[:1], names[1:], num_queries=1)
     except DatasetError:
         assert code == 2, text
-        return
+        return code
     finally:
         _forget("generated_train", "generated_val")
     record = json.loads(report.read_text())
@@ -256,6 +259,7 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> None:
     assert told == [findings.counts() for findings in inspection.all_findings()]
     warned = any(findings.of("warning") for findings in inspection.all_findings())
     assert code == int(warned), text
+    return code
 
 
 def _assert_usable(checked: CocoAnnotations, content: Coco) -> None:
@@ -329,3 +333,77 @@ def test_the_generated_files_were_bad(outcomes: Counter[str]) -> None:
     assert outcomes.total() >= 480
     assert outcomes["refused"] > 150
     assert outcomes["repaired"] > 30
+
+
+def _without_annotations(content: Coco) -> None:
+    del content["annotations"]
+
+
+def _without_objects(content: Coco) -> None:
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
+def _other_classes(content: Coco) -> None:
+    content["categories"][0]["id"], content["categories"][1]["id"] = 3, 7
+
+
+def _one_class_less(content: Coco) -> None:
+    del content["categories"][0]
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3]
+
+
+def _one_class_unused(content: Coco) -> None:
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3]
+
+
+def _file_twice(content: Coco) -> None:
+    content["images"][1]["file_name"] = "1.jpg"
+
+
+def _file_of_the_other_split(content: Coco) -> None:
+    content["images"][1]["file_name"] = "../train/2.jpg"
+
+
+def _file_missing(content: Coco) -> None:
+    content["images"][1]["file_name"] = "4.jpg"
+
+
+def _other_size(content: Coco) -> None:
+    content["images"][1]["width"] = 41
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        (_without_annotations, {"train"}),
+        (_without_objects, {"train"}),
+        (_other_classes, {"train", "val"}),
+        (_one_class_less, {"train", "val"}),
+        (_one_class_unused, set()),
+        (_file_twice, set()),
+        (_file_of_the_other_split, set()),
+        (_file_missing, {"train", "val"}),
+        (_other_size, {"train", "val"}),
+    ],
+)
+def test_faults_of_whole_sets(
+    folder: Path, split: str, change: Mutation, refused: set[str]
+) -> None:
+    content = _good()
+    change(content)
+    code = _assert_same_verdict(folder, split, json.dumps(content).encode())
+    assert code == (2 if split in refused else 1)
+
+
+def test_images_that_only_decoding_shows_to_be_damaged(
+    folder: Path, damage_image: Callable[[Path], None]
+) -> None:
+    """They stop an evaluation, and are replaced in training."""
+    for split, expected in (("train", 1), ("val", 2)):
+        file = folder / split / "2.jpg"
+        before = file.read_bytes()
+        damage_image(file)
+        assert _assert_same_verdict(folder, split, GOOD) == expected
+        file.write_bytes(before)
