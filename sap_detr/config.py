@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from .data import dataset_class_names
+from .text import listing
 
 logger = logging.getLogger(__name__)
 
@@ -217,10 +218,9 @@ def resolve_num_classes(cfg: DictConfig, class_names: Sequence[str] | None, sour
     if given in (None, COCO_NUM_CLASSES):
         cfg.model.num_classes = len(class_names)
     elif given != len(class_names):
-        shown = ", ".join([*class_names[:10], *(["..."] if len(class_names) > 10 else [])])
         raise ConfigError(
-            f"model.num_classes is {given}, but {source} has {len(class_names)} classes: {shown}. "
-            "Leave model.num_classes out to take the number from the data"
+            f"model.num_classes is {given}, but {source} has {len(class_names)} classes: "
+            f"{listing(class_names)}. Leave model.num_classes out to take the number from the data"
         )
 
 

@@ -33,7 +33,13 @@ from tqdm import tqdm
 
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
 from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config
-from sap_detr.data import BadImageError, DatasetError, inspect_image, read_image
+from sap_detr.data import (
+    BadImageError,
+    DatasetError,
+    image_suffixes,
+    inspect_image,
+    read_image,
+)
 from sap_detr.engine import build_model, choose_device, prepare_data
 from sap_detr.visualization import (
     AttentionRecorder,
@@ -47,7 +53,6 @@ from sap_detr.visualization import (
     draw_points,
 )
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
 SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
 SHEET_ROWS = 6
@@ -271,9 +276,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in image_suffixes())
             if not found:
-                raise DemoError(f"the folder {path} has no images ({', '.join(IMAGE_SUFFIXES)})")
+                known = ", ".join(sorted(image_suffixes()))
+                raise DemoError(f"the folder {path} has no images ({known})")
             images += found
         elif path.is_file():
             images.append(path)

@@ -74,8 +74,7 @@ class TrainDataset(MappedDataset):
     """Mapped training samples, augmented by a function of (seed, position in the stream).
 
     The place of an image that can't be read is taken by another one, drawn by a function of the
-    same; the sample then lists the files and reasons under
-    ``unreadable_images``.
+    same; the sample then lists the files and reasons under ``unreadable_images``.
 
     Args:
         dicts: standard dicts.
