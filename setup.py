@@ -69,6 +69,8 @@ setup(
     # is listed here as far as our code uses it too, or its import fails without it.
     install_requires=[
         "cloudpickle",
+        # Of a lock that a forked process inherits it lets go, since 4.0.
+        "filelock>=4",
         "fvcore>=0.1.5,<0.1.6",
         "hydra-core>=1.1",
         "iopath>=0.1.7",

@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
+import sap_detr.modeling  # noqa: F401  (its methods register their names of parameters)
 from sap_detr.checkpoint import (
-    COCO_CATEGORY_IDS,
     NAME_MAPS,
     UNUSED_CLASS_BIAS,
     CheckpointError,
     NameMap,
     coco_class_names,
+    convert_class_rows,
     detect_format,
-    expand_class_rows,
     load_checkpoint_file,
+    match_class_rows,
     model_state,
     save_checkpoint_file,
-    select_class_rows,
 )
 from sap_detr.projects import load_projects
 
@@ -40,8 +40,8 @@ Names = list[str | None] | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 with one message for what can't be done."""
-    # Their names of parameters are needed before any config is.
+    """Run the command line; return 0, or 2 with one message for what can't be done."""
+    # They register their names of parameters, too.
     load_projects()
     arguments = _parser().parse_args(argv)
     try:
@@ -91,7 +91,8 @@ def convert(input: Path, output: Path, to: str, method: str | None, classes: str
     """Convert one file.
 
     Args:
-        input, output: files.
+        input: file to read.
+        output: file to write.
         to: "ours" or "published".
         method: published form, or None to recognise it.
         classes: "keep", "coco80" or "coco91".
@@ -151,13 +152,13 @@ def convert(input: Path, output: Path, to: str, method: str | None, classes: str
 
 
 def _extra_keys(checkpoint: Mapping[str, Any]) -> list[str]:
-    """What a checkpoint holds besides its state dict (nothing if it is a bare state dict)."""
+    """Return what a checkpoint holds besides its state dict: nothing if it is a bare one."""
     nested = [key for key in ("model", "state_dict") if isinstance(checkpoint.get(key), Mapping)]
     return [key for key in checkpoint if key != nested[0]] if nested else []
 
 
 def _find_name_map(state: State, form: str, method: str | None, needed: bool) -> NameMap | None:
-    """The table of the published side."""
+    """Return the table of the published side."""
     if form != "ours":
         if method not in (None, form):
             raise CheckpointError(f"INPUT has {form} names, not those of --method {method}.")
@@ -178,7 +179,7 @@ def _find_name_map(state: State, form: str, method: str | None, needed: bool) ->
 def _class_names(
     checkpoint: Mapping[str, Any], state: State, form: str, name_map: NameMap | None
 ) -> Names:
-    """The class names stored in the file; else COCO's for published files of 80 or 91 classes."""
+    """Return the file's class names, else COCO's for published files of 80 or 91 classes."""
     stored = checkpoint.get("class_names")
     if stored is not None:
         return list(stored)
@@ -215,16 +216,17 @@ def _convert_classes(
             f"--classes {classes} needs a model of 80 or 91 COCO classes; INPUT has {rows}."
         )
     row_names = name_map.class_row_names(state)
+    new_names = coco_class_names(wanted)
+    match = match_class_rows(new_names, wanted, coco_class_names(rows), rows)
+    state = convert_class_rows(state, row_names, match, name_map.no_object_row)
     if wanted == 80:
-        state = select_class_rows(state, row_names, COCO_CATEGORY_IDS, name_map.no_object_row)
         line = "classes: 91 to 80, the rows of the category ids in use"
     else:
-        state = expand_class_rows(state, row_names, COCO_CATEGORY_IDS, 91, name_map.no_object_row)
         line = (
             "classes: 80 to 91; the rows of the 11 unused ids can't be recovered and got weights "
             f"0 and bias {UNUSED_CLASS_BIAS:g}"
         )
-    return state, coco_class_names(wanted), line
+    return state, new_names, line
 
 
 if __name__ == "__main__":

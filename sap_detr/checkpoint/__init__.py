@@ -1,60 +1,54 @@
-"""Published checkpoints to ours and back, and loading that is safe and says what it did."""
+"""Checkpoints: reading and writing that is safe, names of published ones, loading that is told."""
 
-from .checkpointer import BEST, FINAL, SafeCheckpointer, non_finite_names
-from .loading import ClassNames, LoadReport, load_weights, unwrap_model
-from .published import (
+from .checkpointer import SafeCheckpointer, non_finite_names
+from .class_rows import (
     COCO_CATEGORY_IDS,
-    DETR,
-    NAME_MAPS,
-    SAP_DETR,
     UNUSED_CLASS_BIAS,
-    NameMap,
-    backbone_pairs,
+    ClassNames,
     coco_class_names,
+    convert_class_rows,
+    match_class_rows,
+)
+from .loading import LoadReport, load_weights, unwrap_model
+from .name_map import (
+    NAME_MAPS,
+    NameMap,
+    NamePairs,
     detect_format,
-    expand_class_rows,
     model_state,
     register_name_map,
-    select_class_rows,
-    to_ours,
-    to_published,
 )
+from .run_files import BEST, FINAL, step_name
 from .run_lock import lock_run_folder, release_run_folder
-from .safe_load import (
-    CheckpointError,
-    UntrustedCheckpointError,
-    load_checkpoint_file,
-    save_checkpoint_file,
-)
+from .safe_load import CheckpointError, UntrustedCheckpointError, load_checkpoint_file
+from .safe_save import save_checkpoint_file, write_atomically
 
 __all__ = [
     "BEST",
     "COCO_CATEGORY_IDS",
-    "DETR",
     "FINAL",
     "NAME_MAPS",
-    "SAP_DETR",
     "UNUSED_CLASS_BIAS",
     "CheckpointError",
     "ClassNames",
     "LoadReport",
     "NameMap",
+    "NamePairs",
     "SafeCheckpointer",
     "UntrustedCheckpointError",
-    "backbone_pairs",
     "coco_class_names",
+    "convert_class_rows",
     "detect_format",
-    "expand_class_rows",
     "load_checkpoint_file",
     "load_weights",
     "lock_run_folder",
+    "match_class_rows",
     "model_state",
     "non_finite_names",
     "register_name_map",
     "release_run_folder",
     "save_checkpoint_file",
-    "select_class_rows",
-    "to_ours",
-    "to_published",
+    "step_name",
     "unwrap_model",
+    "write_atomically",
 ]

@@ -6,24 +6,22 @@ import fnmatch
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .published import NAME_MAPS, coco_class_names, detect_format, model_state
+from .class_rows import ClassNames, RowMatch, coco_class_names, match_class_rows
+from .name_map import NAME_MAPS, detect_format, listing, model_state
 from .safe_load import CheckpointError, load_checkpoint_file
 
-__all__ = ["ClassNames", "LoadReport", "load_weights", "unwrap_model"]
-
 logger = logging.getLogger(__name__)
-
-ClassNames = Sequence[str | None]
-"""One name per class row, in order; None for a row that stands for no class."""
 
 
 @dataclass
@@ -66,7 +64,7 @@ class LoadReport:
         return self.backbone_only and not any(name.startswith("backbone.") for name in kept)
 
     def require_complete(self) -> None:
-        """For evaluation and export, where initial values give meaningless detections.
+        """Raise if the model would give meaningless detections: for evaluation and export.
 
         Raises:
             CheckpointError: some tensor keeps (some of) its initial values.
@@ -87,30 +85,25 @@ class LoadReport:
             "missing": self.missing,
             "ignored": self.ignored,
         }
-        columns = {title: names for title, names in columns.items() if names}
-        counts: dict[str, dict[str, int]] = {}
-        for title, names in columns.items():
-            for name in names:
-                row = counts.setdefault(_module(name), {})
-                row[title] = row.get(title, 0) + 1
-        width = max(map(len, ["module", *counts]))
+        counts = {title: Counter(map(_module, names)) for title, names in columns.items() if names}
+        modules = sorted({module for count in counts.values() for module in count})
+        rows = [
+            [module, *(count[module] or None for count in counts.values())] for module in modules
+        ]
         lines = [f"Weights from {self.source} ({self.format} names), tensors per module:"]
-        lines.append("  ".join(["module".ljust(width), *columns]))
-        for module, row in sorted(counts.items()):
-            cells = [str(row.get(title, "")).rjust(len(title)) for title in columns]
-            lines.append("  ".join([module.ljust(width), *cells]))
-        for name, (taken, rows) in self.partially_loaded.items():
-            lines.append(f"{name}: {taken} of {rows} rows loaded, the others re-initialised")
+        lines.append(tabulate(rows, ["module", *counts], "plain"))
+        for name, (taken, total) in self.partially_loaded.items():
+            lines.append(f"{name}: {taken} of {total} rows loaded, the others re-initialised")
         return "\n".join(lines + self.notes)
 
 
 def _module(name: str) -> str:
-    """The part of a name that the table shows: `decoder.layers`, `backbone.res2`."""
+    """Return the part of a name that the report shows: `decoder.layers`, `backbone.res2`."""
     return ".".join(name.split(".")[:-1][:2]) or name
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and torch.compile."""
+    """Return the model inside DistributedDataParallel, DataParallel and torch.compile."""
     while True:
         if isinstance(model, DistributedDataParallel | DataParallel):
             model = model.module
@@ -127,6 +120,7 @@ def load_weights(
     checkpoint_class_names: ClassNames | None = None,
     reinitialise: Sequence[str] = (),
     source: str | None = None,
+    average: bool = False,
 ) -> LoadReport:
     """Load weights of any form that `detect_format` knows, to start training or to evaluate.
 
@@ -147,6 +141,7 @@ def load_weights(
         reinitialise: patterns (`decoder.query_embed.*`) of tensors that shall keep their initial
             values.
         source: what to call the checkpoint in messages, by default the file's path.
+        average: take the moving average of the weights, if the checkpoint has one.
 
     Returns:
         The report, which is also logged.
@@ -165,9 +160,11 @@ def load_weights(
     target = {
         name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)
     }
-    _check_patterns(reinitialise, target)
+    for pattern in reinitialise:
+        if not fnmatch.filter(target, pattern):
+            raise ValueError(f"reinitialise pattern {pattern!r} matches no tensor of the model.")
 
-    state = model_state(checkpoint)
+    state = model_state(checkpoint, average)
     form = detect_format(state)
     report = LoadReport(source, form)
     if form != "ours":
@@ -175,18 +172,24 @@ def load_weights(
         report.backbone_only = name_map.backbone_only
         report.ignored += [name for name in state if name_map.is_dropped(name)]
         state = name_map.to_ours(state)
-    if not state.keys() & target.keys():
-        raise CheckpointError(
-            f"{source} ({form} names) has nothing in common with the model. It has e.g. "
-            f"{_some(state)}; the model has e.g. {_some(target)}."
-        )
-    _check_depth(source, state, target)
+    _check_same_kind(report, state.keys(), target.keys())
     surplus = [name for name in state if name not in target]
     report.ignored += surplus
 
-    class_rows = _ClassRows.of(
-        model, checkpoint, form, state, target, class_names, checkpoint_class_names
-    )
+    rows: RowMatch | None = None
+    num_classes = getattr(model, "num_classes", None)
+    class_tensors = _class_tensors(state, target, num_classes)
+    if class_tensors and num_classes is not None:
+        name = class_tensors[0]
+        no_object = len(target[name]) > num_classes
+        found = len(state[name]) - no_object
+        checkpoint_class_names = checkpoint_class_names or checkpoint.get("class_names")
+        if checkpoint_class_names is None and form != "ours":
+            checkpoint_class_names = coco_class_names(found)
+            if class_names is None and checkpoint_class_names is not None:
+                class_names = coco_class_names(num_classes)
+        rows = match_class_rows(class_names, num_classes, checkpoint_class_names, found)
+        report.notes.append(f"Classes: {rows.note}")
     new_values: dict[str, torch.Tensor] = {}
     wrong_shapes = []
     for name, current in target.items():
@@ -195,13 +198,12 @@ def load_weights(
                 report.missing.append(name)
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in reinitialise):
             report.reinitialised.append(name)
-        elif class_rows is not None and name in class_rows.names:
-            value, taken = class_rows.merge(current, state[name])
-            new_values[name] = value
-            if taken == len(value):
+        elif rows is not None and name in class_tensors:
+            new_values[name], taken = rows.merge(current, state[name], no_object)
+            if taken == len(current):
                 report.loaded.append(name)
             elif taken:
-                report.partially_loaded[name] = (taken, len(value))
+                report.partially_loaded[name] = (taken, len(current))
             else:
                 report.reinitialised.append(name)
         elif state[name].shape != current.shape:
@@ -211,176 +213,59 @@ def load_weights(
             report.loaded.append(name)
     if wrong_shapes:
         raise CheckpointError(
-            f"{source} has tensors of other shapes than the model: {'; '.join(wrong_shapes[:8])}"
-            f"{f' and {len(wrong_shapes) - 8} more' if len(wrong_shapes) > 8 else ''}. Is it for "
-            "another configuration? Names given as `reinitialise` patterns keep the model's "
-            "initial values."
+            f"{source} has tensors of other shapes than the model: "
+            f"{listing(wrong_shapes, 8, '; ')}. Is it for another configuration? Names given as "
+            "`reinitialise` patterns keep the model's initial values."
         )
-    _check_more_than_backbone(report, state, target)
-    if class_rows is not None:
-        report.notes.append(class_rows.note)
     model.load_state_dict(new_values, strict=False)
     as_expected = not surplus and (report.complete or report.fills_backbone)
     logger.log(logging.INFO if as_expected else logging.WARNING, "%s", report)
     return report
 
 
-def _some(names: Iterable[str]) -> str:
-    return ", ".join(list(names)[:3])
+def _class_tensors(
+    state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], num_classes: int | None
+) -> list[str]:
+    """Return the names that both sides have of tensors whose first dimension counts classes."""
+    if not isinstance(num_classes, int):
+        return []
+    names = {name for known in NAME_MAPS.values() for name in known.class_row_names(target)}
+    # A table of another method may take for a class tensor what is none in this model.
+    return sorted(n for n in names if n in state and len(target[n]) - num_classes in (0, 1))
 
 
-def _check_patterns(patterns: Sequence[str], names: Iterable[str]) -> None:
-    names = list(names)
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise ValueError(f"reinitialise pattern {pattern!r} matches no tensor of the model.")
-
-
-def _check_depth(source: str, state: Iterable[str], target: Iterable[str]) -> None:
-    """ResNets of different depth have stages of equal shapes, of which one would fill the other in
-    part."""
-    found, needed = _blocks(state), _blocks(target)
+def _check_same_kind(report: LoadReport, state: Set[str], target: Set[str]) -> None:
+    """Refuse a checkpoint of another model of which a part would fit by chance."""
+    source = report.source
+    if not state & target:
+        raise CheckpointError(
+            f"{source} ({report.format} names) has nothing in common with the model. It has e.g. "
+            f"{listing(sorted(state), 3)}; the model has e.g. {listing(sorted(target), 3)}."
+        )
+    # ResNets of different depth have stages of equal shapes: one would fill the other in part.
+    found, needed = _depths(state), _depths(target)
     for stage in sorted(found.keys() & needed.keys()):
         if found[stage] != needed[stage]:
             raise CheckpointError(
-                f"{source} has a ResNet of another depth: {stage} has {len(found[stage])} blocks, "
-                f"in the model {len(needed[stage])}."
+                f"{source} has a ResNet of another depth: {stage} has {found[stage]} blocks, in "
+                f"the model {needed[stage]}."
             )
-
-
-def _blocks(names: Iterable[str]) -> dict[str, set[str]]:
-    stages: dict[str, set[str]] = {}
-    for name in names:
-        found = re.match(r"backbone\.(res\d)\.(\d+)\.", name)
-        if found:
-            stages.setdefault(found[1], set()).add(found[2])
-    return stages
-
-
-def _check_more_than_backbone(
-    report: LoadReport, state: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]
-) -> None:
-    """A detector that shares only its backbone with the model is a mistake, not a start."""
-
-    def beyond_backbone(names: Iterable[str]) -> list[str]:
-        return [name for name in names if not name.startswith("backbone.")]
-
-    taken = [*report.loaded, *report.partially_loaded, *report.reinitialised]
-    if beyond_backbone(state) and beyond_backbone(target) and not beyond_backbone(taken):
+    # A detector that shares only its backbone with the model is a mistake, not a start.
+    theirs, ours = _beyond_backbone(state), _beyond_backbone(target)
+    if theirs and ours and not theirs & ours:
         raise CheckpointError(
-            f"{report.source} is a detector of another kind: only its backbone fits the model. It "
-            f"has e.g. {_some(beyond_backbone(state))}; the model has e.g. "
-            f"{_some(beyond_backbone(target))}. To start from its backbone alone, give a state "
-            "dict of the backbone.* tensors."
+            f"{source} is a detector of another kind: only its backbone fits the model. It has "
+            f"e.g. {listing(sorted(theirs), 3)}; the model has e.g. {listing(sorted(ours), 3)}. To "
+            "start from its backbone alone, give a state dict of the backbone.* tensors."
         )
 
 
-@dataclass
-class _ClassRows:
-    """Which rows of the checkpoint's class tensors go to which rows of the model's.
-
-    Attributes:
-        names: the tensors (ours).
-        sources: for each class of the model the checkpoint's row, or None to keep the initial
-            values.
-        no_object: whether one more row, for "no object", follows the classes on both sides.
-        note: a sentence for the report.
-    """
-
-    names: set[str]
-    sources: list[int | None]
-    no_object: bool
-    note: str
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        checkpoint: Mapping[str, Any],
-        form: str,
-        state: Mapping[str, torch.Tensor],
-        target: Mapping[str, torch.Tensor],
-        model_names: ClassNames | None,
-        checkpoint_names: ClassNames | None,
-    ) -> _ClassRows | None:
-        num_classes = getattr(model, "num_classes", None)
-        if not isinstance(num_classes, int):
-            return None
-        names = {
-            name for name_map in NAME_MAPS.values() for name in name_map.class_row_names(target)
-        }
-        # A table of another method may take for a class tensor what is none in this model.
-        names = {
-            name for name in names if name in state and len(target[name]) - num_classes in (0, 1)
-        }
-        if not names:
-            return None
-        name = min(names)
-        no_object = len(target[name]) > num_classes
-        rows = len(state[name]) - no_object
-
-        checkpoint_names = checkpoint_names or checkpoint.get("class_names")
-        if checkpoint_names is None and form != "ours":
-            checkpoint_names = coco_class_names(rows)
-            if model_names is None and checkpoint_names is not None:
-                model_names = coco_class_names(num_classes)
-        _check_count("class_names", model_names, num_classes, "the model")
-        _check_count("checkpoint_class_names", checkpoint_names, rows, "the checkpoint")
-        sources, note = _match_classes(model_names, num_classes, checkpoint_names, rows)
-        return cls(names, sources, no_object, f"Classes: {note}")
-
-    def merge(self, current: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The model's tensor with the checkpoint's rows in it, and how many rows those are."""
-        if current.shape[1:] != new.shape[1:]:
-            raise CheckpointError(
-                f"The rows of the class head have shape {tuple(new.shape[1:])} in the checkpoint, "
-                f"{tuple(current.shape[1:])} in the model. Is it for another configuration?"
-            )
-        pairs = [(row, source) for row, source in enumerate(self.sources) if source is not None]
-        if self.no_object:
-            pairs.append((len(current) - 1, len(new) - 1))
-        merged = current.detach().clone()
-        if pairs:
-            rows, sources = map(list, zip(*pairs, strict=True))
-            merged[rows] = new[sources].to(merged)
-        return merged, len(pairs)
+def _beyond_backbone(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.startswith("backbone.")}
 
 
-def _check_count(argument: str, names: ClassNames | None, rows: int, owner: str) -> None:
-    if names is not None and len(names) != rows:
-        raise ValueError(f"{argument} has {len(names)} names, but {owner} has {rows} classes.")
-
-
-def _match_classes(
-    model_names: ClassNames | None,
-    num_classes: int,
-    checkpoint_names: ClassNames | None,
-    rows: int,
-) -> tuple[list[int | None], str]:
-    """For each of the model's classes the checkpoint's row, and a sentence about it."""
-    if model_names is None or checkpoint_names is None:
-        if num_classes == rows:
-            return list(range(rows)), f"{rows} rows loaded in order, without comparing names."
-        unknown = "the model's" if model_names is None else "the checkpoint's"
-        return [None] * num_classes, (
-            f"the checkpoint has {rows}, the model {num_classes}, and {unknown} class names are "
-            "unknown: class rows re-initialised. Give class names to keep the rows of classes "
-            "that both have."
-        )
-    by_name = {_key(name): row for row, name in enumerate(checkpoint_names) if name is not None}
-    sources = [None if name is None else by_name.get(_key(name)) for name in model_names]
-    # Rows without a class can be loaded as well where both sides have them at the same place.
-    if list(map(_key, model_names)) == list(map(_key, checkpoint_names)):
-        return list(range(rows)), f"{rows} rows loaded; the names are the same."
-    new = [str(name) for name, source in zip(model_names, sources, strict=True) if source is None]
-    note = f"{num_classes - len(new)} of {num_classes} rows loaded by name"
-    return (
-        sources,
-        f"{note}; re-initialised: {', '.join(new[:10])}{', ...' if len(new) > 10 else ''}."
-        if new
-        else note,
-    )
-
-
-def _key(name: str | None) -> str | None:
-    return name if name is None else name.strip().lower()
+def _depths(names: Iterable[str]) -> Counter[str]:
+    """Return the number of blocks of each stage of a ResNet."""
+    found = (re.match(r"backbone\.(res\d)\.\d+\.", name) for name in names)
+    blocks = {(match[1], match[0]) for match in found if match}
+    return Counter(stage for stage, _ in blocks)

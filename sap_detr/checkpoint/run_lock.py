@@ -1,4 +1,9 @@
-"""A lock that keeps two runs from writing to the same folder."""
+"""A lock that keeps two runs from writing to the same folder.
+
+The lock itself is filelock's. What a run needs beside it: who holds the lock stands in the file,
+all processes fail together, a folder that was made anew is locked anew, and file systems without
+locks can be used.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +12,26 @@ import errno
 import logging
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
-from detectron2.utils import comm
+from filelock import BaseFileLock, FileLock, Timeout
 
-from .safe_load import CheckpointError, remove_temporary_files
-
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
-
-__all__ = ["LOCK_NAME", "lock_run_folder", "release_run_folder"]
+from .processes import by_main_process
+from .safe_load import CheckpointError
+from .safe_save import remove_temporary_files
 
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
-# Open descriptors of the locks that this process holds. Closing one gives the lock up.
-_held: dict[Path, int] = {}
-# Locks are not inherited.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_held.clear)
+# The locks that this process holds, with the files that it locked.
+_held: dict[Path, tuple[BaseFileLock, os.stat_result]] = {}
 
 
 def lock_run_folder(folder: str | os.PathLike[str]) -> None:
-    """Takes a folder for this run, until `release_run_folder` or the end of the process.
+    """Take a folder for this run, until `release_run_folder` or the end of the process.
 
     The main process of a run holds the lock; all processes must call this. The operating system
     gives it back when the process ends, however that happens. What a killed run left half written
@@ -42,61 +41,54 @@ def lock_run_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: in all processes, if another run has the folder, or it can't be written to.
     """
-    problem = None
-    if comm.is_main_process():
-        try:
-            problem = _try_to_lock(Path(folder))
-        except OSError as error:
-            problem = f"train.output_dir={folder} can't be written to: {error.strerror}"
-    problem = comm.all_gather(problem)[0]
-    if problem is not None:
-        raise CheckpointError(problem)
+    by_main_process(partial(_lock, Path(folder)))
 
 
 def release_run_folder(folder: str | os.PathLike[str]) -> None:
-    """Gives a folder back, if this process has it."""
-    descriptor = _held.pop(Path(folder).resolve(), None)
-    if descriptor is not None:
-        os.close(descriptor)
+    """Give a folder back, if this process has it."""
+    lock, _ = _held.pop(Path(folder).resolve(), (None, None))
+    if lock is not None:
+        lock.release()
 
 
-def _try_to_lock(folder: Path) -> str | None:
-    """Returns why it is not possible."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    path = folder / LOCK_NAME
-    if fcntl is None or _is_held(path):
-        return None
+def _lock(folder: Path) -> None:
+    path = folder.resolve() / LOCK_NAME
+    if _is_held(path):
+        return
     release_run_folder(folder)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    # filelock's own way out on file systems without locks would outlive a killed run.
+    lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
     try:
-        # Not flock: workers of data loaders would inherit it and outlive a killed process.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        owner = ""
+        with contextlib.suppress(OSError):  # Windows reads no locked file
+            owner = path.read_text(errors="replace")[:200].strip()
+        raise CheckpointError(
+            f"another run writes to {folder} ({owner or 'unknown process'}). Wait for it, end it, "
+            "or set another train.output_dir"
+        ) from error
     except OSError as error:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-        os.close(descriptor)
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return (
-                f"another run writes to {folder} ({owner or 'unknown process'}). Wait for it, end "
-                "it, or set another train.output_dir"
-            )
+        if error.errno not in _NO_LOCKS:
+            raise CheckpointError(
+                f"train.output_dir={folder} can't be written to: {error.strerror}"
+            ) from error
         logger.warning(
             f"{folder} can't be locked ({error.strerror}): nothing keeps a second run from writing "
             "to it"
         )
-        return None
-    _held[folder] = descriptor
+        return
+    _held[path.parent] = lock, path.stat()
     with contextlib.suppress(OSError):  # a full disk
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-    remove_temporary_files(folder)
-    return None
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+    remove_temporary_files(path.parent)
 
 
 def _is_held(path: Path) -> bool:
     """Whether this process has the lock, and the file is still the one that it locked."""
-    descriptor = _held.get(path.parent)
-    try:
-        return descriptor is not None and os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
+    lock, locked = _held.get(path.parent, (None, None))
+    if lock is None or locked is None or not path.exists():
         return False
+    # A process that was forked has not inherited the lock.
+    return lock.is_locked and os.path.samestat(locked, path.stat())

@@ -19,12 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint import (
-    CheckpointError,
-    load_checkpoint_file,
-    load_weights,
-    lock_run_folder,
-)
+from ..checkpoint import CheckpointError, load_weights, lock_run_folder
 from ..config import (
     ConfigError,
     as_list,
@@ -255,10 +250,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     model = build_model(cfg)
     path = PathManager.get_local_path(cfg.train.init_checkpoint)
-    checkpoint = load_checkpoint_file(path)
-    if cfg.train.ema.enabled and "ema" in checkpoint:
-        checkpoint["model"] = {k: v for k, v in checkpoint["ema"].items() if k != "num_updates"}
-    report = load_weights(model, checkpoint, class_names=cfg.train.class_names, source=path)
+    report = load_weights(
+        model, path, class_names=cfg.train.class_names, average=cfg.train.ema.enabled
+    )
     report.require_complete()
     accelerate(model, cfg.train)
     return DetectionTrainer.test(cfg, model)

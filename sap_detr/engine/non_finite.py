@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..checkpoint import non_finite_names
-from ..checkpoint.safe_load import write_atomically
+from ..checkpoint import non_finite_names, write_atomically
 from ..config import ConfigError
 
 logger = logging.getLogger(__name__)

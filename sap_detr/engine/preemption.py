@@ -28,7 +28,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import FINAL, SafeCheckpointer, step_name
 
 # Exit status of a run that was asked to stop and can be continued: ERESTART of Linux.
 PREEMPTED_STATUS = 85
@@ -223,8 +223,8 @@ class PreemptionHook(HookBase):
         """
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter:
-            return "model_final"
-        name = f"model_{done - 1:07d}"
+            return FINAL
+        name = step_name(done - 1)
         if done % self._period != 0:
             self._checkpointer.save(name, iteration=done - 1)
         return name

@@ -5,6 +5,9 @@ from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys, object_normalizer
 from .decoders import (
+    DETECTRON2_DETR,
+    DETR,
+    SAP_DETR,
     DetrDecoder,
     DetrDecoderLayer,
     LayerMemory,
@@ -40,6 +43,12 @@ from .meta_arch import DetectionTransformer
 from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
 from .reference_points import inverse_sigmoid
+from .resnet_name_map import (
+    DETECTRON2_RESNET,
+    TORCHVISION_RESNET,
+    detectron2_resnet_pairs,
+    torchvision_resnet_pairs,
+)
 from .structures import (
     FeatureMap,
     Matches,
@@ -50,6 +59,11 @@ from .structures import (
 )
 
 __all__ = [
+    "DETECTRON2_DETR",
+    "DETECTRON2_RESNET",
+    "DETR",
+    "SAP_DETR",
+    "TORCHVISION_RESNET",
     "CardinalityError",
     "ClassError",
     "CostTerm",
@@ -91,6 +105,7 @@ __all__ = [
     "build_small_resnet",
     "checkpoint_activations",
     "cxcywh_to_xyxy",
+    "detectron2_resnet_pairs",
     "inverse_sigmoid",
     "iou_and_giou",
     "layer_keys",
@@ -98,5 +113,6 @@ __all__ = [
     "object_normalizer",
     "padded_image_sizes",
     "padding_mask_at",
+    "torchvision_resnet_pairs",
     "xyxy_to_cxcywh",
 ]

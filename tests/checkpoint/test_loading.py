@@ -11,9 +11,9 @@ from sap_detr.checkpoint import (
     CheckpointError,
     load_weights,
     save_checkpoint_file,
-    to_ours,
     unwrap_model,
 )
+from sap_detr.modeling import DETR
 
 HEAD = "decoder.class_head.weight"
 INITIAL = -7.0
@@ -22,7 +22,7 @@ INITIAL = -7.0
 @pytest.fixture
 def ours(published_detr):
     """A state dict of ours with the given number of classes."""
-    return lambda num_classes: to_ours(published_detr(num_classes), "detr")
+    return lambda num_classes: DETR.to_ours(published_detr(num_classes))
 
 
 @pytest.fixture

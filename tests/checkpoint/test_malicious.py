@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from sap_detr.checkpoint.safe_load import (
+from sap_detr.checkpoint import (
     CheckpointError,
     UntrustedCheckpointError,
     load_checkpoint_file,

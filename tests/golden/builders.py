@@ -10,7 +10,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from sap_detr import model_zoo
-from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS, select_class_rows
+from sap_detr.checkpoint import (
+    NAME_MAPS,
+    coco_class_names,
+    convert_class_rows,
+    match_class_rows,
+)
 from sap_detr.projects import sam_detr  # noqa: F401, for its names of parameters
 
 
@@ -53,6 +58,7 @@ def build(case: dict, weights: dict, num_classes: int) -> nn.Module:
     state = names.to_ours({name: torch.as_tensor(value) for name, value in weights.items()})
     if num_classes != case["num_classes"]:
         rows = names.class_row_names(state)
-        state = select_class_rows(state, rows, COCO_CATEGORY_IDS, names.no_object_row)
+        match = match_class_rows(coco_class_names(80), 80, coco_class_names(91), 91)
+        state = convert_class_rows(state, rows, match, names.no_object_row)
     model.load_state_dict(state)
     return model

@@ -2,8 +2,8 @@
 
 from . import published_costs
 from .aligner import AlignedQueries, SemanticsAligner
-from .checkpoint import SAM_DETR
 from .decoder import SamDetrDecoder, SamDetrDecoderLayer
+from .name_map import SAM_DETR
 
 __all__ = [
     "SAM_DETR",

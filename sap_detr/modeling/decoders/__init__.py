@@ -1,10 +1,15 @@
 """The decoders of the methods that come with the library, and what their layers share."""
 
 from .detr import DetrDecoder, DetrDecoderLayer
+from .detr_name_map import DETECTRON2_DETR, DETR
 from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer
 from .sap_detr import SapDetrDecoder, SapDetrDecoderLayer
+from .sap_detr_name_map import SAP_DETR
 
 __all__ = [
+    "DETECTRON2_DETR",
+    "DETR",
+    "SAP_DETR",
     "DetrDecoder",
     "DetrDecoderLayer",
     "LayerMemory",

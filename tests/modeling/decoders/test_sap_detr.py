@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from sap_detr import model_zoo
-from sap_detr.checkpoint import SAP_DETR
 from sap_detr.modeling import (
+    SAP_DETR,
     DetectionTransformer,
     FeatureMap,
     SapDetrDecoder,

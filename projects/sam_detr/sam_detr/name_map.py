@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sap_detr.checkpoint import NameMap, backbone_pairs, register_name_map
+from sap_detr.checkpoint import NameMap, register_name_map
+from sap_detr.modeling import torchvision_resnet_pairs
 
 _LAYER = {
     "sa_qcontent_proj.{p}": "self_attn.query_content.{p}",
@@ -39,7 +40,7 @@ SAM_DETR = register_name_map(
     NameMap(
         method="sam_detr",
         pairs=(
-            *backbone_pairs(),
+            *torchvision_resnet_pairs("backbone.0.body."),
             ("input_proj.{i}.0.{p}", "neck.projections.{i}.{p}"),
             ("input_proj.{i}.1.{p}", "neck.norms.{i}.{p}"),
             ("query_embed.weight", "decoder.reference_boxes"),
@@ -58,7 +59,6 @@ SAM_DETR = register_name_map(
                 "bbox_embed.{i}.layers.{j}.{p}",
             ),
         ),
-        dropped=("{any}.num_batches_tracked",),
         class_rows=("decoder.class_heads.{i}.{p}",),
     )
 )

@@ -4,21 +4,14 @@ import pytest
 import torch
 
 from sap_detr.checkpoint import (
-    COCO_CATEGORY_IDS,
-    DETR,
     NAME_MAPS,
-    UNUSED_CLASS_BIAS,
     CheckpointError,
     NameMap,
-    coco_class_names,
     detect_format,
-    expand_class_rows,
     model_state,
     register_name_map,
-    select_class_rows,
-    to_ours,
-    to_published,
 )
+from sap_detr.modeling import DETR
 
 TOY = NameMap(
     method="toy",
@@ -40,9 +33,9 @@ TOY = NameMap(
 
 def test_every_published_detr_name_there_and_back(published_detr):
     state = published_detr()
-    ours = to_ours(state, "detr")
+    ours = DETR.to_ours(state)
     assert len(ours) == len(state) == 458
-    back = to_published(ours, "detr")
+    back = DETR.to_published(ours)
     assert list(back) == list(state)
     assert all(back[name] is state[name] for name in state)
 
@@ -84,18 +77,14 @@ def test_detr_names(published, ours):
 def test_unknown_names_are_all_listed(published_detr):
     state = published_detr() | {"foo.weight": torch.ones(1), "query_embed.bias": torch.ones(1)}
     with pytest.raises(CheckpointError, match=r"foo\.weight, query_embed\.bias"):
-        to_ours(state, "detr")
+        DETR.to_ours(state)
     with pytest.raises(CheckpointError, match=r"decoder\.other"):
-        to_published({"decoder.other": torch.ones(1)}, "detr")
-    with pytest.raises(ValueError, match="Unknown method 'detrr'; known: detectron2_detr"):
-        to_ours({}, "detrr")
+        DETR.to_published({"decoder.other": torch.ones(1)})
 
 
 def test_batch_counters_are_dropped(published_detr):
     extra = {"backbone.0.body.bn1.num_batches_tracked": torch.tensor(3)}
-    assert (
-        to_ours(published_detr() | extra, "detr").keys() == to_ours(published_detr(), "detr").keys()
-    )
+    assert DETR.to_ours(published_detr() | extra).keys() == DETR.to_ours(published_detr()).keys()
 
 
 def test_doubled_names_are_merged_and_written_again():
@@ -129,7 +118,7 @@ def test_templates_need_the_same_fields():
 
 
 def test_registered_table_is_recognised(monkeypatch):
-    monkeypatch.setattr("sap_detr.checkpoint.published.NAME_MAPS", dict(NAME_MAPS))
+    monkeypatch.setattr("sap_detr.checkpoint.name_map.NAME_MAPS", dict(NAME_MAPS))
     novel = NameMap(method="novel", pairs=(("novel_head.{p}", "decoder.novel_head.{p}"),))
     state = {"novel_head.bias": torch.ones(2)}
     with pytest.raises(CheckpointError, match="no known checkpoint"):
@@ -152,7 +141,7 @@ def imagenet_torchvision(published):
 
 
 def imagenet_detectron2(published):
-    ours = to_ours(imagenet_torchvision(published), "torchvision_resnet")
+    ours = NAME_MAPS["torchvision_resnet"].to_ours(imagenet_torchvision(published))
     state = {name.removeprefix("backbone."): value for name, value in ours.items()}
     return state | {"stem.fc.weight": torch.ones(5, 2), "stem.fc.bias": torch.ones(5)}
 
@@ -170,7 +159,7 @@ def wrapper(published):
 
 def test_formats_of_the_same_network_agree(published_detr):
     published = published_detr()
-    ours = to_ours(published, "detr")
+    ours = DETR.to_ours(published)
     backbone = {name: value for name, value in ours.items() if name.startswith("backbone.")}
     for state, form, expected in (
         (published, "detr", ours),
@@ -179,7 +168,7 @@ def test_formats_of_the_same_network_agree(published_detr):
         (imagenet_detectron2(published), "detectron2_resnet", backbone),
     ):
         assert detect_format(state) == form
-        assert to_ours(state, form) == expected
+        assert NAME_MAPS[form].to_ours(state) == expected
     assert detect_format(ours) == detect_format(backbone) == "ours"
 
 
@@ -211,52 +200,11 @@ def test_model_state_finds_the_tensors():
     assert (
         model_state({"model": {f"module._orig_mod.{n}": v for n, v in tensors.items()}}) == tensors
     )
+    average = {name: value + 1 for name, value in tensors.items()}
+    both = {"model": tensors, "ema": {**average, "num_updates": torch.tensor(3)}}
+    assert model_state(both) == tensors
+    assert model_state(both, average=True) == average
+    assert model_state({"model": tensors}, average=True) == tensors
     for wrong in ({}, {"model": {}}, {"epoch": 3}, {"model": {"a": 1}}):
         with pytest.raises(CheckpointError, match="No state dict"):
             model_state(wrong)
-
-
-def test_coco_ids_and_names_are_detectron2s():
-    from detectron2.data.datasets.builtin_meta import _get_coco_instances_meta
-
-    metadata = _get_coco_instances_meta()
-    contiguous = metadata["thing_dataset_id_to_contiguous_id"]
-    assert list(COCO_CATEGORY_IDS) == sorted(contiguous, key=contiguous.get)
-    assert coco_class_names(80) == metadata["thing_classes"]
-    names = coco_class_names(91)
-    assert len(names) == 91
-    assert names.count(None) == 11
-    assert (names[0], names[1], names[90]) == (None, "person", "toothbrush")
-    assert coco_class_names(20) is None
-
-
-@pytest.mark.parametrize("no_object", [False, True])
-def test_class_rows_there_and_back(no_object):
-    rows = 91 + no_object
-    state = {
-        "head.weight": torch.arange(rows * 2.0).view(rows, 2),
-        "head.bias": torch.arange(float(rows)),
-        "other": torch.ones(rows),
-    }
-    names = ["head.weight", "head.bias"]
-    small = select_class_rows(state, names, COCO_CATEGORY_IDS, no_object)
-    assert small["head.bias"].tolist() == [*COCO_CATEGORY_IDS, *([91] if no_object else [])]
-    assert small["head.weight"][11].tolist() == [26.0, 27.0]
-    assert len(small["other"]) == len(state["head.bias"]) == rows
-
-    large = expand_class_rows(small, names, COCO_CATEGORY_IDS, 91, no_object)
-    used = [*COCO_CATEGORY_IDS, *([91] if no_object else [])]
-    unused = sorted(set(range(rows)) - set(used))
-    for name in names:
-        assert torch.equal(large[name][used], state[name][used])
-    assert large["head.weight"][unused].abs().sum() == 0
-    assert (large["head.bias"][unused] == UNUSED_CLASS_BIAS).all()
-    logits = torch.full((rows,), -5.0).index_fill(0, torch.tensor(unused), UNUSED_CLASS_BIAS)
-    assert logits.softmax(0)[unused].max() < 1e-30
-
-
-def test_class_rows_of_the_wrong_number():
-    with pytest.raises(CheckpointError, match="head has 81 rows: too few"):
-        select_class_rows({"head": torch.ones(81)}, ["head"], COCO_CATEGORY_IDS, True)
-    with pytest.raises(CheckpointError, match="92 rows, but 81"):
-        expand_class_rows({"head": torch.ones(92)}, ["head"], COCO_CATEGORY_IDS, 91, True)

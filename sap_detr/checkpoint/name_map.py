@@ -1,0 +1,258 @@
+"""Parameter names of published checkpoints: tables that are read in both directions.
+
+A published form is a `NameMap`: pairs of name templates, published on the left and ours on the
+right. The tables stand beside their methods, in modules called `..._name_map`, and are given to
+`register_name_map` when these are imported; nothing else needs to know about them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+
+from .safe_load import CheckpointError
+
+Value = TypeVar("Value")
+NamePairs = tuple[tuple[str, str], ...]
+"""Templates of a name on two sides."""
+
+_FIELDS = {
+    **dict.fromkeys("ijk", r"\d+"),
+    "p": "weight|bias",
+    "norm": "weight|bias|running_mean|running_var",
+    "attention": r"in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias",
+    "any": ".*",
+}
+"""What the fields of a template stand for: i, j, k are indices, the others ends of names."""
+
+_OUR_PREFIXES = ("encoder.", "decoder.", "neck.", "backbone.stem.", "backbone.res")
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    # Text and names of fields take turns.
+    pieces = re.split(r"\{(\w+)\}", template)
+    pieces[::2] = map(re.escape, pieces[::2])
+    pieces[1::2] = [f"(?P<{name}>{_FIELDS[name]})" for name in pieces[1::2]]
+    return re.compile("".join(pieces))
+
+
+def _matches_any(name: str, templates: Iterable[str]) -> bool:
+    return any(_pattern(template).fullmatch(name) for template in templates)
+
+
+def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
+    """Return the name on the right of the first pair whose left template it matches."""
+    for source, target in pairs:
+        found = _pattern(source).fullmatch(name)
+        if found is not None:
+            return target.format(**found.groupdict())
+    return None
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """How the parameters of one published form are called, there and here.
+
+    Templates may hold `{i}`, `{j}`, `{k}` (indices), `{p}` (weight, bias), `{norm}` (the four
+    vectors of a batch norm) and `{attention}` (the four tensors of `nn.MultiheadAttention`).
+
+    Attributes:
+        method: what the form is called on the command line and by `detect_format`.
+        pairs: (published, ours) templates; both must have the same fields.
+        aliases: (alias, published) templates of tensors that published files hold under a second
+            name.
+        dropped: published templates (also with `{any}`) of what has no place in our model and is
+            left out. Counters of batches always are.
+        class_rows: our templates of the tensors whose first dimension counts classes.
+        no_object_row: whether those tensors have one more row, after the classes, for "no object".
+        backbone_only: the form is that of ImageNet weights, with no detector.
+
+    Raises:
+        ValueError: the templates of a pair have different fields.
+    """
+
+    method: str
+    pairs: NamePairs
+    aliases: NamePairs = ()
+    dropped: tuple[str, ...] = ()
+    class_rows: tuple[str, ...] = ()
+    no_object_row: bool = False
+    backbone_only: bool = False
+
+    def __post_init__(self) -> None:
+        for left, right in (*self.pairs, *self.aliases):
+            if _pattern(left).groupindex.keys() != _pattern(right).groupindex.keys():
+                raise ValueError(f"{left} and {right} don't have the same fields.")
+
+    def ours(self, name: str) -> str | None:
+        """Return our name of a published one or of an alias, or None."""
+        return _translate(self.canonical(name) or name, self.pairs)
+
+    def published(self, name: str) -> str | None:
+        """Return the published name of one of ours, or None."""
+        return _translate(name, ((ours, theirs) for theirs, ours in self.pairs))
+
+    def canonical(self, alias: str) -> str | None:
+        """Return the published name whose tensor is repeated under `alias`; None if it is none."""
+        return _translate(alias, self.aliases)
+
+    def is_dropped(self, name: str) -> bool:
+        """Return whether a published name is left out on purpose."""
+        return _matches_any(name, ("{any}.num_batches_tracked", *self.dropped))
+
+    def knows(self, name: str) -> bool:
+        """Return whether a published name has a meaning in this form."""
+        return self.is_dropped(name) or self.ours(name) is not None
+
+    def class_row_names(self, names: Iterable[str]) -> list[str]:
+        """Return those of our names whose first dimension counts classes."""
+        return [name for name in names if _matches_any(name, self.class_rows)]
+
+    def to_ours(self, state: Mapping[str, Value]) -> dict[str, Value]:
+        """Rename published to ours; aliases are merged, dropped names left out.
+
+        Raises:
+            CheckpointError: names outside the tables (all are listed), or an alias that differs
+                from its original.
+        """
+        self._check_names(name for name in state if not self.knows(name))
+        renamed: dict[str, Value] = {}
+        for name, value in state.items():
+            original = self.canonical(name)
+            if original is not None and original in state and not _equal(value, state[original]):
+                raise CheckpointError(
+                    f"{name} and {original} should be the same tensor in a {self.method} "
+                    "checkpoint, but differ."
+                )
+            ours = None if self.is_dropped(name) else self.ours(name)
+            if ours is not None:
+                renamed.setdefault(ours, value)
+        return renamed
+
+    def to_published(self, state: Mapping[str, Value]) -> dict[str, Value]:
+        """Rename ours to published, aliases included (the same tensor under both names).
+
+        Raises:
+            CheckpointError: names outside the table (all are listed).
+        """
+        self._check_names(name for name in state if self.published(name) is None)
+        renamed = {self.published(name) or name: value for name, value in state.items()}
+        for alias, original in self.aliases:
+            for name in list(renamed):
+                again = _translate(name, [(original, alias)])
+                if again is not None:
+                    renamed[again] = renamed[name]
+        return renamed
+
+    def _check_names(self, unknown: Iterable[str]) -> None:
+        names = list(unknown)
+        if names:
+            raise CheckpointError(f"Not parameters of {self.method}: {listing(names)}.")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
+
+
+def listing(names: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
+    """Return the first names, up to `limit`, and the number of the others."""
+    names = list(names)
+    shown = separator.join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+NAME_MAPS: dict[str, NameMap] = {}
+"""The published forms that are known, by `method`."""
+
+
+def register_name_map(name_map: NameMap) -> NameMap:
+    """Make a published form known to detection, loading and conversion.
+
+    Raises:
+        ValueError: another table has that name.
+    """
+    if NAME_MAPS.setdefault(name_map.method, name_map) != name_map or name_map.method == "ours":
+        raise ValueError(f"A name map called {name_map.method!r} exists already.")
+    return name_map
+
+
+def model_state(checkpoint: Mapping[str, Any], average: bool = False) -> dict[str, torch.Tensor]:
+    """Return the weights in a checkpoint: the one place where they are picked from a file.
+
+    They are under `model` or `state_dict`, or the checkpoint itself. Prefixes that
+    DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) add are removed.
+
+    Args:
+        checkpoint: what `load_checkpoint_file` returned, or a state dict.
+        average: take the moving average of the weights, under `ema`, if there is one.
+
+    Raises:
+        CheckpointError: there is no dict of tensors.
+    """
+    state: Mapping[str, Any] = checkpoint
+    for key in ("ema", "model", "state_dict") if average else ("model", "state_dict"):
+        if isinstance(checkpoint.get(key), Mapping):
+            state = checkpoint[key]
+            break
+    if state is checkpoint.get("ema"):
+        # The average's own count.
+        state = {name: value for name, value in state.items() if name != "num_updates"}
+    wrong = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if wrong or not state:
+        found = f"{listing(wrong, 5)} are no tensors" if wrong else "it is empty"
+        raise CheckpointError(
+            f"No state dict in the checkpoint: {found}. Expected {{'model': {{name: tensor}}}}."
+        )
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
+
+
+def detect_format(state: Mapping[str, Any]) -> str:
+    """Return whose names a state dict has: "ours", or the `method` of a registered `NameMap`.
+
+    Detectron2's ImageNet ResNets have the same names whether they come from torchvision (RGB,
+    stride in the 3x3 convolution: right) or from the older Caffe training (BGR, stride in the first
+    1x1: wrong for these methods). The latter is recognised only in its original Caffe2 names.
+
+    Raises:
+        CheckpointError: no table explains the names; the closest and what it lacks are named.
+    """
+    names = list(state)
+    if any(name.startswith(("mask_head.", "bbox_attention.")) for name in names):
+        raise CheckpointError(
+            "This is a panoptic checkpoint (it has mask_head.* or bbox_attention.*), which has no "
+            "counterpart here; only detection checkpoints can be used."
+        )
+    if any("_branch2a_" in name for name in names):
+        raise CheckpointError(
+            "These are Caffe2 weights (BGR input, stride in the 1x1 convolution). The methods "
+            "here need torchvision's ImageNet ResNets: torchvision's own file or Detectron2's "
+            "ImageNetPretrained/torchvision/R-50.pkl."
+        )
+    if any(name.startswith(_OUR_PREFIXES) for name in names):
+        return "ours"
+    unknown = {
+        method: [name for name in names if not name_map.knows(name)]
+        for method, name_map in NAME_MAPS.items()
+    }
+    best = min(unknown, key=lambda method: len(unknown[method]), default=None)
+    if best is None or len(unknown[best]) == len(names):
+        raise CheckpointError(
+            f"The names are those of no known checkpoint ({', '.join(['ours', *NAME_MAPS])}): "
+            f"{listing(names, 5)}."
+        )
+    if unknown[best]:
+        raise CheckpointError(
+            f"The names resemble {best} most, but these are not its own: {listing(unknown[best])}."
+        )
+    return best
