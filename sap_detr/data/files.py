@@ -123,10 +123,13 @@ def _inspect_names(
             _add(findings, Kind.LISTED_TWICE, record, what)
         if root is not None and not path.startswith(root):
             _add(findings, Kind.OUTSIDE_FOLDER, record, "")
-    if root is None or not os.path.isdir(root):
+    if root is None:
         return
-    with os.scandir(root) as entries:
-        images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
+    try:
+        with os.scandir(root) as entries:
+            images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
+    except OSError:
+        return  # a folder that can't be listed is noted where its images are looked for
     for name in sorted(images):
         if root + name not in first_with:
             findings.add(Kind.NOT_LISTED, repr(name), "", (root + name,))

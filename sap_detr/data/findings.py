@@ -181,14 +181,21 @@ class Findings:
         """Return how often each kind of these severities was found, by its title."""
         return Counter({f.kind.title: f.count for f in self.of(*severities)})
 
-    def log(self) -> None:
-        """Log warnings and notes, each of them once in a process."""
-        for finding in self.of("warning", "note"):
+    def messages(self, severity: Severity) -> list[str]:
+        """Return one line for every kind of this severity: how often, an example, what to do."""
+        lines = []
+        for finding in self.of(severity):
             example = f", e.g. {finding.examples[0]}" if finding.examples else ""
             remedy = f". To do: {finding.kind.remedy}" if finding.kind.remedy else ""
-            level = logging.WARNING if finding.kind.severity == "warning" else logging.INFO
-            text = f"{self.source}: {finding.count} {finding.kind.title}{example}{remedy}"
-            log_first_n(level, text, key="message")
+            lines.append(f"{self.source}: {finding.count} {finding.kind.title}{example}{remedy}")
+        return lines
+
+    def log(self) -> None:
+        """Log warnings and notes, each of them once in a process."""
+        for message in self.messages("warning"):
+            log_first_n(logging.WARNING, message, key="message")
+        for message in self.messages("note"):
+            log_first_n(logging.INFO, message, key="message")
 
     def raise_errors(self) -> None:
         """Raise a DatasetError with the first examples if there is an error among the findings."""

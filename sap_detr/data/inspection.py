@@ -98,6 +98,10 @@ class Inspection:
         """Return those of the splits, then those between them."""
         return [*(split.findings for split in self.splits), self.between]
 
+    def warnings(self) -> list[str]:
+        """Return one line for every kind of warning."""
+        return [text for findings in self.all_findings() for text in findings.messages("warning")]
+
 
 def check_datasets(
     trained: Sequence[str] = (), evaluated: Sequence[str] = (), *, num_queries: int | None = None

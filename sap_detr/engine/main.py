@@ -61,6 +61,7 @@ class RunPlan:
         resume: whether to go on from the newest checkpoint.
         command: the command line, for the log.
         checked: whether data and weights were looked at and the classes are settled.
+        warnings: what was found in the data, for the log.
     """
 
     cfg: DictConfig
@@ -69,6 +70,7 @@ class RunPlan:
     resume: bool = False
     command: str = ""
     checked: bool = False
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         OmegaConf.set_readonly(self.cfg, True)
@@ -206,6 +208,7 @@ def check_plan(plan: RunPlan) -> RunPlan:
                 f"the training data has {images} images, fewer than "
                 f"dataloader.train.total_batch_size={batch}; lower that"
             )
+        plan = replace(plan, warnings=tuple(inspection.warnings()))
     return replace(plan, cfg=cfg, checked=True)
 
 
@@ -234,7 +237,7 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
     notes = [f"command line: {plan.command}", f"processes: {plan.topology}"]
     if plan.topology.restarts > 0:
         notes.append(f"restart {plan.topology.restarts}: going on from the newest checkpoint")
-    setup_run(cfg, notes)
+    setup_run(cfg, [*notes, *plan.warnings])
     if plan.eval_only:
         return evaluate(cfg)
     trainer = DetectionTrainer(cfg, stop)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sap_detr.config import load_config, num_queries
+from sap_detr.engine.main import main
 
 
 def write_split(folder, name, boxes, first_id=1):
@@ -98,6 +99,21 @@ def test_the_data_and_queries_of_a_config(shapes_folder, tiny_overrides, capsys)
     assert "objects, 1 queries" in out
     assert run("--names", "tiny_shapes_val") == 0
     assert "5, " in capsys.readouterr().out
+
+
+def test_a_run_of_the_config_says_the_same(tiny_overrides, tmp_path, capsys):
+    config = ["--config-file", "detr/detr_small_shapes.py"]
+    changes = [*tiny_overrides, "model.decoder.num_queries=1", "train.max_iter=1"]
+    changes += ["train.eval_period=0"]
+    report = tmp_path / "report.json"
+    assert run(*config, "--json", report, "--opts", *changes) == 0
+    record = json.loads(report.read_text())
+    warned = [f for s in record["splits"] for f in s["findings"] if f["severity"] == "warning"]
+    assert len(warned) >= 2
+    assert main([*config, *changes]) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    for finding in warned:
+        assert f"{finding['count']} {finding['kind']}, e.g. " in log
 
 
 @pytest.mark.parametrize(
