@@ -25,6 +25,6 @@ def test_data_files_are_installed():
     data = set(ROOT.glob("sap_detr/**/*.json"))
     assert data
     assert {f"{'.'.join(p.parent.relative_to(ROOT).parts)}/{p.name}" for p in data} <= set(found)
-    for name in ("published_curves.csv", "published_curves.md"):
+    for name in ("training_curves.csv", "training_curves.md"):
         assert f"sap_detr.projects.sam_detr/{name}" in found
     assert "sap_detr/py.typed" in found

@@ -16,7 +16,7 @@ from sap_detr.visualization import MetricsError, plot_curves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    """Run the command line; return 0, or 2 with one message for what can't be done."""
     parser = _parser()
     args = parser.parse_args(argv)
     runs, steps = named_runs(parser, args)
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, nargs: str, needs_steps: str) -> None:
-    """Adds the arguments that :func:`named_runs` reads.
+    """Add the arguments that :func:`named_runs` reads.
 
     Args:
         parser: of a tool that draws runs.
@@ -75,7 +75,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, nargs: str, needs_steps: 
 def named_runs(
     parser: argparse.ArgumentParser, args: argparse.Namespace
 ) -> tuple[dict[str, Path], dict[str, int] | None]:
-    """The runs by label, and their iterations per epoch by label, or None if none are given.
+    """Return the runs by label, and their iterations per epoch by label, or None if none are given.
 
     Ends the program where labels or numbers don't fit the runs.
     """
@@ -94,7 +94,7 @@ def named_runs(
 
 
 def _default_labels(runs: Sequence[Path]) -> list[str]:
-    """The runs' folder names, or whole paths where names are the same."""
+    """Return the runs' folder names, or whole paths where names are the same."""
     folders = [run.parent if run.suffix == ".json" else run for run in runs]
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]

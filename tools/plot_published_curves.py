@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plot_curves import add_run_arguments, named_runs
 
-from sap_detr.projects.sam_detr.published_curves import (
+from sap_detr.projects.sam_detr.training_curves import (
     METRICS,
     plot_published,
     published_table,
@@ -25,7 +25,7 @@ from sap_detr.visualization import MetricsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 with one message for what can't be done."""
+    """Run the command line; return 0, or 2 with one message for what can't be done."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.table:

@@ -3,7 +3,6 @@
 from .attention import AttentionRecorder, QueryTrace
 from .curves import (
     Curve,
-    EpochCurve,
     MetricsError,
     last_layer_losses,
     plot_by_epoch,
@@ -22,7 +21,6 @@ __all__ = [
     "AttentionRecorder",
     "BoxSet",
     "Curve",
-    "EpochCurve",
     "FrameReader",
     "FrameWriter",
     "MetricsError",

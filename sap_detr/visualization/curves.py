@@ -15,18 +15,15 @@ from typing import Any, Literal
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from ..engine.metrics_file import METRICS_FILE
 from .palette import SERIES_COLORS
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.json"
 
 XAxis = Literal["iteration", "epoch", "minutes"]
 
@@ -35,27 +32,22 @@ _X_LABELS: dict[str, str] = {
     "epoch": "epoch",
     "minutes": "minutes of training, without evaluation",
 }
-_INK, _MUTED, _GRID = "#222222", "#666666", "#E6E6E6"
+_MUTED = "#666666"
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": "#999999",
     "axes.labelcolor": _MUTED,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlecolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
+    "grid.color": "#E6E6E6",
+    "legend.frameon": False,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.solid_capstyle": "round",
 }
 
 
@@ -83,7 +75,7 @@ class Curve:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Reads what Detectron2's ``JSONWriter`` wrote: one JSON object per line.
+    """Read what Detectron2's ``JSONWriter`` wrote: one JSON object per line.
 
     A run that was resumed goes over some iterations again: from where it does, what was written
     before is dropped, for each quantity on its own. Lines that are not complete (the last one, if
@@ -108,22 +100,21 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
             f"there are no metrics at {file}: give a run's output folder or its {METRICS_FILE}"
         )
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    points: dict[str, list[tuple[int, float]]] = {}
+    points: dict[str, dict[int, float]] = {}
     unreadable = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = _parse(line)
-        if record is None:
+        try:
+            record = json.loads(line)
+            iteration = int(record.pop("iteration"))
+        except (ValueError, TypeError, AttributeError, KeyError):
             unreadable.append(number)
             continue
-        iteration = int(record.pop("iteration"))
         for key, value in record.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                series = points.setdefault(key, [])
-                while series and series[-1][0] >= iteration:
-                    series.pop()
-                series.append((iteration, float(value)))
+                series = points.setdefault(key, {})
+                while series and next(reversed(series)) >= iteration:
+                    series.popitem()
+                series[iteration] = float(value)
     if not points:
         raise MetricsError(
             f"{file} holds no metrics: none of its {len(lines)} lines is a JSON object with an "
@@ -132,24 +123,42 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
     if inner := [number for number in unreadable if number != len(lines)]:
         logger.warning("%s: left out lines that can't be read: %s", file, inner)
     return {
-        key: Curve(np.array([i for i, _ in s], np.int64), np.array([v for _, v in s], np.float64))
-        for key, s in points.items()
+        key: Curve(np.array([*series], np.int64), np.array([*series.values()], np.float64))
+        for key, series in points.items()
     }
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("iteration"), int | float):
-        return None
-    return record
-
-
 def last_layer_losses(metrics: Mapping[str, Curve]) -> list[str]:
-    """Names of the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``."""
+    """Return the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``."""
     return [key for key in metrics if re.fullmatch(r"loss_(?!.*_\d+$).+", key)]
+
+
+def read_by_epoch(
+    path: str | os.PathLike[str], key: str, iterations_per_epoch: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Read a quantity of a run, such as ``bbox/AP``.
+
+    Args:
+        path: see :func:`read_metrics`.
+        key: name of the quantity.
+        iterations_per_epoch: needed where the run has not logged ``epoch``.
+
+    Returns:
+        Completed epochs (n,) and finite values (n,), with n of at least 1.
+
+    Raises:
+        FileNotFoundError: if there are no metrics.
+        MetricsError: if they can't be read, have no finite value of this quantity, or don't tell
+            epochs.
+    """
+    metrics = read_metrics(path)
+    curve = metrics[key].finite if key in metrics else None
+    if curve is None or not len(curve.values):
+        raise MetricsError(
+            f"the run {str(path)!r} has no {key}: it was not evaluated yet, or not for that"
+        )
+    run = _Run(str(path), metrics, "", "-", "epoch", iterations_per_epoch)
+    return run.places(curve.iterations), curve.values
 
 
 def plot_curves(
@@ -160,7 +169,7 @@ def plot_curves(
     iterations_per_epoch: int | Mapping[str, int] | None = None,
     dpi: int = 160,
 ) -> Path:
-    """Draws the losses and APs of runs into one picture.
+    """Draw the losses and APs of runs into one picture.
 
     Args:
         runs: the folders (or ``metrics.json`` files) by the label that each shall have.
@@ -183,80 +192,56 @@ def plot_curves(
         raise ValueError("there are no runs to plot")
     if x not in _X_LABELS:
         raise ValueError(f"x must be one of {', '.join(_X_LABELS)}, got {x!r}")
-    metrics = {label: read_metrics(path) for label, path in runs.items()}
-    clocks = {
-        label: _clock(curves, x, _steps_of(label, iterations_per_epoch), label)
-        for label, curves in metrics.items()
-    }
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for index, (label, path) in enumerate(runs.items()):
+        steps = iterations_per_epoch
+        steps = steps.get(label) if isinstance(steps, Mapping) else steps
+        color = SERIES_COLORS[index % len(SERIES_COLORS)]
+        dash = ("-", "--", ":")[index // len(SERIES_COLORS) % 3]
+        drawn.append(_Run(label, read_metrics(path), color, dash, x, steps))
+    terms = sorted({term for run in drawn for term in last_layer_losses(run.metrics)})
     with matplotlib.rc_context(_STYLE):
-        figure = _draw(metrics, clocks, _X_LABELS[x])
-        figure.savefig(out, dpi=dpi, facecolor="white")
-    return out
-
-
-@dataclass(frozen=True)
-class EpochCurve:
-    """A quantity over epochs of training, and how it is drawn.
-
-    Attributes:
-        label: what the curve is called.
-        epochs: (n,), completed epochs, ascending.
-        values: (n,), finite.
-        color: matplotlib's.
-        linestyle: matplotlib's.
-        linewidth: in points.
-    """
-
-    label: str
-    epochs: NDArray[np.float64]
-    values: NDArray[np.float64]
-    color: str
-    linestyle: Any = "-"
-    linewidth: float = 1.6
-
-
-def read_by_epoch(
-    path: str | os.PathLike[str], key: str, iterations_per_epoch: int | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Reads a quantity of a run, such as ``bbox/AP``.
-
-    Args:
-        path: see :func:`read_metrics`.
-        key: name of the quantity.
-        iterations_per_epoch: needed where the run has not logged ``epoch``.
-
-    Returns:
-        Completed epochs (n,) and finite values (n,), with n of at least 1.
-
-    Raises:
-        FileNotFoundError: if there are no metrics.
-        MetricsError: if they can't be read, have no finite value of this quantity, or don't tell
-            epochs.
-    """
-    metrics = read_metrics(path)
-    curve = metrics[key].finite if key in metrics else None
-    if curve is None or not len(curve.values):
-        raise MetricsError(
-            f"the run {str(path)!r} has no {key}: it was not evaluated yet, or not for that"
-        )
-    return _clock(metrics, "epoch", iterations_per_epoch, str(path))(curve.iterations), curve.values
+        figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")
+        top, *below = figure.subfigures(
+            2 if terms else 1, height_ratios=[1.35, 1][: 2 if terms else 1], squeeze=False
+        )[:, 0]
+        panels = list(top.subplots(1, 2))
+        _draw_losses(panels[0], "Total loss", "total_loss", drawn, "no training steps yet")
+        _draw_ap(panels[1], drawn)
+        for part in below:
+            for axes, term in zip(
+                part.subplots(1, len(terms), squeeze=False)[0], terms, strict=True
+            ):
+                _draw_losses(axes, term, term, drawn, "not logged")
+                panels.append(axes)
+        # The same span everywhere, so that one can look from the loss up to the AP.
+        highest = max((axes.dataLim.x1 for axes in panels if axes.has_data()), default=1.0)
+        for axes in panels:
+            axes.set_xlim(0, highest if highest > 0 else 1)
+            axes.xaxis.set_major_locator(MaxNLocator(5 if axes in panels[:2] else 3))
+            if x == "iteration":
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        for axes in panels[2:] or panels:
+            axes.set_xlabel(_X_LABELS[x])
+        handles = [Line2D([], [], label=r.label, color=r.color, linestyle=r.dash) for r in drawn]
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(drawn), 4))
+        return _save(figure, out_png, dpi)
 
 
 def plot_by_epoch(
-    panels: Mapping[str, Sequence[EpochCurve]],
+    panels: Mapping[str, Sequence[Line2D]],
     out_png: str | os.PathLike[str],
     *,
     y_label: str,
     dpi: int = 160,
 ) -> Path:
-    """Draws curves over epochs, in panels side by side with the same vertical axis.
+    """Draw curves over epochs, in panels side by side with the same vertical axis.
 
-    Every curve is named, with its last value, to the right of its panel.
+    Every curve is named, with its last value, to the right of its panel, the highest first.
 
     Args:
-        panels: title to curves, at least one.
+        panels: title to curves, at least one: matplotlib's lines with epochs, finite values, a
+            label and how they are to look.
         out_png: file to write; its ending may also be that of another format, such as ``.pdf``.
         y_label: what the values are.
         dpi: pixels per inch; a panel is 5 inches wide.
@@ -269,310 +254,181 @@ def plot_by_epoch(
     """
     if not panels or not all(panels.values()):
         raise ValueError("every panel needs a curve, and there must be a panel")
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    values = np.concatenate([curve.values for curves in panels.values() for curve in curves])
-    bottom, top = 5 * math.floor(values.min() / 5), 5 * math.ceil((values.max() + 1) / 5)
+    values = np.concatenate([_values(line) for lines in panels.values() for line in lines])
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(
-            figsize=(5 * len(panels), 4.8),
-            layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02),
-        )
-        FigureCanvasAgg(figure)
+        figure = Figure(figsize=(5 * len(panels), 4.8), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         row[0].set_ylabel(y_label)
-        for axes, title in zip(row, panels, strict=True):
-            axes.set_ylim(bottom, top)
+        row[0].set_ylim(5 * math.floor(values.min() / 5), 5 * math.ceil((values.max() + 1) / 5))
+        for axes, (title, lines) in zip(row, panels.items(), strict=True):
             axes.set_title(title)
             axes.set_xlabel(_X_LABELS["epoch"])
-        # Gives the panels the height that their labels need to know.
-        figure.draw_without_rendering()
-        for axes, curves in zip(row, panels.values(), strict=True):
-            _epoch_panel(axes, curves)
-        figure.savefig(out, dpi=dpi, facecolor="white")
-    return out
+            axes.set_xlim(0, max(np.asarray(line.get_xdata())[-1] for line in lines))
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            for line in lines:
+                line.set(marker=_marker(_values(line)), markersize=3.2, clip_on=False)
+                axes.add_line(line)
+            _name_ends(
+                axes, [(line, f"{line.get_label()} {_values(line)[-1]:.1f}") for line in lines]
+            )
+        return _save(figure, out_png, dpi)
 
 
 @dataclass(frozen=True)
-class _Clock:
-    """Maps logged iterations to places on the horizontal axis, linearly between known ones.
+class _Run:
+    """A run, and how it is drawn.
 
     Attributes:
-        steps: (n,), numbers of completed iterations, ascending.
-        places: (n,).
+        label: what it is called.
+        metrics: its curves by name.
+        color, dash: matplotlib's.
+        x: what the horizontal axis counts.
+        steps: iterations per epoch; None to take epochs from the metrics.
     """
 
-    steps: NDArray[np.float64]
-    places: NDArray[np.float64]
+    label: str
+    metrics: Mapping[str, Curve]
+    color: str
+    dash: Any
+    x: XAxis
+    steps: int | None
 
-    def __call__(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
-        steps = iterations + 1.0  # iteration 0 is logged when the first is completed
-        slope = (self.places[-1] - self.places[0]) / (self.steps[-1] - self.steps[0])
-        inside = np.interp(steps, self.steps, self.places)
+    def places(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Map logged iterations (n,) to places on the horizontal axis (n,).
+
+        Between known places, and after the last, they are interpolated.
+        """
+        # Iteration 0 is logged when the first is completed.
+        done = iterations.astype(np.float64) + 1
+        if self.x == "iteration":
+            return done
+        if self.x == "epoch" and self.steps is not None:
+            if self.steps < 1:
+                raise ValueError(
+                    f"iterations_per_epoch must be positive, got {self.steps} for {self.label!r}"
+                )
+            return np.asarray(done / self.steps)
+        key = "epoch" if self.x == "epoch" else "time"
+        known = self.metrics[key].finite if key in self.metrics else None
+        if known is None or not len(known.values):
+            remedy = ": give iterations_per_epoch" if self.x == "epoch" else ""
+            raise MetricsError(
+                f"the run {self.label!r} has not logged {key!r}, which x={self.x!r} needs{remedy}"
+            )
+        steps = np.append(0.0, known.iterations + 1.0)
+        places = np.append(0.0, known.values)
+        if key == "time":
+            places[1:] = np.cumsum(np.diff(steps) * known.values) / 60
         # An evaluation may follow the last known place.
-        return inside + slope * np.maximum(steps - self.steps[-1], 0)
+        beyond: NDArray[np.float64] = places[-1] / steps[-1] * np.maximum(done - steps[-1], 0)
+        beyond += np.interp(done, steps, places)
+        return beyond
 
 
-def _steps_of(label: str, steps: int | Mapping[str, int] | None) -> int | None:
-    return steps.get(label) if isinstance(steps, Mapping) else steps
-
-
-def _clock(metrics: Mapping[str, Curve], x: XAxis, steps: int | None, label: str) -> _Clock:
-    if x == "iteration":
-        return _Clock(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
-    if x == "epoch" and steps is not None:
-        if steps < 1:
-            raise ValueError(f"iterations_per_epoch must be positive, got {steps} for {label!r}")
-        return _Clock(np.array([0.0, steps]), np.array([0.0, 1.0]))
-    key = "epoch" if x == "epoch" else "time"
-    known = metrics[key].finite if key in metrics else Curve(np.zeros(0, np.int64), np.zeros(0))
-    if not len(known.iterations):
-        remedy = ": give iterations_per_epoch" if x == "epoch" else ""
-        raise MetricsError(f"the run {label!r} has not logged {key!r}, which x={x!r} needs{remedy}")
-    done = np.append(0.0, known.iterations + 1.0)
-    places = known.values if x == "epoch" else np.cumsum(np.diff(done) * known.values) / 60
-    return _Clock(done, np.append(0.0, places))
-
-
-def _draw(
-    metrics: Mapping[str, Mapping[str, Curve]], clocks: Mapping[str, _Clock], x_label: str
-) -> Figure:
-    terms = list(dict.fromkeys(t for curves in metrics.values() for t in last_layer_losses(curves)))
-    terms.sort()
-    figure = Figure(
-        figsize=(10, 6.2 if terms else 3.8),
-        layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, wspace=0.02, hspace=0.04),
-    )
-    FigureCanvasAgg(figure)
-    parts = figure.subfigures(2 if terms else 1, 1, height_ratios=[1.35, 1] if terms else [1])
-    top, *below = np.ravel(np.array(parts, dtype=object))
-    left, right = top.subplots(1, 2)
-
-    _loss_panel(left, "Total loss", "total_loss", metrics, clocks)
-    _ap_panel(right, metrics, clocks)
-    panels = [left, right]
-    for bottom in below:
-        for axes, term in zip(np.ravel(bottom.subplots(1, len(terms))), terms, strict=True):
-            _loss_panel(axes, term, term, metrics, clocks)
-            panels.append(axes)
-    # The same span everywhere, so that one can look from the loss up to the AP.
-    highest = max((axes.dataLim.x1 for axes in panels if axes.has_data()), default=1.0)
-    for axes in panels:
-        axes.set_xlim(0, highest if highest > 0 else 1)
-        axes.xaxis.set_major_locator(MaxNLocator(5 if axes in panels[:2] else 3, integer=False))
-        axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-    for axes in panels[2:] or panels:
-        axes.set_xlabel(x_label)
-    figure.legend(
-        handles=[
-            Line2D([], [], label=label, linewidth=2.5, **_series(index))
-            for index, label in enumerate(metrics)
-        ],
-        loc="outside upper left",
-        ncols=min(len(metrics), 4),
-        frameon=False,
-        labelcolor=_INK,
-    )
-    return figure
-
-
-def _series(index: int) -> dict[str, Any]:
-    """Colour of a run; after the last colour they start again with another dash."""
-    dash = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))[index // len(SERIES_COLORS) % 3]
-    return {"color": SERIES_COLORS[index % len(SERIES_COLORS)], "linestyle": dash}
-
-
-def _loss_panel(
-    axes: Axes,
-    title: str,
-    key: str,
-    metrics: Mapping[str, Mapping[str, Curve]],
-    clocks: Mapping[str, _Clock],
-) -> None:
-    """One loss: what was logged as a faint line, its running mean as a strong one."""
+def _draw_losses(axes: Axes, title: str, key: str, runs: Sequence[_Run], otherwise: str) -> None:
+    """Draw one loss: what was logged as a faint line, its running mean as a strong one."""
     axes.set_title(title)
-    ends = []
-    spans = []
-    for index, (label, curves) in enumerate(metrics.items()):
-        if key not in curves:
+    ends, finite = [], []
+    for run in runs:
+        if key not in run.metrics:
             continue
-        style = _series(index)
-        curve = curves[key]
-        places = clocks[label](curve.iterations)
-        smooth = _running_mean(curve.values)
-        axes.plot(places, curve.values, color=style["color"], linewidth=0.8, alpha=0.3)
-        axes.plot(places, smooth, linewidth=1.8, **style)
-        finite = np.flatnonzero(np.isfinite(curve.values))
-        if not len(finite):
+        curve = run.metrics[key]
+        places, smooth = run.places(curve.iterations), _running_mean(curve.values)
+        axes.plot(places, curve.values, color=run.color, linewidth=0.8, alpha=0.3)
+        (line,) = axes.plot(places, smooth, color=run.color, linestyle=run.dash, linewidth=1.8)
+        known = np.flatnonzero(np.isfinite(curve.values))
+        if not len(known):
             continue
-        last = finite[-1]
-        spans.append(curve.values[finite])
+        last = known[-1]
+        finite.append(curve.values[known])
+        text = np.format_float_positional(smooth[last], precision=3, fractional=False, trim="-")
         if last < len(places) - 1:
-            axes.plot(places[last], smooth[last], "x", color=style["color"], markeredgewidth=2)
+            axes.plot(places[last], smooth[last], "x", color=run.color, markeredgewidth=2)
             text = "not finite"
-        else:
-            text = _three_digits(smooth[last])
-        ends.append((places[last], smooth[last], text, style["color"]))
-    if spans:
-        _fit_height(axes, spans)
-        _label_ends(axes, ends)
-    else:
-        _say(axes, "not logged" if key != "total_loss" else "no training steps yet")
+        ends.append((line, text))
+    if not ends:
+        _write(axes, otherwise)
+        return
+    # The first steps' outliers don't decide.
+    low = min(float(values.min()) for values in finite)
+    high = max(float(np.quantile(values, 0.995)) for values in finite)
+    margin = 0.06 * (high - low or abs(high) or 1.0)
+    axes.set_ylim(0.0 if 0 <= low < 0.5 * high else low - margin, high + margin)
+    _name_ends(axes, ends)
 
 
-def _ap_panel(
-    axes: Axes, metrics: Mapping[str, Mapping[str, Curve]], clocks: Mapping[str, _Clock]
-) -> None:
-    """AP as a strong line, AP50 as a thin dashed one."""
+def _draw_ap(axes: Axes, runs: Sequence[_Run]) -> None:
+    """Draw AP as a strong line, AP50 as a thin dashed one."""
     axes.set_title("Box AP on the validation set, in %")
-    ends = []
-    shown: list[float] = []
-    for index, (label, curves) in enumerate(metrics.items()):
-        style = _series(index)
-        for key, name, width in (("bbox/AP", "AP", 1.8), ("bbox/AP50", "AP50", 1.1)):
-            curve = curves[key].finite if key in curves else None
+    ends, highest = [], 0.0
+    for run in runs:
+        for key, dash, width in (("bbox/AP", run.dash, 1.8), ("bbox/AP50", "--", 1.1)):
+            curve = run.metrics[key].finite if key in run.metrics else None
             if curve is None or not len(curve.values):
                 continue
-            dash = style["linestyle"] if name == "AP" else (0, (5, 2))
-            places = clocks[label](curve.iterations)
-            axes.plot(
-                places,
+            (line,) = axes.plot(
+                run.places(curve.iterations),
                 curve.values,
-                color=style["color"],
+                color=run.color,
                 linestyle=dash,
                 linewidth=width,
-                marker="o",
-                markersize=_marker_size(places),
+                marker=_marker(curve.values),
+                markersize=3.2,
                 clip_on=False,
             )
-            shown += curve.values.tolist()
-            text = f"{name} {curve.values[-1]:.1f}"
-            ends.append((places[-1], curve.values[-1], text, style["color"]))
+            highest = max(highest, float(curve.values.max()))
+            ends.append((line, f"{key.removeprefix('bbox/')} {curve.values[-1]:.1f}"))
+    axes.set_ylim(0, max(1.0, min(100.0, 1.08 * highest)) if ends else 100)
     if ends:
-        highest = max(shown)
-        axes.set_ylim(0, max(1.0, min(100.0, 1.08 * highest)))
-        _label_ends(axes, ends)
+        _name_ends(axes, ends)
     else:
-        axes.set_ylim(0, 100)
-        _say(axes, "not evaluated yet")
+        _write(axes, "not evaluated yet")
 
 
-def _marker_size(places: NDArray[np.float64]) -> float:
-    """Of the points of a curve, which are shown where they are few."""
-    return 3.2 if len(places) < 40 else 0.0
+def _marker(values: NDArray[np.float64]) -> str:
+    """Return the marker of a curve's points, which are shown where they are few."""
+    return "o" if len(values) < 40 else ""
 
 
-def _epoch_panel(axes: Axes, curves: Sequence[EpochCurve]) -> None:
-    end = max(curve.epochs[-1] for curve in curves)
-    axes.set_xlim(0, end)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    for curve in curves:
-        axes.plot(
-            curve.epochs,
-            curve.values,
-            color=curve.color,
-            linestyle=curve.linestyle,
-            linewidth=curve.linewidth,
-            marker="o",
-            markersize=_marker_size(curve.epochs),
-            clip_on=False,
-        )
-        # Leads from where a shorter curve ends to its name.
-        if curve.epochs[-1] < end:
-            last = [curve.values[-1]] * 2
-            axes.plot([curve.epochs[-1], end], last, ":", color=curve.color, linewidth=0.8)
-    names = [f"{curve.label} {curve.values[-1]:.1f}" for curve in curves]
-    _label_ends(
-        axes,
-        [
-            (c.epochs[-1], c.values[-1], name, c.color)
-            for c, name in zip(curves, names, strict=True)
-        ],
-    )
+def _values(line: Line2D) -> NDArray[np.float64]:
+    return np.asarray(line.get_ydata(), np.float64)
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred mean over a fiftieth of the curve, over finite values; NaN stays NaN."""
-    half = len(values) // 100
+    """Return the centred mean over a fiftieth of the curve, over finite values; others are NaN."""
     finite = np.isfinite(values)
-    if half == 0:
-        return np.where(finite, values, np.nan)
-    sums = np.cumsum(np.append(0.0, np.where(finite, values, 0.0)))
-    counts = np.cumsum(np.append(0, finite))
-    before = np.arange(len(values))
-    after = before[::-1]
-    # Shorter on both sides near the start, where losses fall steeply; on one side near the end.
-    low = before - np.minimum(half, before)
-    high = before + np.minimum(half, np.minimum(before, after)) + 1
-    count = counts[high] - counts[low]
-    mean = (sums[high] - sums[low]) / np.maximum(count, 1)
-    return np.where(finite, mean, np.nan)
+    window = np.ones(2 * (len(values) // 100) + 1)
+    sums = np.convolve(np.where(finite, values, 0.0), window, "same")
+    counts = np.convolve(finite, window, "same")
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _fit_height(axes: Axes, spans: Sequence[NDArray[np.float64]]) -> None:
-    """Limits that the first steps' outliers don't decide."""
-    low = min(float(values.min()) for values in spans)
-    high = max(float(np.quantile(values, 0.995)) for values in spans)
-    margin = 0.06 * (high - low or abs(high) or 1.0)
-    bottom = 0.0 if 0 <= low < 0.5 * high else low - margin
-    axes.set_ylim(bottom, high + margin)
+def _name_ends(axes: Axes, ends: Sequence[tuple[Line2D, str]]) -> None:
+    """Write to the right of the panel what the curves end with, the highest first."""
+
+    def height(end: tuple[Line2D, str]) -> float:
+        values = _values(end[0])
+        return float(values[np.isfinite(values)][-1])
+
+    lines, texts = zip(*sorted(ends, key=height, reverse=True), strict=True)
+    axes.legend(
+        lines,
+        texts,
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+        labelcolor="linecolor",
+        fontsize=8,
+        handlelength=1.8,
+    )
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes each curve's last value to the right of the panel, moved apart where they collide.
-
-    Args:
-        axes: limits must be final.
-        ends: per curve x, y, text and colour.
-    """
-    bottom, top = axes.get_ylim()
-    height = axes.bbox.height / axes.figure.dpi * 72
-    gap = 11.0 / height * (top - bottom)
-    order = sorted(range(len(ends)), key=lambda i: ends[i][1])
-    wanted = [min(max(ends[i][1], bottom), top) for i in order]
-    for i, y in zip(order, _spread(wanted, gap), strict=True):
-        _, _, text, color = ends[i]
-        axes.annotate(
-            text,
-            (1.0, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=color,
-            annotation_clip=False,
-        )
-
-
-def _spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places at least ``gap`` apart, by least squares near to the wanted ones."""
-    # Without the gaps it is isotonic regression: pool neighbours that are out of order.
-    pools: list[tuple[float, int]] = []
-    for rank, place in enumerate(wanted):
-        mean, count = place - rank * gap, 1
-        while pools and pools[-1][0] > mean:
-            before, size = pools.pop()
-            mean, count = (before * size + mean * count) / (size + count), size + count
-        pools.append((mean, count))
-    level = [mean for mean, count in pools for _ in range(count)]
-    return [mean + rank * gap for rank, mean in enumerate(level)]
-
-
-def _say(axes: Axes, text: str) -> None:
+def _write(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=_MUTED)
     axes.set_yticks([])
 
 
-def _three_digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    decimals = 2 - math.floor(math.log10(abs(value))) if value else 2
-    return f"{value:.{min(max(decimals, 0), 6)}f}"
-
-
-def _short_number(value: float, _: Any = None) -> str:
-    """3000 as 3k, 1500000 as 1.5M."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size and math.isfinite(value):
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
+def _save(figure: Figure, path: str | os.PathLike[str], dpi: int) -> Path:
+    out = Path(path)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=dpi, facecolor="white")
+    return out

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sap_detr import model_zoo
 from sap_detr.projects.sam_detr.aligner import without_pooling
-from sap_detr.projects.sam_detr.published_curves import published_table, read_published
+from sap_detr.projects.sam_detr.training_curves import published_table, read_published
 
 README = Path(__file__).parents[2] / "projects" / "sam_detr" / "README.md"
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sap_detr import model_zoo
-from sap_detr.projects.sam_detr.published_curves import (
+from sap_detr.projects.sam_detr.training_curves import (
     METRICS,
     plot_published,
     read_published,
@@ -50,12 +50,20 @@ def write_run(folder, epochs, logs_epochs=True, **values):
 
 
 def named_curves(axes):
-    """Label, without its value, to the curve of its colour and dash."""
-    labels = [text.get_text().rpartition(" ")[0] for text in axes.texts]
-    lines = [line for line in axes.lines if line.get_linestyle() != ":"]
-    assert len(lines) == len(labels)
-    # Labels are written from the lowest to the highest end.
-    return dict(zip(labels, sorted(lines, key=lambda line: line.get_ydata()[-1]), strict=True))
+    """Label, without its value, to the curve that has this name beside it."""
+    legend = axes.get_legend()
+    assert len(legend.get_texts()) == len(axes.lines)
+    curves = {}
+    for text, line in zip(legend.get_texts(), _highest_end_first(axes.lines), strict=True):
+        label, _, value = text.get_text().rpartition(" ")
+        assert value == f"{line.get_ydata()[-1]:.1f}"
+        assert text.get_color() == line.get_color()
+        curves[label] = line
+    return curves
+
+
+def _highest_end_first(lines):
+    return sorted(lines, key=lambda line: -line.get_ydata()[-1])
 
 
 def test_every_model_has_its_config_and_all_its_epochs():
@@ -128,8 +136,10 @@ def test_the_picture_has_a_panel_for_each_schedule(tmp_path, drawn):
 def test_names_of_the_curves_do_not_overlap(tmp_path, drawn):
     assert command_line.main(["--out", str(tmp_path / "out.png")]) == 0
     figure = drawn[0]
+    figure.draw_without_rendering()
     for axes in figure.axes:
-        boxes = [text.get_window_extent() for text in axes.texts]
+        boxes = [text.get_window_extent() for text in axes.get_legend().get_texts()]
+        assert len(boxes) == 6
         boxes.sort(key=lambda box: box.y0)
         for lower, upper in pairwise(boxes):
             assert lower.y1 <= upper.y0

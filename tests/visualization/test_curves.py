@@ -2,23 +2,25 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import plot_curves as command_line
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from sap_detr.visualization import (
-    EpochCurve,
     MetricsError,
-    curves,
     last_layer_losses,
     plot_by_epoch,
     plot_curves,
     read_by_epoch,
     read_metrics,
 )
+from sap_detr.visualization.palette import SERIES_COLORS
 
 
 def write(folder, records, tail=""):
@@ -56,8 +58,13 @@ def drawn(monkeypatch):
 
 
 def panel(figure, title):
-    [axes] = [axes for axes in figure.findobj(curves.Axes) if axes.get_title("left") == title]
+    [axes] = [axes for axes in figure.findobj(Axes) if axes.get_title("left") == title]
     return axes
+
+
+def labels(axes):
+    """What is written beside the curves, from top to bottom."""
+    return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_a_truncated_last_line_is_left_out(tmp_path):
@@ -126,14 +133,9 @@ def test_the_picture_shows_every_run_in_its_own_colour(tmp_path, drawn):
     ap = panel(figure, "Box AP on the validation set, in %")
     assert [line.get_ydata().tolist() for line in ap.lines] == [[20.0], [30.0], [40.0], [50.0]]
     assert [line.get_xdata().tolist() for line in ap.lines] == [[40.0]] * 4
-    blue, vermilion = curves.SERIES_COLORS[:2]
+    blue, vermilion = SERIES_COLORS[:2]
     assert [line.get_color() for line in ap.lines] == [blue, blue, vermilion, vermilion]
-    assert {text.get_text() for text in ap.texts} == {
-        "AP 20.0",
-        "AP50 30.0",
-        "AP 40.0",
-        "AP50 50.0",
-    }
+    assert labels(ap) == ["AP50 50.0", "AP 40.0", "AP50 30.0", "AP 20.0"]
     panel(figure, "loss_class")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["first", "second"]
 
@@ -166,7 +168,7 @@ def test_a_loss_that_stops_being_finite_is_marked(tmp_path, drawn):
     run = write(tmp_path, [*training([19, 39]), {"iteration": 59, "total_loss": math.nan}])
     plot_curves({"run": run}, tmp_path / "out.png", dpi=30)
     total = panel(drawn[0], "Total loss")
-    assert [text.get_text() for text in total.texts] == ["not finite"]
+    assert labels(total) == ["not finite"]
     assert total.lines[-1].get_xdata() == pytest.approx([40])
 
 
@@ -194,7 +196,7 @@ def test_reading_by_epoch(tmp_path):
 
 
 def epoch_curve(label, epochs, values, **look):
-    return EpochCurve(label, np.array(epochs, float), np.array(values, float), "#112233", **look)
+    return Line2D(epochs, values, label=label, color="#112233", **look)
 
 
 def test_panels_by_epoch_share_their_height(tmp_path, drawn):
@@ -208,12 +210,11 @@ def test_panels_by_epoch_share_their_height(tmp_path, drawn):
     assert first.get_ylim() == second.get_ylim() == (10, 35)
     assert (first.get_xlim(), second.get_xlim()) == ((0, 3), (0, 8))
     assert (first.get_title("left"), second.get_title("left")) == ("one", "two")
-    assert [text.get_text() for text in first.texts] == ["a 14.0", "b 31.3"]
-    # A single value is seen, and a thin line leads from it to its name.
-    _, single, leader = first.lines
+    assert labels(first) == ["b 31.3", "a 14.0"]
+    # A single value is seen.
+    _, single = first.lines
+    assert single.get_marker() == "o"
     assert single.get_markersize() > 0
-    assert list(leader.get_xdata()) == [1, 3]
-    assert list(leader.get_ydata()) == [31.26, 31.26]
     [line] = second.lines
     assert (line.get_linestyle(), line.get_linewidth(), line.get_color()) == ("--", 3.0, "#112233")
 
@@ -224,18 +225,25 @@ def test_panels_by_epoch_need_curves(tmp_path):
             plot_by_epoch(panels, tmp_path / "out.png", y_label="AP")
 
 
-def test_labels_that_would_collide_move_apart_evenly():
-    assert curves._spread([1.0, 1.0, 9.0], 2.0) == [0.0, 2.0, 9.0]
-    assert curves._spread([0.0, 5.0], 2.0) == [0.0, 5.0]
+def test_labels_of_equal_curves_do_not_collide(tmp_path, drawn):
+    equal = [epoch_curve(name, [1, 2], [10, 20]) for name in "abc"]
+    plot_by_epoch({"one": equal}, tmp_path / "out.png", y_label="AP", dpi=30)
+    drawn[0].draw_without_rendering()
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].get_legend().get_texts()]
+    assert all(upper.y0 >= lower.y1 for upper, lower in pairwise(boxes))
 
 
-def test_the_running_mean_leaves_gaps_and_smooths_noise():
-    values = np.tile([0.0, 2.0], 200)
-    values[100] = np.nan
-    smooth = curves._running_mean(values)
-    assert np.isnan(smooth[100])
-    assert np.nanstd(smooth[4:]) < 0.25
-    assert curves._running_mean(np.array([3.0, 5.0])).tolist() == [3.0, 5.0]
+def test_the_running_mean_leaves_gaps_and_smooths_noise(tmp_path, drawn):
+    records = [{"iteration": i, "total_loss": 2.0 * (i % 2)} for i in range(400)]
+    records[100]["total_loss"] = math.nan
+    few = [{"iteration": 0, "total_loss": 3.0}, {"iteration": 1, "total_loss": 5.0}]
+    runs = {"many": write(tmp_path / "many", records), "few": write(tmp_path / "few", few)}
+    plot_curves(runs, tmp_path / "out.png", dpi=30)
+    logged, smooth, _, two = (line.get_ydata() for line in panel(drawn[0], "Total loss").lines)
+    assert np.nanstd(logged) > 0.9
+    assert np.flatnonzero(np.isnan(smooth)).tolist() == [100]
+    assert np.nanstd(smooth) < 0.25
+    assert two.tolist() == [3.0, 5.0]
 
 
 def test_command_line(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """SAM-DETR: queries re-sampled from salient points of the image features."""
 
-from . import published_costs
+from . import reformulation_savings
 from .aligner import AlignedQueries, SemanticsAligner
 from .decoder import SamDetrDecoder, SamDetrDecoderLayer
 from .name_map import SAM_DETR

@@ -1,6 +1,6 @@
 """The published models' AP after every epoch, to compare one's own runs with.
 
-``published_curves.md`` says where the numbers come from.
+``training_curves.md`` says where the numbers come from.
 """
 
 from __future__ import annotations
@@ -8,24 +8,25 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sap_detr.analysis import build_without_weights, count_parameters
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
 from sap_detr.analysis.report import format_table
-from sap_detr.visualization import EpochCurve, plot_by_epoch, read_by_epoch
+from sap_detr.visualization import plot_by_epoch, read_by_epoch
 from sap_detr.visualization.palette import SERIES_COLORS
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 SCHEDULES = (12, 50)
 
 _VARIANTS = ("R50", "DC5-R50", "MS-R50")
-_FILE = Path(__file__).with_name("published_curves.csv")
-_DASHED, _DOTTED = (0, (4, 1.5)), (0, (1.2, 1.2))
+_FILE = Path(__file__).with_name("training_curves.csv")
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ class PublishedCurves:
 
     @property
     def label(self) -> str:
+        """What the curve is called."""
         return self.variant + (" SMCA" if self.smca else "")
 
 
 def read_published() -> dict[str, PublishedCurves]:
-    """The twelve published models by the names of their configs: 12 epochs first, worst first."""
+    """Return the twelve published models by config name: 12 epochs first, worst first."""
     rows: dict[str, list[dict[str, str]]] = {}
     with _FILE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -77,7 +79,7 @@ def _published(config: str, rows: Sequence[Mapping[str, str]]) -> PublishedCurve
 
 
 def select_published(wanted: Sequence[str] = ()) -> list[PublishedCurves]:
-    """Some of the published models, in the order of :func:`read_published`.
+    """Return some of the published models, in the order of :func:`read_published`.
 
     Args:
         wanted: names of configs, or "12" and "50" for all models of as many epochs; none for all.
@@ -107,7 +109,9 @@ def plot_published(
     runs: Mapping[str, str | os.PathLike[str]] | None = None,
     iterations_per_epoch: Mapping[str, int] | None = None,
 ) -> Path:
-    """Draws published models by epoch, in a panel for each schedule, and own runs over them.
+    """Draw published models by epoch, in a panel for each schedule, and own runs over them.
+
+    A variant has a colour; what has no SMCA is dashed. Runs have the colours that are left.
 
     Args:
         out_png: file to write.
@@ -127,57 +131,43 @@ def plot_published(
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-    steps = iterations_per_epoch or {}
-    own = [
-        _run_curve(index, label, *read_by_epoch(path, f"bbox/{metric}", steps.get(label)))
-        for index, (label, path) in enumerate((runs or {}).items())
-    ]
+    steps, colors = iterations_per_epoch or {}, SERIES_COLORS[: len(_VARIANTS) - 1 : -1]
+    own: list[tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]] = []
+    for index, (label, path) in enumerate((runs or {}).items()):
+        epochs, values = read_by_epoch(path, f"bbox/{metric}", steps.get(label))
+        dash = "-" if index < len(colors) else ":"
+        look: dict[str, Any] = dict(
+            color=colors[index % len(colors)], linestyle=dash, linewidth=2.4, label=label
+        )
+        own.append((epochs, values, look))
     schedules = sorted({model.schedule for model in models})
     panels = {}
     for schedule in schedules:
-        curves = [_model_curve(m, metric) for m in models if m.schedule == schedule]
-        last = np.inf if schedule == schedules[-1] else schedule
-        panels[f"{schedule} epochs"] = [*curves, *_up_to(last, own)]
+        lines = [
+            Line2D(
+                model.epochs,
+                model.values[metric],
+                label=model.label,
+                color=SERIES_COLORS[_VARIANTS.index(model.variant)],
+                linestyle="-" if model.smca else "--",
+            )
+            for model in models
+            if model.schedule == schedule
+        ]
+        for epochs, values, look in own:
+            # Half an epoch later is not later: what follows the last step is logged as a further
+            # one.
+            shown = epochs < (np.inf if schedule == schedules[-1] else schedule + 0.5)
+            if shown.any():
+                lines.append(Line2D(epochs[shown], values[shown], **look))
+        panels[f"{schedule} epochs"] = lines
     # Runs may have been evaluated on anything.
     images = "" if own else " on COCO val2017"
     return plot_by_epoch(panels, out_png, y_label=f"box {metric}{images}, in %")
 
 
-def _model_curve(model: PublishedCurves, metric: str) -> EpochCurve:
-    """A variant has a colour; what has no SMCA is dashed."""
-    return EpochCurve(
-        label=model.label,
-        epochs=model.epochs,
-        values=model.values[metric],
-        color=SERIES_COLORS[_VARIANTS.index(model.variant)],
-        linestyle="-" if model.smca else _DASHED,
-    )
-
-
-def _run_curve(
-    index: int, label: str, epochs: NDArray[np.float64], values: NDArray[np.float64]
-) -> EpochCurve:
-    """The colours that published models leave; after the last they start again, dotted."""
-    colors = SERIES_COLORS[: len(_VARIANTS) - 1 : -1]
-    return EpochCurve(
-        label=label,
-        epochs=epochs,
-        values=values,
-        color=colors[index % len(colors)],
-        linestyle="-" if index < len(colors) else _DOTTED,
-        linewidth=2.4,
-    )
-
-
-def _up_to(last: float, curves: Sequence[EpochCurve]) -> list[EpochCurve]:
-    """Curves without what is later; those that begin later are left out."""
-    # Half an epoch later is not later: what follows the last step is logged as a further one.
-    within = [(curve, curve.epochs < last + 0.5) for curve in curves]
-    return [replace(c, epochs=c.epochs[w], values=c.values[w]) for c, w in within if w.any()]
-
-
 def published_table() -> str:
-    """The table of this project's README: what the logs end with, and our counts of parameters."""
+    """Return the README's table: what the logs end with, and our counts of parameters."""
     rows = []
     for model in read_published().values():
         built, _ = build_without_weights(f"sam_detr/{model.config}.py", PUBLISHED_NUM_CLASSES)
