@@ -15,7 +15,7 @@ from .errors import DatasetError
 
 
 def read_json(json_file: str | os.PathLike[str]) -> Any:
-    """Parse a json file.
+    """Parse a json file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -23,8 +23,7 @@ def read_json(json_file: str | os.PathLike[str]) -> Any:
     """
     name = os.fspath(json_file)
     try:
-        with Path(json_file).open(encoding="utf-8-sig") as file:
-            return json.load(file)
+        return json.loads(Path(json_file).read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{name}: there is no such annotation file; check the path in the config"
@@ -39,10 +38,12 @@ def read_json(json_file: str | os.PathLike[str]) -> Any:
         raise DatasetError(f"{name}: can't be read ({error})") from error
 
 
-def has_byte_order_mark(json_file: str | os.PathLike[str]) -> bool:
-    """Return whether a file begins with UTF-8's mark, with which pycocotools does not read it."""
+def is_plain_utf8(json_file: str | os.PathLike[str]) -> bool:
+    """Return whether a json file is in UTF-8 without a byte order mark, as pycocotools needs it."""
     with open(json_file, "rb") as file:
-        return file.read(3) == codecs.BOM_UTF8
+        start = file.read(4)
+    # The first two characters of json are ASCII: a zero shows that they take more than a byte.
+    return not start.startswith(codecs.BOM_UTF8) and 0 not in start
 
 
 def as_integer(value: Any) -> int | None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.structures import BoxMode
 
 from ..text import shorten
-from .annotation_file import as_integer, has_byte_order_mark, read_json
+from .annotation_file import as_integer, is_plain_utf8, read_json
 from .boxes import Fault, check_box, clip_box
 from .errors import DatasetError
 from .evaluation_file import needs_repair
@@ -74,12 +74,10 @@ def read_coco(
     name = os.fspath(json_file)
     content = read_json(json_file)
     annotations = parse_coco(content, name, os.fspath(image_root), training=training)
-    if has_byte_order_mark(json_file):
-        annotations.findings.add(Kind.BYTE_ORDER_MARK)
-        return CocoAnnotations(
-            name, annotations.categories, annotations.dicts, annotations.findings, content
-        )
-    return annotations
+    if is_plain_utf8(json_file):
+        return annotations
+    annotations.findings.add(Kind.ENCODING)
+    return replace(annotations, to_repair=content)
 
 
 def parse_coco(

@@ -61,7 +61,7 @@ class Kind(Enum):
     IDS = "warning", "annotation ids missing, 0 or not unique (renumbered for evaluation)"
     NO_CROWD = "note", "annotations without iscrowd (taken as 0)"
     NO_AREA = "note", "annotations without a usable area (taken as width times height)"
-    BYTE_ORDER_MARK = "note", "byte order mark (left out for evaluation)"
+    ENCODING = "note", "files not in plain UTF-8 (converted for evaluation)"
     # Annotations that are probably not meant.
     TINY_BOX = "warning", "boxes with a side below 2 pixels", "look whether they are meant"
     SAME_BOX = "warning", "boxes annotated twice with the same class", "keep one of them"

@@ -212,7 +212,7 @@ def _check(folder: Path, data: bytes) -> str:
         with pytest.raises(DatasetError):
             register_coco("generated", json_file, images)
         return "refused"
-    _assert_usable(checked, json.loads(data.decode("utf-8-sig")))
+    _assert_usable(checked, json.loads(data))
     try:
         register_coco("generated", json_file, images)
         evaluation_json = MetadataCatalog.get("generated").json_file

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -214,10 +215,15 @@ def test_json_that_is_none(write_coco: Write, content: bytes) -> None:
         read_coco(json_file, root)
 
 
-def test_json_with_a_byte_order_mark(write_coco: Write) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_json_in_another_encoding(write_coco: Write, encoding: str) -> None:
     json_file, root = write_coco()
-    json_file.write_bytes(b"\xef\xbb\xbf" + json_file.read_bytes())
-    assert len(read_coco(json_file, root).dicts) == 3
+    content = json.loads(json_file.read_text())
+    content["categories"][0]["name"] = "döçg"
+    json_file.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    assert read_coco(json_file, root).class_names == ["cat", "döçg"]
+    register_coco("pets", json_file, root)
+    assert json.loads(Path(MetadataCatalog.get("pets").json_file).read_text()) == content
 
 
 def test_missing_json(tmp_path: Path) -> None:
