@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-from .name_map import listing
+from ..text import listing
 from .safe_load import CheckpointError
 
 ClassNames = Sequence[str | None]
@@ -95,14 +95,16 @@ def match_class_rows(
         rows: classes of the checkpoint.
 
     Raises:
-        ValueError: a list of names that doesn't fit the number of classes.
+        CheckpointError: a list of names that doesn't fit the number of classes.
     """
-    for argument, names, count, owner in (
-        ("class_names", model_names, num_classes, "the model"),
-        ("checkpoint_class_names", checkpoint_names, rows, "the checkpoint"),
+    for owner, names, count in (
+        ("The model", model_names, num_classes),
+        ("The checkpoint", checkpoint_names, rows),
     ):
         if names is not None and len(names) != count:
-            raise ValueError(f"{argument} has {len(names)} names, but {owner} has {count} classes.")
+            raise CheckpointError(
+                f"{owner} has {count} classes, but {len(names)} class names are given for them."
+            )
     if model_names is None or checkpoint_names is None:
         if num_classes == rows:
             note = f"{rows} rows loaded in order, without comparing names."
@@ -124,7 +126,7 @@ def match_class_rows(
     new = [str(name) for name, row in zip(model_names, sources, strict=True) if row is None]
     note = f"{num_classes - len(new)} of {num_classes} rows loaded by name"
     if new:
-        note += f"; re-initialised: {listing(new, 10)}."
+        note += f"; re-initialised: {listing(new)}."
     return RowMatch(sources, rows, note)
 
 

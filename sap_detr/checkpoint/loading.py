@@ -17,8 +17,9 @@ from tabulate import tabulate
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..text import listing
 from .class_rows import ClassNames, RowMatch, coco_class_names, match_class_rows
-from .name_map import NAME_MAPS, detect_format, listing, model_state
+from .name_map import NAME_MAPS, detect_format, model_state
 from .safe_load import CheckpointError, load_checkpoint_file
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,6 @@ def load_weights(
     model: nn.Module,
     path_or_state: str | os.PathLike[str] | Mapping[str, Any],
     class_names: ClassNames | None = None,
-    checkpoint_class_names: ClassNames | None = None,
     reinitialise: Sequence[str] = (),
     source: str | None = None,
     average: bool = False,
@@ -133,11 +133,10 @@ def load_weights(
     Args:
         model: model, also wrapped by DistributedDataParallel; its `num_classes` tells how many rows
             are classes.
-        path_or_state: file, checkpoint or state dict.
+        path_or_state: file, checkpoint or state dict. The names of its classes are those under
+            `class_names`; COCO's for one in published names with 80 or 91 classes.
         class_names: names of the model's classes, in order. By default unknown, but COCO's for a
             model of 80 or 91 classes that gets a published COCO checkpoint.
-        checkpoint_class_names: names of the checkpoint's classes. By default those stored in it;
-            COCO's for a checkpoint in published names with 80 or 91 classes.
         reinitialise: patterns (`decoder.query_embed.*`) of tensors that shall keep their initial
             values.
         source: what to call the checkpoint in messages, by default the file's path.
@@ -147,10 +146,9 @@ def load_weights(
         The report, which is also logged.
 
     Raises:
-        CheckpointError: unreadable file, unknown names, nothing in common with the model, or other
-            shapes.
-        ValueError: a list of names that doesn't fit the number of rows, or a pattern that matches
-            nothing.
+        CheckpointError: unreadable file, unknown names, nothing in common with the model, other
+            shapes, or class names that don't fit the number of rows.
+        ValueError: a pattern that matches nothing.
     """
     if isinstance(path_or_state, Mapping):
         source, checkpoint = source or "the given state dict", dict(path_or_state)
@@ -183,12 +181,12 @@ def load_weights(
         name = class_tensors[0]
         no_object = len(target[name]) > num_classes
         found = len(state[name]) - no_object
-        checkpoint_class_names = checkpoint_class_names or checkpoint.get("class_names")
-        if checkpoint_class_names is None and form != "ours":
-            checkpoint_class_names = coco_class_names(found)
-            if class_names is None and checkpoint_class_names is not None:
+        stored = checkpoint.get("class_names")
+        if not stored and form != "ours":
+            stored = coco_class_names(found)
+            if class_names is None and stored is not None:
                 class_names = coco_class_names(num_classes)
-        rows = match_class_rows(class_names, num_classes, checkpoint_class_names, found)
+        rows = match_class_rows(class_names, num_classes, stored or None, found)
         report.notes.append(f"Classes: {rows.note}")
     new_values: dict[str, torch.Tensor] = {}
     wrong_shapes = []

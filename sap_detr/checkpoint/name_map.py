@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..text import listing
 from .safe_load import CheckpointError
 
 Value = TypeVar("Value")
@@ -153,20 +154,13 @@ class NameMap:
     def _check_names(self, unknown: Iterable[str]) -> None:
         names = list(unknown)
         if names:
-            raise CheckpointError(f"Not parameters of {self.method}: {listing(names)}.")
+            raise CheckpointError(f"Not parameters of {self.method}: {listing(names, 20)}.")
 
 
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
     return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
-
-
-def listing(names: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
-    """Return the first names, up to `limit`, and the number of the others."""
-    names = list(names)
-    shown = separator.join(names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 NAME_MAPS: dict[str, NameMap] = {}
@@ -205,7 +199,7 @@ def model_state(checkpoint: Mapping[str, Any], average: bool = False) -> dict[st
     if state is checkpoint.get("ema"):
         # The average's own count.
         state = {name: value for name, value in state.items() if name != "num_updates"}
-    wrong = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if wrong or not state:
         found = f"{listing(wrong, 5)} are no tensors" if wrong else "it is empty"
         raise CheckpointError(
@@ -253,6 +247,7 @@ def detect_format(state: Mapping[str, Any]) -> str:
         )
     if unknown[best]:
         raise CheckpointError(
-            f"The names resemble {best} most, but these are not its own: {listing(unknown[best])}."
+            f"The names resemble {best} most, but these are not its own: "
+            f"{listing(unknown[best], 20)}."
         )
     return best

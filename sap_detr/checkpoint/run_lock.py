@@ -8,7 +8,6 @@ locks can be used.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -24,7 +23,6 @@ from .safe_save import remove_temporary_files
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = ".lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 # The locks that this process holds, with the files that it locked.
 _held: dict[Path, tuple[BaseFileLock, os.stat_result]] = {}
@@ -60,6 +58,12 @@ def _lock(folder: Path) -> None:
     lock = FileLock(path, blocking=False, fallback_to_soft=False, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"train.output_dir={folder} can't be written to: {error.strerror}"
+        ) from error
+    try:
         lock.acquire()
     except Timeout as error:
         owner = ""
@@ -70,10 +74,6 @@ def _lock(folder: Path) -> None:
             "or set another train.output_dir"
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise CheckpointError(
-                f"train.output_dir={folder} can't be written to: {error.strerror}"
-            ) from error
         logger.warning(
             f"{folder} can't be locked ({error.strerror}): nothing keeps a second run from writing "
             "to it"

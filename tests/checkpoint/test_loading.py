@@ -77,8 +77,8 @@ def test_rows_are_copied_by_name_and_others_keep_initial_values(ours, model):
 
 def test_same_number_but_other_order_is_permuted(ours, model):
     target, state = model(3), ours(3)
-    names = {"class_names": ["a", "b", "c"], "checkpoint_class_names": ["c", "a", "b"]}
-    assert load_weights(target, state, **names).complete
+    checkpoint = {"model": state, "class_names": ["c", "a", "b"]}
+    assert load_weights(target, checkpoint, class_names=["a", "b", "c"]).complete
     assert torch.equal(target.state_dict()[HEAD], state[HEAD][[1, 2, 0, 3]])
 
 
@@ -92,11 +92,11 @@ def test_published_rows_of_coco_are_not_taken_for_80_other_classes(published_det
 
 
 @pytest.mark.parametrize(
-    "known", [{}, {"class_names": ["a", "b"]}, {"checkpoint_class_names": list("abc")}]
+    ("names", "stored"), [(None, None), (["a", "b"], None), (None, ["a", "b", "c"])]
 )
-def test_unknown_names_and_other_number_reinitialise_all_but_no_object(ours, model, known):
+def test_unknown_names_and_other_number_reinitialise_all_but_no_object(ours, model, names, stored):
     target, state = model(2), ours(3)
-    report = load_weights(target, state, **known)
+    report = load_weights(target, {"model": state, "class_names": stored}, class_names=names)
     head = target.state_dict()[HEAD]
     assert (head[:2] == INITIAL).all()
     assert torch.equal(head[2], state[HEAD][3])
@@ -116,15 +116,15 @@ def test_sigmoid_head_has_no_further_row(ours, state_model):
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("names", "stored", "message"),
     [
-        ("class_names", "but the model has 5"),
-        ("checkpoint_class_names", "but the checkpoint has 6"),
+        (["a", "b"], None, "The model has 5 classes, but 2 class names"),
+        (None, ["a", "b"], "The checkpoint has 6 classes, but 2 class names"),
     ],
 )
-def test_names_must_fit_the_number_of_rows(ours, model, argument, message):
-    with pytest.raises(ValueError, match=f"{argument} has 2 names, {message}"):
-        load_weights(model(5), ours(6), **{argument: ["a", "b"]})
+def test_names_must_fit_the_number_of_rows(ours, model, names, stored, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model(5), {"model": ours(6), "class_names": stored}, class_names=names)
 
 
 def test_other_shapes_are_an_error_unless_listed(ours, model):
@@ -206,7 +206,8 @@ def test_nothing_in_common_and_only_the_backbone_in_common(ours, state_model, pu
 def test_values_are_cast_to_the_models_dtype(ours, model):
     target = model(3).double()
     state = {name: value.half() for name, value in ours(3).items()}
-    load_weights(target, state, class_names=["a", "b", "c"], checkpoint_class_names=["b", "a", "z"])
+    checkpoint = {"model": state, "class_names": ["b", "a", "z"]}
+    load_weights(target, checkpoint, class_names=["a", "b", "c"])
     assert {value.dtype for value in target.state_dict().values()} == {torch.float64}
 
 

@@ -64,6 +64,8 @@ def is_locked(folder) -> bool:
 
 def test_the_lock_is_held_until_it_is_released(tmp_path):
     lock_run_folder(tmp_path)
+    # Also after a process that was forked has ended.
+    assert is_locked(tmp_path)
     assert is_locked(tmp_path)
     release_run_folder(tmp_path)
     assert not is_locked(tmp_path)
