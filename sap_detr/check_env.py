@@ -3,7 +3,7 @@
     python -m sap_detr.check_env
 
 prints a table of versions, devices, and paths, then one line per problem. The exit status is 1 if
-there is any. Only the standard library is imported at the top: this runs where anything is missing.
+there is any. Nothing but the standard library is needed: this runs where anything is missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -38,48 +37,11 @@ INSTALL_DETECTRON2 = (
 )
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """A distribution, the module it provides, and the versions that work: minimum <= v < below."""
-
-    distribution: str
-    module: str
-    minimum: str
-    below: str | None = None
-
-    @property
-    def specifier(self) -> str:
-        """The requirement in pip's notation."""
-        upper = f",<{self.below}" if self.below else ""
-        return f"{self.distribution}>={self.minimum}{upper}"
-
-
-REQUIREMENTS = (
-    Requirement("torch", "torch", "2.5"),
-    Requirement("torchvision", "torchvision", "0.20"),
-    Requirement("numpy", "numpy", "1.23"),
-    Requirement("scipy", "scipy", "1.8"),
-    Requirement("Pillow", "PIL", "9.1"),
-    Requirement("opencv-python-headless", "cv2", "4.0"),
-    Requirement("matplotlib", "matplotlib", "3.0"),
-    Requirement("pycocotools", "pycocotools", "2.0.2"),
-    Requirement("fvcore", "fvcore", "0.1.5", below="0.1.6"),
-    Requirement("iopath", "iopath", "0.1.7"),
-    Requirement("omegaconf", "omegaconf", "2.1", below="2.4"),
-    Requirement("hydra-core", "hydra", "1.1"),
-    Requirement("yacs", "yacs", "0.1.8"),
-    Requirement("tensorboard", "tensorboard", "2.0"),
-    Requirement("safetensors", "safetensors", "0.4"),
-)
+# Modules that are not called like their distribution.
+MODULES = {"opencv-python-headless": "cv2", "Pillow": "PIL", "hydra-core": "hydra"}
 
 # cv2 comes from several distributions, of which one is enough.
-ALTERNATIVES = {
-    "opencv-python-headless": (
-        "opencv-python",
-        "opencv-contrib-python-headless",
-        "opencv-contrib-python",
-    )
-}
+OTHER_OPENCV = ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 
 HINTS = {
     "hydra-core": "without it no setting can be given on the command line",
@@ -95,12 +57,14 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: str, problem: str | None = None) -> None:
+        """Add a row, and a problem if there is one."""
         self.rows.append((name, value))
         if problem is not None:
             self.problems.append(problem)
 
     @property
     def exit_status(self) -> int:
+        """1 if there is any problem, else 0."""
         return 1 if self.problems else 0
 
     def __str__(self) -> str:
@@ -119,29 +83,27 @@ ImportModule = Callable[[str], ModuleType]
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution, or None. Imports nothing of it."""
+    """Return the version of an installed distribution, or None. Import nothing of it."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def release(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version without trailing zeros: '2.14.0+cpu' is (2, 14)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in found.group().split(".")] if found else []
-    while numbers and numbers[-1] == 0:
-        numbers.pop()
-    return tuple(numbers)
+def required_packages() -> list[str]:
+    """Return what this project's installation says it needs, such as ``torch>=2.5``.
 
-
-def public(version: str) -> str:
-    """The version without its local part: '2.14.1+cpu' is '2.14.1'."""
-    return version.partition("+")[0]
+    Where it is not installed, but run in its folder, only what nothing works without.
+    """
+    try:
+        requirements = importlib.metadata.requires("sap-detr") or []
+    except importlib.metadata.PackageNotFoundError:
+        return ["torch", "torchvision", "packaging"]
+    return [requirement for requirement in requirements if "extra ==" not in requirement]
 
 
 def first_line(error: BaseException) -> str:
-    """The error's type and the first line of its message."""
+    """Return the error's type and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -157,28 +119,38 @@ def check_python(report: Report, version: tuple[int, ...] = sys.version_info[:3]
     report.add("platform", platform.platform())
 
 
-def version_problem(requirement: Requirement, version: str | None) -> str | None:
-    """What is wrong with the installed version (None: not installed) and what to do, or None."""
-    fix = f"`pip install '{requirement.specifier}'`"
-    hint = HINTS.get(requirement.distribution)
-    reason = f" ({hint})" if hint else ""
+def version_problem(requirement: str, version: str | None) -> str | None:
+    """Return what is wrong with the installed version (None: not installed), or None.
+
+    Args:
+        requirement: such as ``torch>=2.5``.
+        version: where it is a development or local version, its release counts.
+    """
+    name, specifier = split_requirement(requirement)
+    fix = f"`pip install '{requirement}'`"
     if version is None:
-        return f"{requirement.distribution} is missing{reason}: {fix}"
-    if release(version) < release(requirement.minimum):
-        return (
-            f"{requirement.distribution} {version} is too old, {requirement.minimum} or later is "
-            f"needed: {fix}"
-        )
-    if requirement.below is not None and release(version) >= release(requirement.below):
-        return (
-            f"{requirement.distribution} {version} is too new, a version before "
-            f"{requirement.below} is needed: {fix}"
-        )
-    return None
+        reason = f" ({HINTS[name]})" if name in HINTS else ""
+        return f"{name} is missing{reason}: {fix}"
+    try:
+        packaging_version = importlib.import_module("packaging.version")
+        specifiers = importlib.import_module("packaging.specifiers").SpecifierSet(specifier)
+    except ImportError:  # which is a problem of its own
+        return None
+    try:
+        fits = specifiers.contains(packaging_version.Version(version).base_version)
+    except packaging_version.InvalidVersion:
+        fits = not specifier
+    return None if fits else f"{name} {version} does not fit, {specifier} is needed: {fix}"
+
+
+def split_requirement(requirement: str) -> tuple[str, str]:
+    """Return the name and the versions of a requirement: ``torch>=2.5`` is torch and >=2.5."""
+    found = re.match(r"([\w.-]+)\s*([^;]*)", requirement)
+    return (found.group(1), found.group(2).strip()) if found else (requirement, "")
 
 
 def import_problem(module: str, error: BaseException) -> str:
-    """What an installed module's failing import means, and what to do."""
+    """Return what an installed module's failing import means, and what to do."""
     message = f"{module} is installed but does not import ({first_line(error)})"
     if "torchvision::nms does not exist" in str(error):
         return (
@@ -195,60 +167,52 @@ def import_problem(module: str, error: BaseException) -> str:
 
 def check_packages(
     report: Report,
-    requirements: Sequence[Requirement] = REQUIREMENTS,
+    requirements: Sequence[str],
     version_of: VersionOf = installed_version,
     import_module: ImportModule = importlib.import_module,
 ) -> dict[str, ModuleType]:
     """Add a row for every requirement and return the modules that import, by module name."""
     modules: dict[str, ModuleType] = {}
     for requirement in requirements:
-        names = (requirement.distribution, *ALTERNATIVES.get(requirement.distribution, ()))
+        name, _ = split_requirement(requirement)
+        module = MODULES.get(name, name)
+        names = (name, *OTHER_OPENCV) if module == "cv2" else (name,)
         version = next((found for name in names if (found := version_of(name))), None)
         problem = version_problem(requirement, version)
         value = version or "missing"
         if version is not None:
             # Compiled packages fail with whatever their loader raises, not only ImportError.
             try:
-                modules[requirement.module] = import_module(requirement.module)
+                modules[module] = import_module(module)
             except Exception as error:
                 value = f"{version}, does not import"
-                problem = problem or import_problem(requirement.module, error)
-        report.add(requirement.distribution, value, problem)
+                problem = problem or import_problem(module, error)
+        report.add(name, value, problem)
     return modules
 
 
 def torchvision_pairing_problem(
     torch_version: str | None, torchvision_requires: Sequence[str]
 ) -> str | None:
-    """Whether torchvision's metadata ask for another torch than the installed one.
+    """Return what is wrong if torchvision's metadata ask for another torch than the installed one.
 
     `torchvision_requires` are its requirements as strings; published wheels name one torch exactly.
     """
-    if torch_version is None:
-        return None
-    for requirement in torchvision_requires:
-        found = re.match(r"torch\s*\(?==\s*([^\s;)]+)", requirement)
-        if found and public(found.group(1)) != public(torch_version):
-            wanted = public(found.group(1))
+    for requirement in torchvision_requires if torch_version else ():
+        found = re.match(r"torch\s*\(?==\s*([^\s;)+]+)", requirement)
+        if torch_version and found and found.group(1) != torch_version.partition("+")[0]:
             return (
-                f"torchvision belongs to torch {wanted}, but torch is {torch_version}: install a "
-                "matching pair with one command, `pip install -U torch torchvision`"
+                f"torchvision belongs to torch {found.group(1)}, but torch is {torch_version}: "
+                "install a matching pair with one command, `pip install -U torch torchvision`"
             )
     return None
 
 
 def visible_nvidia_gpus() -> list[str]:
-    """Names of this machine's NVIDIA GPUs according to the driver, whatever torch sees."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
+    """Return the names of this machine's NVIDIA GPUs that the driver knows, whatever torch sees."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        result = subprocess.run(
-            [command, "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return result.stdout.strip().splitlines() if result.returncode == 0 else []
@@ -301,10 +265,7 @@ def check_detectron2(
             )
         return
     version = distribution_version or module.__version__
-    if version.startswith(PYPI_EDITION):
-        edition = "PyPI sources with edits"
-    else:
-        edition = "official"
+    edition = "PyPI sources with edits" if version.startswith(PYPI_EDITION) else "official"
     report.add("detectron2", f"{version} ({edition})")
     report.add("detectron2 at", str(Path(str(module.__file__)).parent))
 
@@ -331,16 +292,15 @@ def check_dataset_root(report: Report, environment: Mapping[str, str]) -> None:
     if root is None:
         found = "" if Path("datasets").is_dir() else ", does not exist"
         report.add("data sets", f"./datasets{found} (DETECTRON2_DATASETS is not set)")
-        return
-    if Path(root).expanduser().is_dir():
+    elif Path(root).expanduser().is_dir():
         report.add("data sets", f"{root} (DETECTRON2_DATASETS)")
-        return
-    report.add(
-        "data sets",
-        f"{root}, does not exist (DETECTRON2_DATASETS)",
-        f"DETECTRON2_DATASETS names {root}, which is not a folder: create it or set the variable "
-        "to the folder that holds coco/ and other data sets",
-    )
+    else:
+        report.add(
+            "data sets",
+            f"{root}, does not exist (DETECTRON2_DATASETS)",
+            f"DETECTRON2_DATASETS names {root}, which is not a folder: create it or set the "
+            "variable to the folder that holds coco/ and other data sets",
+        )
 
 
 def check_environment() -> Report:
@@ -349,13 +309,11 @@ def check_environment() -> Report:
     check_python(report)
     location = Path(sap_detr.__file__).resolve().parent
     report.add("sap_detr", f"{sap_detr.__version__} at {location}")
-    modules = check_packages(report)
-
+    modules = check_packages(report, required_packages())
     if installed_version("torchvision") is not None:
         requires = importlib.metadata.requires("torchvision") or []
         pairing = torchvision_pairing_problem(installed_version("torch"), requires)
-        if pairing is not None:
-            report.problems.append(pairing)
+        report.problems += [pairing] if pairing else []
     if "torch" in modules:
         check_devices(report, modules["torch"], visible_nvidia_gpus())
     check_detectron2(report)
@@ -364,6 +322,7 @@ def check_environment() -> Report:
 
 
 def main() -> int:
+    """Print the report; return 1 if there is a problem, else 0."""
     with warnings.catch_warnings():
         # Other packages' deprecations would hide the few lines that matter here.
         warnings.simplefilter("ignore")
