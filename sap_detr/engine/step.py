@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..checkpoint import unwrap_model
+from ..text import listing
 from .non_finite import (
     NonFinitePolicy,
     RunningStatistics,
@@ -262,8 +263,7 @@ class StepTrainer(SimpleTrainer):
         report = self._report(step, metrics, weights)
         if weights:
             # No further step can mend them.
-            more = f" and {len(weights) - 8} more" if len(weights) > 8 else ""
-            reason = f"the weights themselves are not finite: {', '.join(weights[:8])}{more}"
+            reason = f"the weights themselves are not finite: {listing(weights, 8)}"
         if reason is not None:
             self._fail(f"{what}; {reason}; all terms: {dict(metrics)}{report}")
         logger.warning(
