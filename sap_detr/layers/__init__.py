@@ -7,6 +7,7 @@ from .attention import (
     merge_heads,
     split_heads,
 )
+from .axis_bias import AxisBias
 from .deformable_attention import DeformableAttention, deformable_attention
 from .dropout import Dropout, dropout, relu_dropout
 from .folded_conv import FoldedConv2d, fold_frozen_norms
@@ -20,7 +21,6 @@ from .gaussian import (
 )
 from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
-from .portioned_attention import AxisBias, portioned_attention
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
 from .precision import full_precision, full_precision_dtype
 from .resize import resize_pixels
@@ -56,7 +56,6 @@ __all__ = [
     "masked_group_norm",
     "merge_heads",
     "point_weights",
-    "portioned_attention",
     "relu_dropout",
     "resize_pixels",
     "roi_align",

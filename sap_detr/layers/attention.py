@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import can_draw
+from .axis_bias import AxisBias
+from .cpu import cpu_form_applies
+from .cpu.attention import portioned_attention
+from .cpu.dropout import can_draw
 from .dropout import dropout as drop
 from .mlp import Linear, linear, linear_side_by_side
-from .portioned_attention import AxisBias, portioned_attention
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -50,7 +52,8 @@ def attention(
         (B, Q, M * V), the heads side by side.
     """
     without_kernel = dropout > 0 or key.shape[1] != query.shape[1] or _needs_gradient(bias)
-    if without_kernel and _can_be_portioned(query, dropout):
+    drawable = dropout == 0 or can_draw(dropout)
+    if without_kernel and drawable and cpu_form_applies(query):
         query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
         return merge_heads(portioned_attention(query, key, value, key_padding_mask, bias, dropout))
     mask = None if bias is None else bias.full()
@@ -71,15 +74,6 @@ def _needs_gradient(bias: AxisBias | None) -> bool:
     if bias is None or not torch.is_grad_enabled():
         return False
     return bias.x.requires_grad or bias.y.requires_grad
-
-
-def _can_be_portioned(query: Tensor, dropout: float) -> bool:
-    return (
-        query.device.type in ("cpu", "meta")
-        and (dropout == 0 or can_draw(dropout))
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _written_out(

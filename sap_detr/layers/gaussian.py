@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .attention import attention
-from .portioned_attention import AxisBias
+from .axis_bias import AxisBias
 from .precision import full_precision
 
 GAUSSIAN_FORMS = ("bias", "folded")

@@ -9,20 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .cpu import cpu_form_applies
+from .cpu.linear import in_portions, linear_as_convolution, suits_convolution
 from .dropout import relu_dropout
-
-# From about this many rows on, convolutions are faster than BLAS.
-MANY_ROWS = 256
-
-# Without gradients, a feed-forward network takes so many tokens at a time on the CPU.
-MANY_TOKENS = 4096
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, on the CPU as a 1x1 convolution where there are many rows.
-
-    The convolution is oneDNN's, which uses the widest instructions of all processors. BLAS may not:
-    the one that PyTorch comes with is about half as fast on some.
+    """``F.linear``, in the form that is fastest where it runs.
 
     Args:
         x: (..., D).
@@ -32,19 +25,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., O).
     """
-    if (
-        torch.compiler.is_compiling()
-        or x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or x.numel() < MANY_ROWS * x.shape[-1]
-        or not torch.backends.mkldnn.is_available()
-        or torch.is_autocast_enabled("cpu")
-    ):
-        return F.linear(x, weight, bias)
-    columns = x.reshape(1, -1, x.shape[-1]).transpose(1, 2).unsqueeze(2)
-    # The dilation has no effect on a single row, but lets PyTorch choose oneDNN on one thread too.
-    result = F.conv2d(columns, weight[:, :, None, None], bias, dilation=(2, 1))
-    return result.squeeze(2).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    if cpu_form_applies(x, meta=False) and suits_convolution(x, weight):
+        return linear_as_convolution(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
@@ -111,16 +94,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., D) to (..., D)."""
-        few = x.dim() < 2 or x.shape[-2] <= MANY_TOKENS
-        if (
-            few
-            or x.device.type != "cpu"
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-        ):
-            return self._run(x)
-        # The hidden layer of many tokens would not fit into the caches.
-        return torch.cat([self._run(part) for part in x.split(MANY_TOKENS, dim=-2)], dim=-2)
+        if not torch.is_grad_enabled() and cpu_form_applies(x, meta=False, autocast=True):
+            return in_portions(self._run, x)
+        return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
         hidden = relu_dropout(self.linear1(x), self.dropout if self.training else 0.0)

@@ -1,11 +1,11 @@
 import math
-import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from sap_detr.layers import DeformableAttention, deformable_attention
+from sap_detr.layers.cpu import deformable_attention as cpu_form
 
 FORMS = ["rows", "sampled"]
 # Uneven, and with levels of a single row or column.
@@ -106,8 +106,7 @@ def test_portions_of_queries_make_no_difference(monkeypatch):
         return original(rows, *args, **options)
 
     # Portions of 4 and 2 queries.
-    module = sys.modules[DeformableAttention.__module__]
-    monkeypatch.setattr(module, "PORTION", 4 * per_query + 1)
+    monkeypatch.setattr(cpu_form, "PORTION", 4 * per_query + 1)
     monkeypatch.setattr(F, "embedding_bag", counted)
     result = deformable_attention(inputs[0], SIZES, *inputs[1:], "rows")
     assert sizes == [4 * BATCH * HEADS, 2 * BATCH * HEADS]

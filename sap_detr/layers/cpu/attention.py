@@ -16,33 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
+from ..axis_bias import AxisBias
 from .dropout import draw_dropped, scale_of_kept
-from .mlp import linear
+from .linear import linear_as_convolution, suits_convolution
 
 # A portion has about this many attention weights.
 PORTION = 2**22
-
-
-@dataclass(frozen=True)
-class AxisBias:
-    """A bias of attention to the cells of a map that is a sum over their columns and rows.
-
-    Attributes:
-        x: (B, M, Q, W), the terms of the columns.
-        y: (B, M, Q, H), the terms of the rows.
-    """
-
-    x: Tensor
-    y: Tensor
-
-    def to(self, dtype: torch.dtype) -> AxisBias:
-        """The same in another dtype."""
-        return AxisBias(self.x.to(dtype), self.y.to(dtype))
-
-    def full(self) -> Tensor:
-        """(B, M, Q, N) for all N = H * W cells, row by row."""
-        return (self.y[..., :, None] + self.x[..., None, :]).flatten(-2)
 
 
 def portioned_attention(
@@ -199,7 +180,8 @@ def _weights(
     if len(keys) == len(queries):
         logits = queries @ keys.transpose(1, 2)
     else:
-        logits = linear(queries, keys[0])
+        product = linear_as_convolution if suits_convolution(queries, keys[0]) else F.linear
+        logits = product(queries, keys[0])
     if x_term is not None and y_term is not None:
         on_map = logits.unflatten(-1, (y_term.shape[-1], x_term.shape[-1]))
         on_map += portion.of(y_term)[..., :, None]

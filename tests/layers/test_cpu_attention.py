@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.layers import AxisBias, portioned_attention
-from sap_detr.layers import portioned_attention as function
-from sap_detr.layers.dropout import draw_dropped
+from sap_detr.layers import AxisBias
+from sap_detr.layers.cpu import attention
+from sap_detr.layers.cpu.attention import portioned_attention
+from sap_detr.layers.cpu.dropout import draw_dropped
 
 B, M, Q, N, E, V, SIZE = 2, 3, 5, 12, 4, 6, (3, 4)
 P = 0.25
@@ -15,7 +16,7 @@ PORTIONS = {"one": M * N, "two": 2 * M * N, "all": Q * M * N}
 
 @pytest.fixture(params=PORTIONS)
 def portion(request, monkeypatch) -> str:
-    monkeypatch.setitem(function.__globals__, "PORTION", PORTIONS[request.param])
+    monkeypatch.setattr(attention, "PORTION", PORTIONS[request.param])
     return request.param
 
 
@@ -28,7 +29,7 @@ def masks(monkeypatch) -> list[torch.Tensor]:
         drawn.append(draw_dropped(shape, p, device))
         return drawn[-1]
 
-    monkeypatch.setitem(function.__globals__, "draw_dropped", draw)
+    monkeypatch.setattr(attention, "draw_dropped", draw)
     return drawn
 
 
