@@ -23,7 +23,6 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _END_RECORD_MAGIC = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
 _LONGEST_COMMENT = 0xFFFF
-_ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError)
 # The mark of folders in the attributes of a part; torch reads nothing of a part that has it.
 _FOLDER_ATTRIBUTE = 0x10
 # Before the tensors, torch's format of 2019 and earlier has this many pickles.
@@ -44,7 +43,7 @@ def check_torch_file(path: Path) -> None:
         DamagedFileError: a checksum is wrong, it is cut, compressed, its parts overlap, it asks for
             empty bytes, or it is a tar archive, the format of torch 0.1, for which early releases
             of torch 2 run code.
-        OSError: the file can't be read.
+        Exception: of nearly any kind, if it is damaged otherwise.
     """
     with path.open("rb") as file:
         if file.read(4) == _ZIP_MAGIC:
@@ -64,26 +63,23 @@ def check_torch_file(path: Path) -> None:
 def _check_archive(path: Path) -> None:
     if not _ends_like_an_archive(path):
         raise DamagedFileError("the end of the archive is missing or changed")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            unpacked = sum(part.file_size for part in parts)
-            if unpacked > path.stat().st_size or any(part.compress_type for part in parts):
-                raise DamagedFileError(
-                    f"its parts unpack to {unpacked} bytes, and torch.save does not compress"
-                )
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise DamagedFileError(f"the checksum of its part {damaged} is wrong")
-            for part in parts:
-                if part.external_attr & _FOLDER_ATTRIBUTE:
-                    raise DamagedFileError(f"its part {part.filename} is marked as a folder")
-                if part.filename.endswith("data.pkl"):
-                    with archive.open(part) as file:
-                        if not _check_pickle(file):
-                            raise DamagedFileError(f"its part {part.filename} is no pickle")
-    except _ZIP_ERRORS as error:
-        raise DamagedFileError(str(error)) from error
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        unpacked = sum(part.file_size for part in parts)
+        if unpacked > path.stat().st_size or any(part.compress_type for part in parts):
+            raise DamagedFileError(
+                f"its parts unpack to {unpacked} bytes, and torch.save does not compress"
+            )
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise DamagedFileError(f"the checksum of its part {damaged} is wrong")
+        for part in parts:
+            if part.external_attr & _FOLDER_ATTRIBUTE:
+                raise DamagedFileError(f"its part {part.filename} is marked as a folder")
+            if part.filename.endswith("data.pkl"):
+                with archive.open(part) as file:
+                    if not _check_pickle(file):
+                        raise DamagedFileError(f"its part {part.filename} is no pickle")
 
 
 def _ends_like_an_archive(path: Path) -> bool:

@@ -39,8 +39,6 @@ class LoadReport:
         missing: tensors of the model that the checkpoint lacks; they keep their initial values.
         ignored: tensors of the checkpoint that the model has no use for.
         notes: sentences on the class rows, for a reader.
-        backbone_only: the checkpoint is an ImageNet backbone, so the rest is missing as a matter of
-            course.
     """
 
     source: str
@@ -51,18 +49,11 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    backbone_only: bool = False
 
     @property
     def complete(self) -> bool:
         """Whether every tensor of the model came from the checkpoint, as evaluation needs."""
         return not (self.partially_loaded or self.reinitialised or self.missing)
-
-    @property
-    def fills_backbone(self) -> bool:
-        """Whether these are ImageNet weights and the model's backbone has got all it needs."""
-        kept = [*self.reinitialised, *self.missing]
-        return self.backbone_only and not any(name.startswith("backbone.") for name in kept)
 
     def require_complete(self) -> None:
         """Raise if the model would give meaningless detections: for evaluation and export.
@@ -165,9 +156,11 @@ def load_weights(
     state = model_state(checkpoint, average)
     form = detect_format(state)
     report = LoadReport(source, form)
+    # Of ImageNet weights the rest of a detector is missing as a matter of course.
+    needed = ""
     if form != "ours":
         name_map = NAME_MAPS[form]
-        report.backbone_only = name_map.backbone_only
+        needed = "backbone." if name_map.backbone_only else ""
         report.ignored += [name for name in state if name_map.is_dropped(name)]
         state = name_map.to_ours(state)
     _check_same_kind(report, state.keys(), target.keys())
@@ -216,8 +209,9 @@ def load_weights(
             "`reinitialise` patterns keep the model's initial values."
         )
     model.load_state_dict(new_values, strict=False)
-    as_expected = not surplus and (report.complete or report.fills_backbone)
-    logger.log(logging.INFO if as_expected else logging.WARNING, "%s", report)
+    kept = [*report.partially_loaded, *report.reinitialised, *report.missing]
+    is_expected = not surplus and not any(name.startswith(needed) for name in kept)
+    logger.log(logging.INFO if is_expected else logging.WARNING, "%s", report)
     return report
 
 

@@ -126,7 +126,6 @@ def _read(path: Path, damaged: dict[Path, str]) -> _Whole | None:
         return None
     trainer = checkpoint.get("trainer")
     recorded = trainer.get("iteration") if isinstance(trainer, Mapping) else None
-    for iteration in (recorded, checkpoint.get("iteration"), iteration_of(path), -1):
-        if isinstance(iteration, int):
-            return _Whole(iteration, path, str(checkpoint.get("run_id") or ""))
-    raise AssertionError("an iteration is always found")
+    found = (recorded, checkpoint.get("iteration"), iteration_of(path), -1)
+    iteration = next(value for value in found if isinstance(value, int))
+    return _Whole(iteration, path, str(checkpoint.get("run_id") or ""))

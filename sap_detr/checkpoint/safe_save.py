@@ -36,9 +36,10 @@ def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) 
     if not path.parent.is_dir():
         raise CheckpointError(f"Can't write {path}: the folder {path.parent} does not exist.")
     if path.suffix == ".safetensors":
-        if not isinstance(data.get("model"), Mapping):
-            raise CheckpointError(f"Can't write {path}: safetensors needs tensors under 'model'.")
-        content = _safetensors_content(data)
+        try:
+            content = _safetensors_content(data)
+        except CheckpointError as error:
+            raise CheckpointError(f"Can't write {path}: {error}") from error
         with write_atomically(path) as temporary:
             temporary.write_bytes(content)
     else:
@@ -94,7 +95,7 @@ def _safetensors_content(data: Mapping[str, Any]) -> bytes:
     # The format has no tensors that share memory: each name gets its own copy.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model_state(data).items()
+        for name, tensor in model_state({"model": data.get("model")}).items()
     }
     class_names = data.get("class_names")
     metadata = {"format": "pt"}
