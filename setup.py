@@ -93,6 +93,6 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
-        "dev": ["hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+        "dev": ["coverage>=7.10", "hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
     },
 )

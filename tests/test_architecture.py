@@ -47,7 +47,7 @@ KNOWN_EXCEPTIONS = {
     "sap_detr/analysis/loader_speed.py",
     "sap_detr/analysis/memory_worker.py",
     "sap_detr/engine/process_group.py",
-    "sap_detr/layers/deformable_attention.py",
+    "sap_detr/layers/cpu/deformable_attention.py",
     "sap_detr/modeling/meta_arch.py",
 }
 

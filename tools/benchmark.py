@@ -8,7 +8,7 @@
     benchmark.py profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
     benchmark.py loader --folder coco
     benchmark.py compare old.json new.json
-    benchmark.py readme README.md docs/costs.md
+    benchmark.py readme docs/costs.md
 
 Prints tables, and writes them to files where asked to. No weights are needed, and no data: images
 and objects are random, except for `loader`, which times the reading of files.
@@ -359,9 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("new", type=Path)
     compared.set_defaults(run=run_compare)
 
-    readme = commands.add_parser(
-        "readme", help="write the tables of the README or another document; takes minutes"
-    )
+    readme = commands.add_parser("readme", help="write the tables of a document; takes minutes")
     readme.add_argument("file", nargs="+", type=Path)
     readme.add_argument(
         "--benchmarks",

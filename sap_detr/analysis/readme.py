@@ -1,4 +1,4 @@
-"""The tables that the benchmark writes into the README and other documents."""
+"""The tables that the benchmark writes into documents."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PublishedCost:
     gflops: str
 
 
-# What the README lists. A config is added here.
+# What docs/costs.md lists. A config is added here.
 LISTED = (
     PublishedCost("detr/detr_r50_500ep.py", "41M", "86"),
     PublishedCost("detr/detr_dc5_r50_500ep.py", "41M", "187"),

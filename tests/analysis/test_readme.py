@@ -1,4 +1,4 @@
-"""The marks of the README, and whether what it shows between them is still so."""
+"""The marks of the documents, and whether what they show between them is still so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BENCHMARKS = ROOT / "docs" / "benchmarks"
 
 @pytest.fixture(scope="module")
 def blocks() -> dict[str, str]:
-    return marked_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
+    return marked_blocks((ROOT / "docs" / "costs.md").read_text(encoding="utf-8"))
 
 
 def test_listed_configs_exist():
@@ -32,7 +32,7 @@ def test_listed_configs_exist():
 
 
 @pytest.mark.parametrize("row", LISTED, ids=lambda row: Path(row.config).stem)
-def test_readme_has_costs(blocks, row):
+def test_document_has_costs(blocks, row):
     """Parameters and FLOPs at one size; all sizes take minutes."""
     model, _ = build_without_weights(row.config, 91)
     (name, *parameters), (flops,) = cost_cells(row, model, {"": [SIZE]})
@@ -43,14 +43,13 @@ def test_readme_has_costs(blocks, row):
 
 
 @pytest.mark.slow
-def test_readme_has_table_of_costs(blocks):
+def test_document_has_table_of_costs(blocks):
     assert blocks["costs"] == cost_table()
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/costs.md"])
-def test_documents_have_measurements(document):
+def test_document_has_measurements():
     """What the files of speed and memory say, no more and no less."""
-    text = (ROOT / document).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "costs.md").read_text(encoding="utf-8")
     blocks = marked_blocks(text)
     measured = [name for name in known_blocks(text) if name != "costs"]
     assert measured

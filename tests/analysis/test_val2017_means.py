@@ -1,4 +1,4 @@
-"""The figures of the README: means over the first 100 images of COCO val2017."""
+"""The figures of docs/costs.md: means over the first 100 images of COCO val2017."""
 
 import pytest
 
