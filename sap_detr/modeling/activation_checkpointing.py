@@ -37,4 +37,6 @@ def checkpoint_activations(model: DetectionTransformer) -> None:
     """
     for part in (model.encoder, model.decoder):
         for layer in cast(nn.ModuleList, part.layers):
+            # On the instance: a wrapping module would change the names of parameters, and hooks
+            # of the layer would run again in the backward pass if its call were replaced.
             layer.forward = _Recomputed(layer)

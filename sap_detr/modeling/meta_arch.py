@@ -187,6 +187,8 @@ class DetectionTransformer(nn.Module):
                 the whole process, which are 8 and 256 otherwise.
             options: of :func:`torch.compile`.
         """
+        # Private: torch.compile takes a recompile_limit only in late versions, and none of it
+        # raises the accumulated limit.
         limits = torch._dynamo.config
         # The old names, which later versions of torch know as well.
         for name in ("cache_size_limit", "accumulated_cache_size_limit"):

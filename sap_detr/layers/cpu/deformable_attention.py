@@ -182,7 +182,8 @@ def _row_products(of_sums: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     """Dot products of the gradient of every sum with the rows it is made of: the shape of rows."""
     sums, per_sum = rows.shape
     number = torch.arange(sums, dtype=rows.dtype, device=rows.device)
-    # The operator behind the gradient of `embedding_bag`, without a second run of that.
+    # The operator behind the gradient of `embedding_bag`: by autograd, which is public, the bags
+    # themselves would be summed a second time.
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         of_sums.flatten(0, 2).contiguous(),
         table.flatten(0, 2),

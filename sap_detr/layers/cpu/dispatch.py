@@ -25,5 +25,5 @@ def cpu_form_applies(
         (x.device.type == "cpu" or (meta and x.device.type == "meta"))
         and (compiled or not torch.compiler.is_compiling())
         and (autocast or not torch.is_autocast_enabled("cpu"))
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.jit.is_tracing()
     )
