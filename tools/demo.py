@@ -70,7 +70,7 @@ USER_ERRORS = (DemoError, VideoError, ConfigError, DatasetError, CheckpointError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, or 2 with one line for what can't be done."""
+    """Run the command line; return 0, or 2 with one line for what can't be done."""
     args = _parser().parse_args(argv)
     try:
         run(args)
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks what can be checked before the model is built, then does what was asked for.
+    """Check what can be checked before the model is built, then do what was asked for.
 
     Raises:
         DemoError: or another of ``USER_ERRORS``, with what is wrong.
@@ -173,18 +173,18 @@ class Detector:
     top_k: int
 
     def __call__(self, image: Pixels, min_long_side: int = 0) -> tuple[Pixels, int]:
-        """The image (H, W, 3; RGB) with its detections drawn, and how many these are."""
+        """Return the image (H, W, 3; RGB) with its detections drawn, and how many these are."""
         shown = self.find(image)
         return self.draw(image, shown, min_long_side), len(shown)
 
     def find(self, image: Pixels) -> Instances:
-        """The detections that are to be shown, the best first."""
+        """Return the detections that are to be shown, the best first."""
         found = self.predictor(image)
         found = found[found.scores.argsort(descending=True, stable=True)]
         return found[found.scores >= self.threshold][: self.top_k]
 
     def draw(self, image: Pixels, shown: Instances, min_long_side: int) -> Pixels:
-        """The image with these detections drawn."""
+        """Return the image with these detections drawn."""
         return draw_detections(image, shown, self.class_names, min_long_side=min_long_side)
 
 
@@ -268,7 +268,7 @@ def _class_names_of_data(cfg: DictConfig) -> ClassNames:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images that files and folders (without their sub-folders) stand for, in order.
+    """Return the images that files and folders (without their sub-folders) stand for, in order.
 
     Raises:
         DemoError: if a path is missing, a file is no image or a folder has none.
@@ -317,7 +317,7 @@ def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
 def detect_in_images(
     detector: Detector, images: Sequence[Path], folder: Path, painter: PointPainter | None = None
 ) -> None:
-    """Writes one picture per image, small ones enlarged; with a painter, sheets of attention too.
+    """Write one picture per image, small ones enlarged; with a painter, sheets of attention too.
 
     Raises:
         DemoError: if an image turns out to be damaged.
@@ -340,7 +340,7 @@ def detect_in_images(
 def detect_in_frames(
     detector: Detector, reader: FrameReader, out: Path, max_frames: int | None, window: bool
 ) -> None:
-    """Writes a video until the frames end or the user stops it: Ctrl-C, Escape in the window."""
+    """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window."""
     frames = itertools.islice(reader, max_frames)
     total = min(filter(None, (reader.num_frames, max_frames)), default=None)
     done = 0

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(config: str, output: Path, overrides: Sequence[str]) -> None:
-    """Trains a model from scratch and leaves its AP table, curves and detections in a folder."""
+    """Train a model from scratch and leave its AP table, curves and detections in a folder."""
     start = time.perf_counter()
     cfg = load_config(config, [f"train.output_dir={output}", *overrides])
     cfg.train.progress_bar = True

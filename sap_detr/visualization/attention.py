@@ -1,4 +1,4 @@
-"""Records what SAP-DETR's queries look at and where their points move, layer by layer."""
+"""Record what SAP-DETR's queries look at and where their points move, layer by layer."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class DotProductCapture(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Runs ``func`` as it would without this mode."""
+        """Run ``func`` as it would without this mode."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self.calls.append(_dot_product_attention(*args, **kwargs))
@@ -219,7 +219,7 @@ class AttentionRecorder:
         self.layers.append(LayerRecord(attention, points, sides, centres))
 
     def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
-        """What queries did in the recorded forward pass.
+        """Return what queries did in the recorded forward pass.
 
         Args:
             queries: their indices; for detections, ``query_index`` of the instances.

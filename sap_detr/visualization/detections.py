@@ -1,4 +1,8 @@
-"""Draws boxes with their classes and scores into an image."""
+"""Draw boxes with their classes and scores into an image.
+
+Detectron2's Visualizer is not used: it writes each label at the corner of its box, so that those of
+close boxes cover each other, where here a label looks for the place at which it hides least.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +74,7 @@ class BoxSet:
         return len(self.boxes)
 
     def select(self, score_threshold: float = 0.0, top_k: int | None = None) -> BoxSet:
-        """The best ``top_k`` boxes with at least this score, best first; without scores, all."""
+        """Return the best ``top_k`` boxes of at least this score, best first; all without scores."""
         if self.scores is None:
             return self
         order = np.argsort(-self.scores, kind="stable")
@@ -78,7 +82,7 @@ class BoxSet:
         return BoxSet(self.boxes[order], self.classes[order], self.scores[order])
 
     def scaled(self, factor: float) -> BoxSet:
-        """The boxes in an image that is this much larger."""
+        """Return the boxes in an image that is this much larger."""
         return BoxSet(self.boxes * factor, self.classes, self.scores)
 
 
@@ -93,7 +97,7 @@ def draw_detections(
     labels: Labels = "full",
     min_long_side: int = 0,
 ) -> Pixels:
-    """Draws boxes in the colours of their classes.
+    """Draw boxes in the colours of their classes.
 
     Lines and letters grow with the image. Boxes are cut off at the border; those that lie outside,
     or are not finite, are not drawn.
@@ -150,7 +154,7 @@ def draw_detections(
 
 
 def class_name(class_names: Sequence[str | None] | None, index: int) -> str:
-    """The name of a class, or its index where it has none."""
+    """Return the name of a class, or its index where it has none."""
     known = class_names is not None and 0 <= index < len(class_names)
     return (class_names[index] if known and class_names else None) or str(index)
 
@@ -196,7 +200,7 @@ def _corners_inside(
 def _draw_outline(
     draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], color: RGB, width: int
 ) -> None:
-    """An outline inside the corners, with a faint dark edge that sets it off from light images."""
+    """Draw an outline inside the corners, with a faint dark edge against light images."""
     x0, y0, x1, y1 = corners
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 90), width=1)
     if width > 2 and x1 - x0 > 2 * width and y1 - y0 > 2 * width:
@@ -243,7 +247,7 @@ class _Labeler:
         self._taken = np.zeros((0, 4))
 
     def draw(self, text: str, corners: tuple[int, int, int, int], color: RGB) -> None:
-        """Writes one label on a plate of the box's colour, wholly inside the image."""
+        """Write one label on a plate of the box's colour, wholly inside the image."""
         text, font = self._fit(text)
         left, _, right, _ = font.getbbox(text)
         ascent, descent = font.getmetrics()
@@ -261,7 +265,7 @@ class _Labeler:
         )
 
     def _fit(self, text: str) -> tuple[str, Any]:
-        """The text and its font, made smaller and then shorter until it fits into the image."""
+        """Return the text and its font, made smaller, then shorter until it fits the image."""
         room_x, room_y = self._size
         for size in range(font_size(self._size), _SMALLEST_FONT - 1, -1):
             font = load_font(size, bold=True)

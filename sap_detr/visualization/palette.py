@@ -31,7 +31,7 @@ _GOLDEN_RATIO = 0.618033988749895
 
 
 def class_color(index: int) -> RGB:
-    """The colour of a class, the same in every picture whatever the other classes are.
+    """Return the colour of a class, the same in every picture whatever the other classes are.
 
     The first ten are chosen by hand; further ones go around the colour circle in steps of the
     golden ratio, so that neighbours differ.

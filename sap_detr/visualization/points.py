@@ -1,4 +1,4 @@
-"""Draws how SAP-DETR's points move through the decoder and what its queries look at."""
+"""Draw how SAP-DETR's points move through the decoder and what its queries look at."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class View:
         size: tuple[int, int],
         centred: bool = False,
     ) -> View:
-        """The smallest view of a box, XYXY in fractions, without distortion.
+        """Return the smallest view of a box, XYXY in fractions, without distortion.
 
         Args:
             box: what must be seen.
@@ -77,7 +77,7 @@ class View:
         return shown / others
 
     def to_pixels(self, xy: Floats) -> NDArray[np.float64]:
-        """Maps (..., 2) fractions of the image, or (..., 4) boxes, to pixels of the picture."""
+        """Map (..., 2) fractions of the image, or (..., 4) boxes, to pixels of the picture."""
         repeat = xy.shape[-1] // 2
         low, high = np.array(self.region[:2] * repeat), np.array(self.region[2:] * repeat)
         pixels: NDArray[np.float64] = (xy - low) / (high - low) * np.array(self.size * repeat)
@@ -107,7 +107,7 @@ class View:
 
 
 def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[int]) -> Pixels:
-    """Draws the cells of queries and the ways of their points.
+    """Draw the cells of queries and the paths of their points through the layers.
 
     A point starts at the small white dot in the corner of its cell. Each layer has a dot, and later
     ones are larger; the last, with the white rim, is the final point.
@@ -142,7 +142,7 @@ def attention_sheet(
     title: str = "",
     tile_width: int = 220,
 ) -> Path:
-    """Draws a sheet with a row for each detection.
+    """Draw a sheet with a row for each detection.
 
     A row has the detection, its cell with the numbered way of the point, and for each layer the
     cross-attention, averaged over the heads, with the point and the box that the layer was given
@@ -210,7 +210,7 @@ def attention_sheet(
 
 
 def overlay_heat(image: Pixels, heat: Floats) -> Pixels:
-    """Lays a heat map over the image in grey.
+    """Lay a heat map over the image in grey.
 
     Args:
         image: (H, W, 3), RGB.
@@ -241,21 +241,21 @@ class _Canvas:
 
     @classmethod
     def of(cls, image: Pixels, view: View) -> _Canvas:
-        """A canvas that shows the image."""
+        """Return a canvas that shows the image."""
         return cls(view.show(image, _EMPTY), view)
 
     def line(self, xy: Floats, color: RGB, width: float, opacity: float = 1.0) -> None:
-        """A line through points (n, 2)."""
+        """Draw a line through points (n, 2)."""
         self._polygon(xy, color, width, opacity, closed=False)
 
     def rectangle(self, box: Floats, color: RGB, width: float, opacity: float = 1.0) -> None:
-        """The outline of a box, XYXY."""
+        """Draw the outline of a box, XYXY."""
         x0, y0, x1, y1 = box
         corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
         self._polygon(corners, color, width, opacity, closed=True)
 
     def dot(self, xy: Floats, radius: float, color: RGB, rim: RGB | None = None) -> None:
-        """A disc at a point (2,), with a dark edge, and with a rim inside of that if one is given.
+        """Draw a disc at a point (2,), with a dark edge, and inside of that a rim if one is given.
 
         The radius in pixels is that of the disc.
         """
@@ -266,7 +266,7 @@ class _Canvas:
         self._disc(xy, radius, color)
 
     def text(self, xy: Floats, text: str, size: int, color: RGB) -> None:
-        """Bold text around a point (2,)."""
+        """Write bold text around a point (2,)."""
         picture = Image.fromarray(self.pixels)
         x, y = self.view.to_pixels(xy)
         font = load_font(size, bold=True)
@@ -298,7 +298,8 @@ class _Canvas:
     def _to_fixed_point(self, xy: Floats) -> NDArray[np.int32]:
         # OpenCV's pixels have their centres at whole numbers; clipped against overflow.
         pixels = np.clip(self.view.to_pixels(xy) - 0.5, -10_000, 30_000)
-        return (pixels * 2**_SHIFT).round().astype(np.int32)
+        fixed: NDArray[np.int32] = (pixels * 2**_SHIFT).round().astype(np.int32)
+        return fixed
 
 
 def _mix(pixels: Pixels, others: Pixels, opacity: float) -> Pixels:
@@ -308,7 +309,7 @@ def _mix(pixels: Pixels, others: Pixels, opacity: float) -> Pixels:
 def _draw_way(
     canvas: _Canvas, trace: QueryTrace, color: RGB, radius: float, numbers: bool = False
 ) -> None:
-    """The way of a point from its start, with dots that grow up to ``radius`` pixels."""
+    """Draw the path of a point from its start, with dots that grow up to ``radius`` pixels."""
     way = np.concatenate((trace.start[None], trace.points))
     width = max(1.0, radius / 3)
     canvas.line(way, _DARK, width + 2, opacity=0.6)
@@ -332,7 +333,7 @@ def _detection_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) ->
 
 
 def _way_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixels:
-    """The way of the point with numbered layers, on a pale image that is paler outside the cell."""
+    """Draw the path with numbered layers, on a pale image that is paler outside the cell."""
     canvas = _Canvas.of(image, view)
     white = np.full_like(canvas.pixels, 255)
     pale = _mix(canvas.pixels, white, 0.6)
@@ -346,7 +347,7 @@ def _way_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixel
 
 
 def _view_of_way(image: Pixels, trace: QueryTrace, size: tuple[int, int]) -> View:
-    """The whole cell, or only the way with some room around it where that is much shorter."""
+    """Return a view of the cell, or of the path with some room where that is much shorter."""
     cell_size = trace.cell[2:] - trace.cell[:2]
     way = np.concatenate((trace.start[None], trace.points))
     low, high = way.min(0), way.max(0)
@@ -357,7 +358,7 @@ def _view_of_way(image: Pixels, trace: QueryTrace, size: tuple[int, int]) -> Vie
 
 
 def _view_of_detection(image: Pixels, trace: QueryTrace, size: tuple[int, int]) -> View:
-    """The box and the cell with almost as much around them; at least a third of the image."""
+    """Return a view of box and cell with as much around; at least a third of the image."""
     box = np.nan_to_num(trace.boxes[-1]).clip(0, 1)
     low, high = np.minimum(box, trace.cell)[:2], np.maximum(box, trace.cell)[2:]
     half = np.maximum(0.9 * (high - low), 1 / 6)
@@ -368,7 +369,7 @@ def _view_of_detection(image: Pixels, trace: QueryTrace, size: tuple[int, int]) 
 def _attention_tile(
     image: Pixels, view: View, trace: QueryTrace, layer: int, heads: slice, color: RGB
 ) -> Pixels:
-    """The mean attention of some heads in a layer, and what the layer was given."""
+    """Draw the mean attention of some heads in a layer, and what the layer was given."""
     canvas = _Canvas.of(image, view)
     heat = view.show(trace.attention[layer, heads].mean(0), 0.0)
     canvas.pixels = overlay_heat(canvas.pixels, heat)
@@ -415,7 +416,7 @@ def _legend(num_layers: int, num_heads: int, has_gaussian: bool) -> str:
 
 
 def _lay_out(rows: Sequence[_Row], columns: int, title: str, legend: str) -> Image.Image:
-    """Puts rows below each other; those with more than ``columns`` pictures are broken."""
+    """Put rows below each other; those with more than ``columns`` pictures are broken."""
     tile_height, tile_width = rows[0].tiles[0].shape[:2]
     width = columns * (tile_width + _GAP) - _GAP
     regular, bold = load_font(13), load_font(15, bold=True)
@@ -447,7 +448,7 @@ def _lay_out(rows: Sequence[_Row], columns: int, title: str, legend: str) -> Ima
 
 
 def _draw_color_bar(sheet: Image.Image, x: int, y: int, font: ImageFont.FreeTypeFont) -> None:
-    """The colours of :func:`overlay_heat`."""
+    """Draw the colours of :func:`overlay_heat`."""
     draw = ImageDraw.Draw(sheet)
     draw.text((x, y), "attention 0", font=font, fill=_MUTED)
     x += round(font.getlength("attention 0")) + 8
@@ -458,7 +459,7 @@ def _draw_color_bar(sheet: Image.Image, x: int, y: int, font: ImageFont.FreeType
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Breaks a text into lines of at most this width, but for single words that are longer."""
+    """Break a text into lines of at most this width, but for single words that are longer."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -41,7 +41,7 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: NDArray[np.uint8]) -> Instances:
-        """Detects in one image.
+        """Detect in one image.
 
         Args:
             image: (H, W, 3), RGB, 0..255.

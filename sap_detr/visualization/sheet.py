@@ -54,7 +54,7 @@ def detection_sheet(
     columns: int | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draws images with their boxes into one picture.
+    """Draw images with their boxes into one picture.
 
     Images are brought to one width, small ones enlarged, before boxes and labels are drawn.
 
@@ -111,7 +111,7 @@ def make_validation_sheet(
     num_images: int = 12,
     score_threshold: float = 0.5,
 ) -> Path:
-    """Runs a model on images of a data set and draws what it finds beside what is there.
+    """Run a model on images of a data set and draw what it finds beside what is there.
 
     Args:
         model: a Detectron2 model; it is left in the mode, training or evaluation, that it was in.
@@ -157,7 +157,7 @@ def _draw_tile(
     layout: Layout,
     tile_width: int,
 ) -> Image.Image:
-    """One row of a sheet: one or two images with the caption below."""
+    """Draw one row of a sheet: one or two images with the caption below."""
     height, width = row.image.shape[:2]
     factor = tile_width / width
     size = (tile_width, max(1, round(height * factor)))
@@ -200,7 +200,7 @@ def _choose_columns(count: int, width: int, height: int, tile_width: int) -> int
 
 
 def _legend_title(rows: Sequence[SheetRow], score_threshold: float, layout: Layout) -> str:
-    """What the two kinds of boxes are."""
+    """Return what the two kinds of boxes are."""
     if all(row.truth is None for row in rows):
         return f"Detections with a score of at least {score_threshold:g}"
     if layout == "overlay":
@@ -215,7 +215,7 @@ def _draw_legend(
     title: str,
     width: int,
 ) -> Image.Image:
-    """The title, and the colours of the classes that occur most."""
+    """Draw the title, and the colours of the classes that occur most."""
     counts: dict[int, int] = {}
     for row in rows:
         for boxes in (row.detections, row.truth):

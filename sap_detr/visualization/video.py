@@ -69,7 +69,7 @@ class FrameReader:
 
 
 def _open(source: str | int) -> tuple[Any, Any]:
-    """An OpenCV capture and its first frame (BGR), or None for one that has no frame."""
+    """Return an OpenCV capture and its first frame (BGR), or None for one that has no frame."""
     # OpenCV's own warnings would bury the message that the user needs.
     logging: Any = cv2.utils.logging
     level = logging.getLogLevel()
@@ -117,7 +117,7 @@ class FrameWriter:
             self._writer.release()
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Adds a frame (H, W, 3), RGB.
+        """Add a frame (H, W, 3), RGB.
 
         Raises:
             VideoError: if the file can't be written.
