@@ -5,13 +5,18 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from .data import dataset_class_names
 from .text import listing
@@ -20,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # What the recipes say, which are for COCO.
 COCO_NUM_CLASSES = 80
+# Last parts of keys whose values are paths.
+_PATH_KEYS = ("folder", "output_dir", "init_checkpoint")
 # Keys that earlier versions had, and what does the same now.
 _RENAMED = {
     "schedule.epochs": "train.max_iter, or train.epochs in the recipes for one's own data",
@@ -86,20 +93,21 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         path_or_name: a ``.py`` or ``.yaml`` file, or a name of :func:`list_configs` such as
             ``detr/detr_r50_500ep.py``.
         overrides: changes as ``key.path=value``. A key that does not exist is an error, because it
-            is most often misspelt; ``+key.path=value`` adds it.
+            is most often misspelt; ``+key.path=value`` adds it, and ``~key.path`` removes one.
+            Values are written as in Hydra: ``3``, ``1e-4``, ``true``, ``null``, ``[1,2]``, text.
+            Those of paths are taken as they stand, with ``~`` for the home folder.
 
     Raises:
         FileNotFoundError: if there is neither such a file nor such a name.
-        ConfigError: if an override has no ``=`` or names a key that does not exist, or a ``.yaml``
-            file can't be read or holds more than plain values.
+        ConfigError: if an override has no ``=``, names a key that does not exist, or gives a value
+            of another type than the config has there, or a ``.yaml`` file can't be read or holds
+            more than plain values.
     """
     path = path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
     cfg: DictConfig = LazyConfig.load(path) if path.endswith(".py") else _load_yaml(path)
     for override in overrides:
         _check_override(cfg, override)
-    if overrides:
-        # Detectron2 adds keys that do not exist by itself.
-        cfg = LazyConfig.apply_overrides(cfg, [o.removeprefix("+") for o in overrides])
+        _apply_override(cfg, override)
     return cfg
 
 
@@ -134,10 +142,13 @@ def _check_override(cfg: DictConfig, override: str) -> None:
             f"{override!r} stands behind the changes to the config: options such as --resume go "
             "before the first key.path=value"
         )
-    if not equals:
+    if not equals and not key.startswith("~"):
         raise ConfigError(f"cannot read the override {override!r}: write it as key.path=value")
+    if not re.fullmatch(r"[+~]?[^\s.+~]+(\.[^\s.]+)*", key):
+        raise ConfigError(f"cannot read the key of the override {override!r}: write key.path=value")
     if key.startswith("+"):
         return
+    key = key.removeprefix("~")
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -165,6 +176,59 @@ def _unknown_key(node: Any, parts: Sequence[str], depth: int, override: str) -> 
         return f"{text}This recipe counts iterations: set train.max_iter"
     close = difflib.get_close_matches(part, known, n=3) or sorted(known)
     return f"{text}Did you mean one of {close}? To add a key, write +{override}"
+
+
+def _apply_override(cfg: DictConfig, override: str) -> None:
+    """Make a change whose key is in order."""
+    key, _, text = override.partition("=")
+    if key.startswith("~"):
+        parent, _, name = key.removeprefix("~").rpartition(".")
+        del (OmegaConf.select(cfg, parent) if parent else cfg)[name]
+        return
+    added, key = key.startswith("+"), key.removeprefix("+")
+    before = OmegaConf.select(cfg, key) if not added else None
+    value = _read_value(key, text)
+    if not _suits(value, before):
+        example = "" if isinstance(before, DictConfig) else f", such as {before!r}"
+        raise ConfigError(f"{key}={text}: {_kind(before)} is expected here{example}")
+    try:
+        OmegaConf.update(cfg, key, value, merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}") from error
+
+
+def _read_value(key: str, text: str) -> Any:
+    """Read a value as Hydra does; a path, and what Hydra can't read, is the text itself."""
+    if key.rpartition(".")[2] in _PATH_KEYS and text != "null":
+        # A dollar and a brace would be an interpolation.
+        return os.path.expanduser(text).replace("${", "\\${")
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text
+
+
+def _suits(value: Any, before: Any) -> bool:
+    """Say whether a value can stand where another one stood."""
+    if value is None or before is None or isinstance(before, str):
+        return True
+    if isinstance(value, str) and "${" in value:
+        return True
+    kinds = (bool, (int, float), (list, tuple, ListConfig), (dict, DictConfig))
+    return next((isinstance(value, k) for k in kinds if isinstance(before, k)), True) and (
+        isinstance(value, bool) == isinstance(before, bool)
+    )
+
+
+def _kind(value: Any) -> str:
+    """Name what :func:`_suits` compares."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, list | tuple | ListConfig):
+        return "a list"
+    return "a part with keys of its own"
 
 
 def register_data(cfg: DictConfig) -> None:

@@ -1,0 +1,164 @@
+"""Whether the values of a config make sense, found out before a run writes anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from ..config import ConfigError
+from ..modeling import DetectionTransformer
+from .non_finite import NonFinitePolicy
+from .step import AMP_DTYPES
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be.
+
+    Attributes:
+        allowed: the same in words.
+        holds: whether a value is allowed.
+        optional: whether it may be null.
+    """
+
+    allowed: str
+    holds: Callable[[Any], bool]
+    optional: bool = False
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def whole(least: int, optional: bool = False) -> Rule:
+    """Return the rule for a whole number from ``least`` on."""
+    return Rule(
+        f"a whole number from {least} on", lambda v: _is_whole(v) and v >= least, optional=optional
+    )
+
+
+def above(limit: float, optional: bool = False) -> Rule:
+    """Return the rule for a number above a limit."""
+    return Rule(f"a number above {limit}", lambda v: _is_number(v) and v > limit, optional=optional)
+
+
+def between(low: float, high: float) -> Rule:
+    """Return the rule for a number of a closed interval."""
+    return Rule(f"a number from {low} to {high}", lambda v: _is_number(v) and low <= v <= high)
+
+
+def one_of(*values: str) -> Rule:
+    """Return the rule for one of several words."""
+    return Rule(f"one of {', '.join(values)}", lambda v: v in values)
+
+
+YES_OR_NO = Rule("true or false", lambda v: isinstance(v, bool))
+TEXT = Rule("text", lambda v: isinstance(v, str) and bool(v))
+METRIC = Rule(
+    "a task and a metric, such as bbox/AP or bbox/AP50",
+    lambda v: isinstance(v, str) and "/" in v.strip("/"),
+)
+NAMES = Rule(
+    "the name of a data set, or a list of names",
+    lambda v: (
+        isinstance(v, str)
+        or (isinstance(v, list | ListConfig) and all(isinstance(name, str) for name in v))
+    ),
+)
+
+RULES: dict[str, Rule] = {
+    "train.output_dir": TEXT,
+    "train.init_checkpoint": Rule("a file or nothing", lambda v: isinstance(v, str), optional=True),
+    "train.max_iter": whole(1, optional=True),
+    "train.epochs": above(0, optional=True),
+    "train.seed": whole(0),
+    "train.cudnn_benchmark": YES_OR_NO,
+    "train.max_images_per_gpu": whole(1, optional=True),
+    "train.clip_grad_norm": above(0, optional=True),
+    "train.amp.enabled": YES_OR_NO,
+    "train.amp.dtype": one_of(*AMP_DTYPES),
+    "train.compile.enabled": YES_OR_NO,
+    "train.compile.max_graphs": whole(1),
+    "train.activation_checkpointing": YES_OR_NO,
+    "train.ema.enabled": YES_OR_NO,
+    "train.ema.decay": between(0, 1),
+    "train.process_group_timeout": above(0),
+    "train.checkpointer.period": whole(1, optional=True),
+    "train.checkpointer.max_to_keep": whole(1, optional=True),
+    "train.eval_period": whole(0, optional=True),
+    "train.best_metric": METRIC,
+    "train.log_period": whole(1),
+    "train.progress_bar": YES_OR_NO,
+    "train.check_data": YES_OR_NO,
+    "dataloader.train.total_batch_size": whole(1),
+    "dataloader.train.num_workers": whole(0),
+    "dataloader.train.max_bad_share": between(0, 1),
+    "dataloader.train.dataset.names": NAMES,
+    "dataloader.test.num_workers": whole(0),
+    "dataloader.test.dataset.names": NAMES,
+    "optimizer.lr": above(0),
+    "optimizer.weight_decay": between(0, math.inf),
+    "lr_multiplier.warmup_length": between(0, 1),
+    "model.num_classes": whole(1, optional=True),
+}
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Find values that make no sense, and parts that can't be built from theirs.
+
+    Args:
+        cfg: with whatever of :data:`RULES` it has.
+
+    Raises:
+        ConfigError: it names the key, its value and what is allowed.
+    """
+    missing = object()
+    for key, rule in RULES.items():
+        value = OmegaConf.select(cfg, key, default=missing)
+        if value is missing or (value is None and rule.optional):
+            continue
+        if not rule.holds(value):
+            null = " or null" if rule.optional else ""
+            shown = "null" if value is None else value
+            raise ConfigError(f"{key}={shown}: {rule.allowed}{null} is expected")
+    NonFinitePolicy(**cfg.train.non_finite)
+    _try_to_build(cfg)
+
+
+def _try_to_build(cfg: DictConfig) -> None:
+    """Build what needs no data, to throw it away."""
+    target = cfg.model["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    # On the meta device it costs nothing, but other models may want to see their numbers.
+    if isinstance(target, type) and issubclass(target, DetectionTransformer):
+        with torch.device("meta"):
+            _build("model", cfg.model)
+    optimizer = cfg.optimizer.copy()
+    optimizer.params = [torch.zeros(1, requires_grad=True)]
+    _build("optimizer", optimizer)
+    _build("lr_multiplier", cfg.lr_multiplier)
+    for split in ("train", "test"):
+        _build(f"dataloader.{split}.mapper", cfg.dataloader[split].mapper)
+
+
+def _build(key: str, described: DictConfig) -> None:
+    try:
+        instantiate(described)
+    except Exception as error:
+        # Whatever a part raises, what it was given is at fault: there was no data yet.
+        cause = error.__cause__ or error
+        text = " ".join(str(cause).split())
+        raise ConfigError(
+            f"{key} can't be built from its settings: {type(cause).__name__}: {text}"
+        ) from error
