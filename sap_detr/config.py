@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .data import dataset_class_names
+from .data import DatasetError, dataset_class_names
 from .text import listing
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,16 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     for override in overrides:
         _check_override(cfg, override)
         _apply_override(cfg, override)
+        try:
+            # An interpolation that leads nowhere would come up only where it is read.
+            OmegaConf.to_container(cfg, resolve=True)
+        except OmegaConfBaseException as error:
+            raise _not_possible(override, error) from error
     return cfg
+
+
+def _not_possible(override: str, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}")
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -194,7 +203,7 @@ def _apply_override(cfg: DictConfig, override: str) -> None:
     try:
         OmegaConf.update(cfg, key, value, merge=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}") from error
+        raise _not_possible(override, error) from error
 
 
 def _read_value(key: str, text: str) -> Any:
@@ -232,9 +241,41 @@ def _kind(value: Any) -> str:
 
 
 def register_data(cfg: DictConfig) -> None:
-    """Register the config's own data set in Detectron2's catalogs, if it has one: ``dataset``."""
+    """Register the config's own data set in Detectron2's catalogs, if it has one: ``dataset``.
+
+    Raises:
+        ConfigError, DatasetError, FileNotFoundError: if that is not possible.
+    """
     if "dataset" in cfg:
-        instantiate(cfg.dataset)
+        build_part("dataset", cfg.dataset)
+
+
+def build_part(key: str, described: DictConfig) -> Any:
+    """Build a part of a config for which there was no data yet.
+
+    Args:
+        key: where the part stands, for the message.
+        described: the part.
+
+    Raises:
+        ConfigError: whatever the part raises, what it was given is at fault.
+        DatasetError, FileNotFoundError: as the part raises them.
+    """
+    # Detectron2 logs some of the errors that it raises.
+    log = logging.getLogger(instantiate.__module__)
+    disabled, log.disabled = log.disabled, True
+    try:
+        return instantiate(described)
+    except (ConfigError, DatasetError, FileNotFoundError):
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        text = " ".join(str(cause).split())
+        raise ConfigError(
+            f"{key} can't be built from its settings: {type(cause).__name__}: {text}"
+        ) from error
+    finally:
+        log.disabled = disabled
 
 
 def prepare_data(cfg: DictConfig) -> list[str] | None:

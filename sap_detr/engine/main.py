@@ -38,6 +38,7 @@ from .launch import (
     tell_preempted,
 )
 from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
+from .settings import check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, find_topology, local_rank_hint
 from .trainer import DetectionTrainer, accumulation_steps
@@ -193,6 +194,7 @@ def check_plan(plan: RunPlan) -> RunPlan:
         DatasetError: if the data is broken.
     """
     cfg = plan.config()
+    check_settings(cfg)
     prepare_data(cfg)
     batch = cfg.dataloader.train.total_batch_size
     trained: list[str] = []

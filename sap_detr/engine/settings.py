@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ..config import ConfigError
+from ..config import COCO_NUM_CLASSES, ConfigError, build_part
 from ..modeling import DetectionTransformer
 from .non_finite import NonFinitePolicy
 from .step import AMP_DTYPES
@@ -72,7 +71,7 @@ METRIC = Rule(
 NAMES = Rule(
     "the name of a data set, or a list of names",
     lambda v: (
-        isinstance(v, str)
+        (isinstance(v, str) and bool(v))
         or (isinstance(v, list | ListConfig) and all(isinstance(name, str) for name in v))
     ),
 )
@@ -142,23 +141,14 @@ def _try_to_build(cfg: DictConfig) -> None:
     target = locate(target) if isinstance(target, str) else target
     # On the meta device it costs nothing, but other models may want to see their numbers.
     if isinstance(target, type) and issubclass(target, DetectionTransformer):
+        model = cfg.model.copy()
+        # What the data will say.
+        model.num_classes = model.num_classes or COCO_NUM_CLASSES
         with torch.device("meta"):
-            _build("model", cfg.model)
+            build_part("model", model)
     optimizer = cfg.optimizer.copy()
     optimizer.params = [torch.zeros(1, requires_grad=True)]
-    _build("optimizer", optimizer)
-    _build("lr_multiplier", cfg.lr_multiplier)
+    build_part("optimizer", optimizer)
+    build_part("lr_multiplier", cfg.lr_multiplier)
     for split in ("train", "test"):
-        _build(f"dataloader.{split}.mapper", cfg.dataloader[split].mapper)
-
-
-def _build(key: str, described: DictConfig) -> None:
-    try:
-        instantiate(described)
-    except Exception as error:
-        # Whatever a part raises, what it was given is at fault: there was no data yet.
-        cause = error.__cause__ or error
-        text = " ".join(str(cause).split())
-        raise ConfigError(
-            f"{key} can't be built from its settings: {type(cause).__name__}: {text}"
-        ) from error
+        build_part(f"dataloader.{split}.mapper", cfg.dataloader[split].mapper)

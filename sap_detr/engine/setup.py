@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import instantiate
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -28,10 +28,14 @@ def choose_device(device: str | None) -> str:
     """Return the device of a config; None is the GPU if there is one, else the CPU.
 
     Raises:
-        ConfigError: if a GPU is asked for and there is none.
+        ConfigError: if there is no such device, or a GPU is asked for and there is none.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(f"train.device={device}: cpu, cuda or null is expected") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"train.device={device}, but torch sees no GPU. "
@@ -86,7 +90,7 @@ def accelerate(model: nn.Module, train: DictConfig) -> None:
 
 
 def setup_run(cfg: DictConfig, notes: Iterable[str] = ()) -> None:
-    """Make the output folder, start the logs, save the config and seed the random generators.
+    """Make the output folder, start the logs and seed the random generators.
 
     Detectron2's ``default_setup`` without its environment report, which takes ten seconds.
 
@@ -107,8 +111,5 @@ def setup_run(cfg: DictConfig, notes: Iterable[str] = ()) -> None:
         logger.info(f"environment:\n{check_environment()}")
         for note in notes:
             logger.info(note)
-        path = str(Path(output_dir) / "config.yaml")
-        LazyConfig.save(cfg, path)
-        logger.info(f"full config saved to {path}")
     seed_all_rng(cfg.train.seed + rank)
     torch.backends.cudnn.benchmark = cfg.train.cudnn_benchmark

@@ -47,6 +47,7 @@ from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals, keep_workers_through_signals
+from .run_config import save_config, tell_changes
 from .schedule import find_run_length
 from .setup import accelerate, build_model
 from .step import StepTrainer
@@ -79,6 +80,7 @@ class DetectionTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         # Writers of Detectron2 0.5 expect it.
         PathManager.mkdirs(cfg.train.output_dir)
+        self._given_cfg = cfg
         self.cfg = cfg = cfg.copy()
         train, batch = cfg.train, cfg.dataloader.train.total_batch_size
         world_size = comm.get_world_size()
@@ -138,13 +140,17 @@ class DetectionTrainer(DefaultTrainer):
             CheckpointError: if another run writes to the output folder, or has left checkpoints
                 none of which can be used.
         """
-        lock_run_folder(self.cfg.train.output_dir)
+        folder = Path(self.cfg.train.output_dir)
+        lock_run_folder(str(folder))
         self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
         if self.checkpointer.resumed_from is not None:
             # A checkpoint holds the iteration that was just finished.
             self.start_iter = self.iter + 1
             if comm.is_main_process():
-                trim_metrics(Path(self.cfg.train.output_dir) / METRICS_FILE, self.start_iter)
+                tell_changes(self._given_cfg, folder)
+                trim_metrics(folder / METRICS_FILE, self.start_iter)
+        if comm.is_main_process():
+            save_config(self._given_cfg, folder)
         loader_step = self.start_iter * self._trainer.accumulation
         self._sampler.set_step(loader_step)
 

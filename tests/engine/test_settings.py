@@ -1,0 +1,117 @@
+"""Values that make no sense are told in one line, before a run writes anything."""
+
+import pytest
+from detectron2.config import LazyCall as L
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+from torch import nn
+
+from sap_detr.config import ConfigError, list_configs, load_config
+from sap_detr.engine import main as command
+from sap_detr.engine.settings import RULES, check_settings
+
+SMALL = "detr/detr_small_shapes.py"
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_every_recipe_makes_sense(name):
+    check_settings(load_config(name))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.max_iter=0", "train.max_iter=0: a whole number from 1 on or null"),
+        ("train.seed=-1", "train.seed=-1: a whole number from 0 on"),
+        ("train.ema.decay=2", r"train.ema.decay=2: a number from 0 to 1"),
+        ("train.clip_grad_norm=-1", "train.clip_grad_norm=-1: a number above 0"),
+        ("train.amp.dtype=int8", "train.amp.dtype=int8: one of bfloat16, float16"),
+        ("train.best_metric=AP50", "train.best_metric=AP50: .*bbox/AP50"),
+        ("train.output_dir=", "train.output_dir=: text"),
+        ("train.eval_period=2.5", "train.eval_period=2.5: a whole number"),
+        ("train.process_group_timeout=null", "process_group_timeout=null: a number above 0"),
+        ("dataloader.train.total_batch_size=0", "total_batch_size=0: a whole number from 1"),
+        ("dataloader.train.max_bad_share=7", "max_bad_share=7: a number from 0 to 1"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: a number above 0"),
+        ("train.non_finite.policy=ignore", "policy must be 'skip' or 'stop', got 'ignore'"),
+        ("model.neck.embed_dim=7", "model can't be built .*embed_dim=7 must be a multiple of 4"),
+        ("model.decoder.num_queries=-1", "model can't be built"),
+        ("optimizer._target_=torch.optim.SGD", "optimizer can't be built .*'betas'"),
+        ("dataloader.train.mapper.reader=foo", "train.mapper can't be built .*'foo'"),
+        ("dataloader.test.mapper.augmentations.short_side=0", "test.mapper .*positive, got 0"),
+        ("lr_multiplier.scheduler.milestones=[9000]", "lr_multiplier can't be built .*9000"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(load_config(SMALL, [change]))
+
+
+def test_another_optimizer_by_leaving_out_what_it_does_not_take():
+    changes = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps"]
+    check_settings(load_config(SMALL, changes))
+
+
+class NeedsNumbers(nn.Module):
+    """A model of somebody else's whose constructor looks at numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = float(nn.Linear(2, 2).weight.sum())
+
+
+def test_models_of_others_are_not_built_twice():
+    cfg = load_config(SMALL)
+    cfg.model = L(NeedsNumbers)()
+    check_settings(cfg)
+
+
+def leaves(node, prefix=""):
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, DictConfig):
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name
+
+
+CONFIG = load_config(SMALL)
+KEYS = sorted({*RULES, *leaves(CONFIG)} - {"train.epochs"})
+ODD_TEXT = st.text(st.characters(exclude_characters="\0\n\r", exclude_categories=["Cs"]))
+VALUES = st.one_of(
+    st.integers(-3, 200).map(str),
+    st.floats(-2, 10).map(str),
+    st.sampled_from(["nan", "inf", "1e400", "null", "true", "[]", "[0]", "{}", "''", "${x}", "~"]),
+    st.sampled_from(["/data/My Drive (1)", "a=b", "[1", "{}#'x", "é/ü", "~/x", "-1", "--help"]),
+    ODD_TEXT,
+)
+
+
+@settings(
+    max_examples=300,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(key=st.one_of(st.sampled_from(KEYS), ODD_TEXT), value=VALUES)
+def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
+    key, value, tiny_overrides, tmp_path, capfd, monkeypatch
+):
+    """The command line is read as a user's; only the run itself is left out."""
+    monkeypatch.setattr(command, "launch", lambda *_: 0)
+    monkeypatch.chdir(tmp_path)
+    change = f"{key}={value}"
+    try:
+        status = command.main(["--config-file", SMALL, *tiny_overrides, change])
+    except SystemExit as stop:
+        # Of argparse, for what looks like an option.
+        status = stop.code
+        assert change.startswith("-")
+    err = capfd.readouterr().err
+    assert status in (0, 2), (change, err)
+    if status == 2 and not change.startswith("-"):
+        starts = [line.startswith("error: ") for line in err.strip().splitlines()]
+        assert starts[0], (change, err)
+        assert sum(starts) == 1, (change, err)
