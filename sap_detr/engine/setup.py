@@ -33,8 +33,9 @@ def choose_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        # Not a number, which would stand for a GPU.
+        torch.device(device if isinstance(device, str) else "")
+    except RuntimeError as error:
         raise ConfigError(f"train.device={device}: cpu, cuda or null is expected") from error
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
