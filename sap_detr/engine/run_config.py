@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{name}.")
         elif key == "_target_":
             # A file has the name by which it was imported, or that of where it is defined.
-            target = locate(value) if isinstance(value, str) else value
-            yield name, f"{target.__module__}.{target.__qualname__}"
+            with suppress(ImportError):
+                value = locate(value) if isinstance(value, str) else value
+            named = hasattr(value, "__qualname__")
+            yield name, f"{value.__module__}.{value.__qualname__}" if named else value
         else:
             yield name, list(value) if isinstance(value, tuple) else value

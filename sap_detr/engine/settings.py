@@ -138,7 +138,10 @@ def check_settings(cfg: DictConfig) -> None:
 def _try_to_build(cfg: DictConfig) -> None:
     """Build what needs no data, to throw it away."""
     target = cfg.model["_target_"]
-    target = locate(target) if isinstance(target, str) else target
+    try:
+        target = locate(target) if isinstance(target, str) else target
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"model._target_={target}: the name of a class is expected") from error
     # On the meta device it costs nothing, but other models may want to see their numbers.
     if isinstance(target, type) and issubclass(target, DetectionTransformer):
         model = cfg.model.copy()
