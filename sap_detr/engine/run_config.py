@@ -42,7 +42,8 @@ def tell_changes(cfg: DictConfig, folder: Path) -> None:
     except (FileNotFoundError, ConfigError) as error:
         logger.warning(f"changes of settings can't be told: {error}")
         return
-    ignored, applied = [], []
+    ignored: list[str] = []
+    applied: list[str] = []
     for key, old, new in changed_settings(before, cfg):
         (ignored if key.startswith(_FROM_CHECKPOINT) else applied).append(f"{key}: {old} -> {new}")
     logger.info("the optimizer's settings and state, the iteration and the averages are resumed")
