@@ -74,7 +74,7 @@ class BoxSet:
         return len(self.boxes)
 
     def select(self, score_threshold: float = 0.0, top_k: int | None = None) -> BoxSet:
-        """Return the best ``top_k`` boxes of at least this score, best first; all without scores."""
+        """Return the best ``top_k`` boxes of this score or more, best first; all without scores."""
         if self.scores is None:
             return self
         order = np.argsort(-self.scores, kind="stable")
