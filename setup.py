@@ -31,7 +31,7 @@ def config_packages(source: Path, package: str) -> dict[str, str]:
 
 
 def mapped_packages() -> dict[str, str]:
-    """Packages that live outside `sap_detr/`: the configs, and the projects with their configs."""
+    """Map packages outside `sap_detr/` to their folders: configs, projects and their configs."""
     mapped = config_packages(ROOT / "configs", "sap_detr.model_zoo.configs")
     for project in sorted((ROOT / "projects").glob("*/")):
         code = project / project.name

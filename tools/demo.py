@@ -203,7 +203,7 @@ class PointPainter:
         self.detector = detector
         self.num_rows = num_rows
         try:
-            self.recorder = AttentionRecorder(detector.predictor.model.decoder)
+            self.recorder = AttentionRecorder(detector.predictor.model.get_submodule("decoder"))
         except ValueError as error:
             raise DemoError(f"--points: {error}") from error
 
