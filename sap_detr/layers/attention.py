@@ -131,7 +131,7 @@ class PositionedSelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, content: Tensor, *positions: Tensor) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D).
+        """Map content (B, Q, D) to (B, Q, D).
 
         Args:
             content: (B, Q, D).

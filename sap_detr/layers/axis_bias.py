@@ -21,7 +21,7 @@ class AxisBias:
     y: Tensor
 
     def to(self, dtype: torch.dtype) -> AxisBias:
-        """The same in another dtype."""
+        """Return the same in another dtype."""
         return AxisBias(self.x.to(dtype), self.y.to(dtype))
 
     def full(self) -> Tensor:

@@ -116,7 +116,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialises as published.
+        """Initialise as published.
 
         At first a head's points lie in one direction, on squares around the reference point, at 1
         to P cells from it; all weigh the same, whatever the query.
@@ -145,7 +145,7 @@ class DeformableAttention(nn.Module):
         sizes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Reads ``value`` around the reference points.
+        """Read ``value`` around the reference points.
 
         Args:
             query: (B, Q, D).

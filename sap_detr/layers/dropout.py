@@ -10,7 +10,7 @@ from .cpu.dropout import can_draw, cheap_dropout, cheap_relu_dropout
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Sets elements to 0 with probability ``p``, and scales the others so that the mean stays."""
+    """Set elements to 0 with probability ``p``, and scales the others so that the mean stays."""
     if p == 0:
         return x
     if can_draw(p) and cpu_form_applies(x, meta=False, autocast=True):
@@ -31,5 +31,5 @@ class Dropout(nn.Dropout):
     """:func:`dropout` while training."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (...) to (...)."""
+        """Map (...) to (...)."""
         return dropout(x, self.p) if self.training else x

@@ -19,7 +19,7 @@ class FoldedConv2d(Conv2d):
 
     @classmethod
     def adopt(cls, conv: Conv2d) -> FoldedConv2d:
-        """Makes one out of a convolution with a :class:`FrozenBatchNorm2d`, sharing all tensors."""
+        """Make one out of a convolution with a :class:`FrozenBatchNorm2d`, sharing all tensors."""
         folded = cls(
             conv.in_channels,
             conv.out_channels,
@@ -37,7 +37,7 @@ class FoldedConv2d(Conv2d):
         return folded
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) to (B, C', H', W')."""
+        """Map (B, C, H, W) to (B, C', H', W')."""
         weight, bias = self._folded()
         x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.activation is None else self.activation(x)
@@ -49,7 +49,7 @@ class FoldedConv2d(Conv2d):
 
 
 def fold_frozen_norms(module: nn.Module) -> nn.Module:
-    """Replaces every convolution with a frozen batch norm by a :class:`FoldedConv2d`; in place."""
+    """Replace every convolution with a frozen batch norm by a :class:`FoldedConv2d`; in place."""
     for name, child in module.named_children():
         if isinstance(child, Conv2d) and isinstance(child.norm, FrozenBatchNorm2d):
             setattr(module, name, FoldedConv2d.adopt(child))

@@ -29,7 +29,7 @@ def cell_centres(length: int, like: Tensor) -> Tensor:
 
 
 def gaussian_bias(centre: Tensor, sharpness: Tensor, size: tuple[int, int]) -> AxisBias:
-    """The Gaussian, with each of its terms shifted so that its largest value is 0.
+    """Return the Gaussian, with each of its terms shifted so that its largest value is 0.
 
     A constant per query cancels in the softmax. Without it a centre far outside of the map would
     leave nothing but large numbers, whose differences are lost in half precision.
@@ -129,7 +129,7 @@ def gaussian_attention(
 
 
 def check_gaussian_form(form: str) -> str:
-    """Returns ``form``.
+    """Return ``form``.
 
     Raises:
         ValueError: if there is no such form.

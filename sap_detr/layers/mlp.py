@@ -34,7 +34,7 @@ class Linear(nn.Linear):
     """A linear layer that computes :func:`linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., out_features)."""
+        """Map (..., in_features) to (..., out_features)."""
         return linear(x, self.weight, self.bias)
 
 
@@ -56,14 +56,14 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., in_dim) to (..., out_dim)."""
+        """Map (..., in_dim) to (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
 
 def linear_side_by_side(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
-    """Applies several linear layers to one input as a single product.
+    """Apply several linear layers to one input as a single product.
 
     Args:
         x: (..., D).
@@ -93,7 +93,7 @@ class FeedForward(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (..., D) to (..., D)."""
+        """Map (..., D) to (..., D)."""
         if not torch.is_grad_enabled() and cpu_form_applies(x, meta=False, autocast=True):
             return in_portions(self._run, x)
         return self._run(x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def sine_encoding(phase: Tensor, num_channels: int, temperature: float) -> Tensor:
-    """Encodes numbers by sines and cosines of geometrically falling frequencies.
+    """Encode numbers by sines and cosines of geometrically falling frequencies.
 
     Channel ``k`` is ``sin(phase / t_k)`` for even and ``cos(phase / t_k)`` for odd ``k``, with
     ``t_k = temperature ** (2 * floor(k / 2) / num_channels)``. Computed in the dtype of ``phase``.
@@ -68,7 +68,7 @@ class SinePositionEncoding(nn.Module):
         self.well_conditioned = well_conditioned
 
     def forward(self, padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """Encodes every cell, padded ones included.
+        """Encode every cell, padded ones included.
 
         Args:
             padding_mask: (B, H, W) bool, True on padding.

@@ -21,10 +21,10 @@ from torch import Tensor
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Returns half-precision tensors as float32 and leaves float32 and float64 alone."""
+    """Return half-precision tensors as float32 and leaves float32 and float64 alone."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def full_precision_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that :func:`full_precision` would give a tensor of ``dtype``."""
+    """Return the dtype that :func:`full_precision` would give a tensor of ``dtype``."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

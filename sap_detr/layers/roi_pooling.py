@@ -70,7 +70,7 @@ def bin_weights(start: Tensor, end: Tensor, length: int, num_bins: int) -> Tenso
 
 
 def region_weights(size: tuple[int, int], boxes: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
-    """The weights of RoIAlign along both axes, see :func:`bin_weights`.
+    """Return the weights of RoIAlign along both axes, see :func:`bin_weights`.
 
     Args:
         size: (H, W) of the map.

@@ -20,7 +20,7 @@ def build_resnet(
     norm: str = "FrozenBN",
     freeze_at: int = 2,
 ) -> ResNet:
-    """Builds a torchvision-style ResNet: stride in the 3x3 convolution of a bottleneck.
+    """Build a torchvision-style ResNet: stride in the 3x3 convolution of a bottleneck.
 
     Args:
         depth: 50 or 101.
@@ -65,7 +65,7 @@ def build_small_resnet(
     out_features: Sequence[str] = ("res5",),
     norm: str = "BN",
 ) -> ResNet:
-    """Builds a narrow ResNet of basic blocks, small enough to be trained from scratch on a CPU.
+    """Build a narrow ResNet of basic blocks, small enough to be trained from scratch on a CPU.
 
     Args:
         width: channels of stem and res2; every later stage has twice those of the one before.

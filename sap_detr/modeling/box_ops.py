@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Converts (..., 4) from cxcywh to XYXY."""
+    """Convert (..., 4) from cxcywh to XYXY."""
     centre, size = boxes.split(2, dim=-1)
     return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Converts (..., 4) from XYXY to cxcywh."""
+    """Convert (..., 4) from XYXY to cxcywh."""
     low, high = boxes.split(2, dim=-1)
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 

@@ -41,7 +41,7 @@ class SetCriterion(nn.Module):
     def forward(
         self, predictions: Predictions, targets: Targets, normalizer: Tensor
     ) -> dict[str, Tensor]:
-        """The weighted losses by name; their sum is what is trained on.
+        """Return the weighted losses by name; their sum is what is trained on.
 
         Layers before the last have their number as a suffix: ``loss_class_0``, ``loss_class_1``,
         ..., ``loss_class``.
@@ -58,7 +58,7 @@ class SetCriterion(nn.Module):
     def weighted_losses(
         self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
     ) -> dict[str, Tensor]:
-        """The losses of one set of queries whose matches are known; see :meth:`forward`."""
+        """Return the losses of one set of queries whose matches are known; see :meth:`forward`."""
         weighted: dict[str, Tensor] = {}
         for name, loss in self.losses.items():
             values = loss.weight * loss(predictions, targets, matches, normalizer)
@@ -81,7 +81,7 @@ class SetCriterion(nn.Module):
 
 
 def object_normalizer(num_objects: float, like: Tensor) -> Tensor:
-    """What sums over objects are divided by: their mean number over all processes, at least 1.
+    """Return the divisor of sums over objects: their mean number over all processes, at least 1.
 
     With it the mean gradient of several processes is that of one process with all their images. A
     collective operation: where there are several processes, all have to call it.

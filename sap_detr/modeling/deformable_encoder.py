@@ -47,7 +47,7 @@ class DeformableEncoderLayer(PostNormEncoderLayer):
         sizes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None,
     ) -> Tensor:
-        """Maps tokens (B, N, D) to (B, N, D).
+        """Map tokens (B, N, D) to (B, N, D).
 
         Args:
             tokens: (B, N, D), those of all levels, N = sum of all H * W.
@@ -92,7 +92,7 @@ class DeformableEncoder(nn.Module):
         self.level_embed = nn.Parameter(torch.randn(num_levels, embed_dim))
 
     def forward(self, maps: Sequence[FeatureMap]) -> list[FeatureMap]:
-        """Returns the memories: the same levels, with mixed features.
+        """Return the memories: the same levels, with mixed features.
 
         The embedding of the level has been added to their positions.
 

@@ -30,7 +30,7 @@ class PostNormEncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Adds what the attention read, then the feed-forward network: (B, N, D) each."""
+        """Add what the attention read, then the feed-forward network: (B, N, D) each."""
         tokens = self.norm1(tokens + self.dropout(attended))
         return self.norm2(tokens + self.dropout(self.ffn(tokens)))
 
@@ -62,7 +62,7 @@ class TransformerEncoderLayer(PostNormEncoderLayer):
         self.position_scale = position_scale
 
     def forward(self, tokens: Tensor, position: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Maps tokens (B, N, D) to (B, N, D).
+        """Map tokens (B, N, D) to (B, N, D).
 
         Args:
             tokens: (B, N, D).
@@ -100,7 +100,7 @@ class TransformerEncoder(nn.Module):
         xavier_init_matrices(self)
 
     def forward(self, maps: Sequence[FeatureMap]) -> list[FeatureMap]:
-        """Returns the memory: the same levels, with mixed features.
+        """Return the memory: the same levels, with mixed features.
 
         Raises:
             ValueError: if there is more than one level.

@@ -27,7 +27,7 @@ class LossTerm(Protocol):
     def __call__(
         self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
     ) -> Tensor:
-        """The unweighted loss of every layer, (L,)."""
+        """Return the unweighted loss of every layer, (L,)."""
 
 
 class MetricTerm(Protocol):
@@ -36,7 +36,7 @@ class MetricTerm(Protocol):
     def __call__(
         self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
     ) -> Tensor:
-        """The metric of every layer, (L,)."""
+        """Return the metric of every layer, (L,)."""
 
 
 class SoftmaxClassLoss:

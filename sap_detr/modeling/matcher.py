@@ -20,11 +20,11 @@ class CostTerm(Protocol):
     """One summand of the matching cost."""
 
     def __call__(self, predictions: Predictions, targets: Targets) -> Tensor:
-        """The weighted cost of every pair, (L, B, Q, T)."""
+        """Return the weighted cost of every pair, (L, B, Q, T)."""
 
 
 def _gather_labels(x: Tensor, labels: Tensor) -> Tensor:
-    """Picks from (L, B, Q, K) the columns of every object's label (B, T): (L, B, Q, T)."""
+    """Pick from (L, B, Q, K) the columns of every object's label (B, T): (L, B, Q, T)."""
     index = labels[None, :, None, :].expand(*x.shape[:3], -1)
     return x.gather(-1, index)
 
@@ -142,7 +142,7 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, targets: Targets) -> Matches:
-        """Matches all layers and images of a batch.
+        """Match all layers and images of a batch.
 
         Non-finite costs, which a diverging model makes, count as very high: what becomes of such
         a step is decided where the loss is looked at, not by a crash here.

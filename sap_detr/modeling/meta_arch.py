@@ -91,7 +91,7 @@ class DetectionTransformer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Reads a yacs config; see :func:`sap_detr.config.add_sap_detr_config`."""
+        """Read a yacs config; see :func:`sap_detr.config.add_sap_detr_config`."""
         from ..config import model_arguments_from_yacs
 
         return model_arguments_from_yacs(cfg)
@@ -158,7 +158,7 @@ class DetectionTransformer(nn.Module):
     def predict(
         self, images: Tensor, image_sizes: Sequence[tuple[int, int]], all_layers: bool = True
     ) -> Predictions:
-        """Runs the network.
+        """Run the network.
 
         Args:
             images: (B, 3, H, W), normalised and padded.
@@ -216,7 +216,7 @@ class DetectionTransformer(nn.Module):
     def collect_targets(
         self, batched_inputs: list[dict[str, Any]], predictions: Predictions
     ) -> Targets:
-        """The ground truth of a batch, in the dtype and on the device of the predictions."""
+        """Return the ground truth of a batch, in the dtype and on the device of the predictions."""
         return Targets.from_instances(
             [inputs["instances"] for inputs in batched_inputs],
             predictions.boxes.device,

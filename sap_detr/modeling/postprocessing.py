@@ -21,7 +21,7 @@ class SoftmaxPostprocessor(nn.Module):
     def forward(
         self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Turns the last layer into detections.
+        """Turn the last layer into detections.
 
         Args:
             predictions: of any number of layers.
@@ -52,7 +52,7 @@ class SigmoidTopKPostprocessor(nn.Module):
     def forward(
         self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
-        """Turns the last layer into detections.
+        """Turn the last layer into detections.
 
         Args:
             predictions: of any number of layers.

@@ -17,7 +17,7 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def grid_points(rows: int, columns: int) -> Tensor:
-    """The top left corners of a grid's cells, row by row: (rows * columns, 2).
+    """Return the top left corners of a grid's cells, row by row: (rows * columns, 2).
 
     Raises:
         ValueError: if the grid has no cells.
@@ -41,7 +41,7 @@ def boxes_from_sides(points: Tensor, sides: Tensor) -> Tensor:
 
 
 def point_towards_sides(points: Tensor, sides: Tensor, direction: Tensor) -> Tensor:
-    """Moves points towards a side of their box, horizontally and vertically.
+    """Move points towards a side of their box, horizontally and vertically.
 
     Args:
         points: (..., 2).

@@ -63,13 +63,13 @@ class FeatureMap:
         return torch.stack(sizes, dim=-1)
 
     def with_tokens(self, tokens: Tensor) -> FeatureMap:
-        """The same map with other features, given as (B, N, D)."""
+        """Return the same map with other features, given as (B, N, D)."""
         height, width = self.features.shape[-2:]
         return replace(self, features=tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
 def single_level(maps: Sequence[FeatureMap]) -> FeatureMap:
-    """The only one of a list of levels.
+    """Return the only one of a list of levels.
 
     Raises:
         ValueError: if there are several, or none.
@@ -124,7 +124,7 @@ class Targets:
     def from_instances(
         cls, instances: Sequence[Instances], device: torch.device, dtype: torch.dtype
     ) -> Targets:
-        """Collects ground truth as Detectron2's mappers make it.
+        """Collect ground truth as Detectron2's mappers make it.
 
         Args:
             instances: per image, with ``gt_boxes`` (XYXY pixels), ``gt_classes`` and the size of
@@ -165,16 +165,16 @@ class Matches:
     counts: tuple[int, ...]
 
     def gather_predictions(self, x: Tensor) -> Tensor:
-        """Picks the matched queries: (L, B, Q, ...) to (L, P, ...)."""
+        """Pick the matched queries: (L, B, Q, ...) to (L, P, ...)."""
         layer = torch.arange(x.shape[0], device=x.device)[:, None]
         return x[layer, self.image, self.query]
 
     def gather_targets(self, x: Tensor) -> Tensor:
-        """Picks the matched objects: (B, T, ...) to (L, P, ...)."""
+        """Pick the matched objects: (B, T, ...) to (L, P, ...)."""
         return x[self.image, self.target]
 
     def scatter(self, values: Tensor, out: Tensor) -> Tensor:
-        """Writes values (L, P, ...) at the matched queries of a copy of ``out`` (L, B, Q, ...)."""
+        """Write values (L, P, ...) at the matched queries of a copy of ``out`` (L, B, Q, ...)."""
         layer = torch.arange(out.shape[0], device=out.device)[:, None]
         return out.index_put((layer, self.image, self.query), values)
 
@@ -206,7 +206,7 @@ def padded_image_sizes(
 def padding_mask_at(
     image_sizes: Tensor | None, padded_size: tuple[int, int], feature_size: tuple[int, int]
 ) -> Tensor | None:
-    """The padding mask of a feature map: the pixel mask, resampled to nearest neighbours.
+    """Return the padding mask of a feature map: the pixel mask, resampled to nearest neighbours.
 
     Cell (i, j) is padding iff pixel (floor(i * H_pixels / H), floor(j * W_pixels / W)) is. This is
     what the published codes do, and not the same as calling the first ``ceil(size / stride)``

@@ -90,7 +90,7 @@ class SemanticsAligner(nn.Module):
     def forward(
         self, content: Tensor, boxes: Tensor, memory: Tensor, size: tuple[int, int], extent: Tensor
     ) -> AlignedQueries:
-        """Makes the queries of the cross-attention.
+        """Make the queries of the cross-attention.
 
         Args:
             content: (B, Q, D), what the queries have read so far.

@@ -58,7 +58,7 @@ class AlignedCrossAttention(MemoryAttention):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, queries: AlignedQueries, memory: LayerMemory) -> Tensor:
-        """Reads the memory: (B, Q, D)."""
+        """Read the memory: (B, Q, D)."""
         query = self.query_content(queries.content) + self.query_position(queries.position)
         gaussian = None
         if queries.sharpness is not None:
@@ -105,7 +105,7 @@ class SamDetrDecoderLayer(PostNormDecoderLayer):
         tokens: Tensor,
         memory: LayerMemory,
     ) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D).
+        """Map content (B, Q, D) to (B, Q, D).
 
         Args:
             content: (B, Q, D), what the queries have read so far.
@@ -178,7 +178,7 @@ class SamDetrDecoder(nn.Module):
         self.box_heads = nn.ModuleList(copy.deepcopy(box_head) for _ in self.layers)
 
     def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
-        """Decodes one batch.
+        """Decode one batch.
 
         Args:
             memory: the levels, as the encoder returns them.
@@ -219,7 +219,7 @@ class SamDetrDecoder(nn.Module):
         )
 
     def project_memory(self, memory: Sequence[FeatureMap]) -> list[LayerMemory]:
-        """The memory as every layer reads it; layers of one level share their products.
+        """Return the memory as every layer reads it; layers of one level share their products.
 
         Raises:
             ValueError: if ``layer_levels`` names a level that there is not.

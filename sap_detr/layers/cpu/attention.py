@@ -72,7 +72,7 @@ class _Portion:
     whole: bool
 
     def of(self, x: Tensor) -> Tensor:
-        """The portion's part (M, r, ...) of (B, M, Q, ...)."""
+        """Return the portion's part (M, r, ...) of (B, M, Q, ...)."""
         return x[self.image, :, self.rows]
 
     def drop(self, weights: Tensor, dropped: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class _PortionedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of query, key, value, and the two terms of the bias."""
+        """Return the gradients of query, key, value, and the two terms of the bias."""
         with torch.autocast("cpu", enabled=False):
             return (*_gradients(ctx, gradients[0]), None, None)
 
@@ -175,7 +175,7 @@ def _weights(
     y_term: Tensor | None,
     padding: Tensor | None,
 ) -> Tensor:
-    """The attention weights (M, r, N) of a portion, before dropout."""
+    """Return the attention weights (M, r, N) of a portion, before dropout."""
     queries, keys = portion.of(query), key[portion.image]
     if len(keys) == len(queries):
         logits = queries @ keys.transpose(1, 2)

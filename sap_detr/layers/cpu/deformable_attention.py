@@ -73,7 +73,7 @@ class _Layout:
         self.origin = tables.view(batch, 1, heads, 1) + per_sample(first_cells, torch.int32)
 
     def cells(self, locations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Finds the four cells around every point.
+        """Find the four cells around every point.
 
         Args:
             locations: (B, Q, M, L, P, 2).
@@ -137,7 +137,7 @@ class _WeightedRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of table, locations and weights."""
+        """Return the gradients of table, locations and weights."""
         table, locations, weights = ctx.saved_tensors
         layout = _Layout(table, ctx.sizes, locations.shape[4])
         first_rows, row_weights, of_locations, of_weights = [], [], [], []
@@ -167,7 +167,7 @@ class _WeightedRows(torch.autograd.Function):
 
 
 def _portions(locations: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Splits tensors (B, Q, ...) into portions of queries, for small intermediate results."""
+    """Split tensors (B, Q, ...) into portions of queries, for small intermediate results."""
     batch, _, heads, levels, points, _ = locations.shape
     size = max(PORTION // (4 * batch * heads * levels * points), 1)
     return zip(*(x.split(size, dim=1) for x in (locations, *others)), strict=True)
@@ -197,7 +197,7 @@ def _row_products(of_sums: Tensor, table: Tensor, rows: Tensor) -> Tensor:
 def _table_gradient(
     of_sums: Tensor, table: Tensor, layout: _Layout, row: Tensor, row_weights: Tensor
 ) -> Tensor:
-    """The transposed sums, (B, M, C, E): for every cell of the samples that read it.
+    """Return the transposed sums, (B, M, C, E): for every cell of the samples that read it.
 
     ``embedding_bag`` itself scatters, several times slower. Here samples are sorted by the first of
     their four cells, and the sums of the other three are moved to where they belong.

@@ -19,7 +19,7 @@ _LEVELS = 2**16
 
 
 def cheap_dropout(x: Tensor, p: float) -> Tensor:
-    """Sets elements to 0 with probability ``p``, and scales the others so that the mean stays."""
+    """Set elements to 0 with probability ``p``, and scales the others so that the mean stays."""
     dropped: Tensor = _Dropped.apply(x, draw_dropped(x.shape, p, x.device), scale_of_kept(p))
     return dropped
 
@@ -44,7 +44,7 @@ def draw_dropped(shape: Sequence[int], p: float, device: torch.device) -> Tensor
 
 
 def scale_of_kept(p: float) -> float:
-    """What elements that are not dropped are multiplied with, so that the mean stays."""
+    """Return what elements that are not dropped are multiplied with, so that the mean stays."""
     return 1 / (1 - round(p * _LEVELS) / _LEVELS)
 
 

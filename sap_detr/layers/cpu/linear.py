@@ -48,7 +48,7 @@ def linear_as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None)
 
 
 def in_portions(function: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """Applies a function of (..., N, D) that treats all tokens alike, some of them at a time."""
+    """Apply a function of (..., N, D) that treats all tokens alike, some of them at a time."""
     if tokens.dim() < 2 or tokens.shape[-2] <= MANY_TOKENS:
         return function(tokens)
     return torch.cat([function(part) for part in tokens.split(MANY_TOKENS, dim=-2)], dim=-2)

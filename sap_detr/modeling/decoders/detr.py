@@ -41,7 +41,7 @@ class DetrDecoderLayer(PostNormDecoderLayer):
         memory: Tensor,
         padding_mask: Tensor | None,
     ) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D).
+        """Map content (B, Q, D) to (B, Q, D).
 
         Args:
             content: (B, Q, D), what the queries have read so far.
@@ -93,7 +93,7 @@ class DetrDecoder(nn.Module):
         self.box_head = MLP(embed_dim, embed_dim, 4, num_layers=3)
 
     def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
-        """Decodes one batch.
+        """Decode one batch.
 
         Args:
             memory: a single level, as the encoder returns it.

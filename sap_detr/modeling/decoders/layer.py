@@ -46,11 +46,11 @@ class PostNormDecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def add_self_attention(self, content: Tensor, attended: Tensor) -> Tensor:
-        """Adds what the self-attention returned to the content: (B, Q, D) each."""
+        """Add what the self-attention returned to the content: (B, Q, D) each."""
         return self.norm1(content + self.dropout(attended))
 
     def finish(self, content: Tensor, attended: Tensor) -> Tensor:
-        """Adds what was read from the memory, then the feed-forward network: (B, Q, D) each."""
+        """Add what was read from the memory, then the feed-forward network: (B, Q, D) each."""
         content = self.norm2(content + self.dropout(attended))
         return self.norm3(content + self.dropout(self.ffn(content)))
 
@@ -104,7 +104,7 @@ class MemoryAttention(nn.Module):
         gaussian: tuple[Tensor, Tensor] | None,
         scale: float | None = None,
     ) -> Tensor:
-        """Reads the values of the memory: (B, Q, D).
+        """Read the values of the memory: (B, Q, D).
 
         Args:
             query: (B, M, Q, E).

@@ -99,7 +99,7 @@ class PointCrossAttention(MemoryAttention):
         memory: LayerMemory,
         shared_query: Tensor | None,
     ) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D).
+        """Map content (B, Q, D) to (B, Q, D).
 
         Args:
             content: (B, Q, D).
@@ -139,7 +139,7 @@ class PointCrossAttention(MemoryAttention):
 
 
 def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Splits (B, Q, 4M) into offsets and sharpnesses, (B, M, Q, 2) each, in full precision."""
+    """Split (B, Q, 4M) into offsets and sharpnesses, (B, M, Q, 2) each, in full precision."""
     offset, sharpness = full_precision(x).unflatten(-1, (2, num_heads, 2)).unbind(2)
     return offset.transpose(1, 2), sharpness.transpose(1, 2)
 
@@ -177,7 +177,7 @@ class SapDetrDecoderLayer(PostNormDecoderLayer):
         memory: LayerMemory,
         shared_query: Tensor | None = None,
     ) -> Tensor:
-        """Maps content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
+        """Map content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
         attended = self.self_attn(content, position.point_embed, position.sides_embed)
         content = self.add_self_attention(content, attended)
         return self.finish(content, self.cross_attn(content, position, memory, shared_query))
@@ -315,7 +315,7 @@ class SapDetrDecoder(nn.Module):
         nn.init.constant_(self.object_head.bias, rare)
 
     def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
-        """Decodes one batch.
+        """Decode one batch.
 
         Args:
             memory: a single level, as the encoder returns it.
@@ -365,7 +365,7 @@ class SapDetrDecoder(nn.Module):
         )
 
     def refine_points(self, layer: int, content: Tensor, points: Tensor, grid: Tensor) -> Tensor:
-        """Moves points inside their cells.
+        """Move points inside their cells.
 
         Args:
             layer: whose head to use.
@@ -381,12 +381,12 @@ class SapDetrDecoder(nn.Module):
         return grid + (update + inverse_sigmoid(points - grid, EPS)).sigmoid() / self.grid_size
 
     def refine_sides(self, layer: int, content: Tensor, sides: Tensor) -> Tensor:
-        """Changes sides (B or 1, Q, 4) by what layer's head makes of content (B, Q, D)."""
+        """Change sides (B or 1, Q, 4) by what layer's head makes of content (B, Q, D)."""
         update = full_precision(_head_of(self.sides_heads, layer)(content))
         return (update + inverse_sigmoid(sides, EPS)).sigmoid()
 
     def initial_content(self, level: FeatureMap, grid: Tensor) -> Tensor:
-        """What the queries start with: (B, Q, D)."""
+        """Return what the queries start with: (B, Q, D)."""
         if self.content_init is None:
             features = level.features
             return features.new_zeros(features.shape[0], grid.shape[1], self.embed_dim)
@@ -397,7 +397,7 @@ class SapDetrDecoder(nn.Module):
         return self.content_init(level.features, grid * fraction[:, None], level.padding_mask)
 
     def project_memory(self, level: FeatureMap) -> list[LayerMemory]:
-        """The memory as every layer reads it, all of them projected at once."""
+        """Return the memory as every layer reads it, all of them projected at once."""
         attentions = [cast(SapDetrDecoderLayer, layer).cross_attn for layer in self.layers]
         content = linear_side_by_side(
             level.tokens, [x for a in attentions for x in (a.key_content, a.value)]
