@@ -120,7 +120,7 @@ def _not_possible(override: str, error: Exception) -> ConfigError:
     return ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}")
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads what ``LazyConfig.save`` writes, tuples included, and makes no other Python objects."""
 
 
@@ -174,13 +174,14 @@ def _unknown_key(node: Any, parts: Sequence[str], depth: int, override: str) -> 
     """Say that there is no key ``parts[depth]`` in ``node``, and what was probably meant."""
     part, where = parts[depth], ".".join(parts[:depth]) or "the config"
     known = [str(key) for key in node] if isinstance(node, DictConfig) else []
+    known = [key for key in known if not key.startswith("_")]
     text = f"there is no key {part!r} in {where} (override {override!r}). "
     renamed = _RENAMED.get(".".join(parts))
     if renamed is not None:
         return f"{text}It is now {renamed}"
-    if part.isdigit() and known:
-        # Parts that have names, such as losses, were lists once.
-        return f"{text}Its parts have names: write {where}.NAME with one of {known}"
+    if part.isdigit() and int(part) < len(known):
+        # Losses and costs were lists once, in this order.
+        return f"{text}Its parts have names: write {where}.{known[int(part)]}, one of {known}"
     if part == "epochs" and where == "train":
         return f"{text}This recipe counts iterations: set train.max_iter"
     close = difflib.get_close_matches(part, known, n=3) or sorted(known)

@@ -79,7 +79,7 @@ def test_overrides_give_values_that_the_config_leaves_open(config_file):
         ("model.width", r"'model\.width': write it as key\.path=value"),
         ("schedule.epochs=3", r"now train\.max_iter, or train\.epochs"),
         ("train.epochs=3", r"set train\.max_iter"),
-        ("train.amp.0.x=1", r"write train\.amp\.NAME with one of \['enabled'\]"),
+        ("train.amp.0.x=1", r"write train\.amp\.enabled, one of \['enabled'\]"),
     ],
 )
 def test_overrides_that_make_no_sense_are_errors(config_file, override, message):
@@ -94,6 +94,21 @@ def test_number_of_classes_is_taken_from_the_data(of_the_recipe):
     assert cfg.model.num_classes == 2
     resolve_num_classes(cfg, ["cat", "dog"], "the training data")
     assert cfg.model.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "position", "name"),
+    [
+        ("sap_detr/sap_detr_small_custom.py", "losses.0", "losses.class"),
+        ("sap_detr/sap_detr_small_custom.py", "losses.1", "losses.objectness"),
+        ("detr/detr_r50_500ep.py", "matcher.costs.2", "matcher.costs.giou"),
+    ],
+)
+def test_position_of_a_loss_leads_to_its_name(config, position, name):
+    with pytest.raises(ConfigError, match=rf"write model\.criterion\.{name}, one of"):
+        load_config(config, [f"model.criterion.{position}.weight=2"])
+    cfg = load_config(config, [f"model.criterion.{name}.weight=2"])
+    assert OmegaConf.select(cfg, f"model.criterion.{name}").weight == 2
 
 
 def test_number_of_classes_may_be_given_where_no_data_is():

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase
 from ..data import UnreadableImages
 
 
-class BadImageCount(HookBase):
+class BadImageCount(HookBase):  # type: ignore[misc]
     """Share the count of bad images between the processes, and makes a metric of it.
 
     Files that were found after the last sharing are not in a checkpoint; a resumed run finds them

@@ -81,7 +81,7 @@ class ModelEma:
         self._average.module.load_state_dict(state)
 
 
-class EmaHook(HookBase):
+class EmaHook(HookBase):  # type: ignore[misc]
     """Update an average after every step that was not skipped."""
 
     def __init__(self, ema: ModelEma) -> None:

@@ -20,7 +20,7 @@ from .preemption import PreemptionHook
 logger = logging.getLogger(__name__)
 
 
-class Evaluation(hooks.EvalHook):
+class Evaluation(hooks.EvalHook):  # type: ignore[misc]
     """Detectron2's, which ends at once if the run is to stop, and does nothing after an error.
 
     Detectron2's own would evaluate also if the last step has failed; but that takes all processes,
@@ -63,7 +63,7 @@ class Evaluation(hooks.EvalHook):
             super().after_train()
 
 
-class BestCheckpoint(HookBase):
+class BestCheckpoint(HookBase):  # type: ignore[misc]
     """Save ``model_best`` whenever an evaluation sets a new record.
 
     Place it after the evaluation.
@@ -113,7 +113,7 @@ class BestCheckpoint(HookBase):
         self.best = state_dict["best"]
 
 
-class ProgressBar(HookBase):
+class ProgressBar(HookBase):  # type: ignore[misc]
     """A bar with the time left, the loss and the last AP, for runs that someone watches."""
 
     def before_train(self) -> None:

@@ -72,7 +72,7 @@ def has_evaluation(path: Path, iteration: int) -> bool:
     )
 
 
-class ForgivingWriter(EventWriter):
+class ForgivingWriter(EventWriter):  # type: ignore[misc]
     """Let training go on where metrics can't be written, because the disk is full for example.
 
     Args:

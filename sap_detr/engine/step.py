@@ -57,7 +57,7 @@ class _Unread:
     images: list[list[dict[str, Any]]]
 
 
-class StepTrainer(SimpleTrainer):
+class StepTrainer(SimpleTrainer):  # type: ignore[misc]
     """Detectron2's ``SimpleTrainer`` with accumulation, mixed precision, clipping and seeding.
 
     An iteration is one optimizer step. Its random numbers (dropout) are a function of the seed, the

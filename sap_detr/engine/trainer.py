@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 _HISTORY = 200
 
 
-class DetectionTrainer(DefaultTrainer):
+class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
     """Train what a LazyConfig describes, with Detectron2's hooks, writers, resume and evaluation.
 
     Args:
