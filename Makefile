@@ -14,7 +14,7 @@ export OMP_NUM_THREADS ?= 2
 export GOMP_SPINCOUNT ?= 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup venv demo test test-slow coverage lint format clean python-is-right
+.PHONY: help setup venv demo test test-slow lint format clean python-is-right
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' Makefile | awk -F: '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,18 +28,19 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP) ## Train a small model on generated images and draw what it finds
 	$(PY) tools/make_demo.py
 
-test: lint ## Linter, types, and the tests that take seconds
-	$(PY) -m pytest -q
-
-test-slow: $(STAMP) ## The tests that take minutes
-	$(PY) -m pytest -q -m slow
+test: lint ## Linter, types, and the tests that take seconds; COVERAGE=1 measures branches as well
+	$(if $(COVERAGE),$(RUN_WITH_COVERAGE),$(PY) -m pytest -q)
 
 # Python before 3.14 follows branches by a trace function, which makes the tests half as slow again.
-coverage: lint ## The same as test, and which branches of the library the tests take
-	rm -f .coverage .coverage.*
+define RUN_WITH_COVERAGE
+rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest -q
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report
+endef
+
+test-slow: $(STAMP) ## The tests that take minutes
+	$(PY) -m pytest -q -m slow
 
 lint: $(STAMP) ## Linter, formatting, and types, without changing anything
 	$(PY) -m ruff check .
