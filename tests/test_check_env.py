@@ -13,9 +13,9 @@ from sap_detr.check_env import (
     check_detectron2,
     check_devices,
     check_packages,
+    check_pairing,
     check_python,
     import_problem,
-    torchvision_pairing_problem,
     version_problem,
 )
 
@@ -81,41 +81,35 @@ def test_versions_out_of_range_name_the_command_that_helps(version, words):
     assert f"pip install '{FVCORE}'" in problem
 
 
-def test_versions_compare_as_numbers_not_as_text():
-    assert version_problem("torch>=2.5", "2.14.1") is None
-
-
 def test_what_is_required_is_what_the_installation_says():
-    names = {check_env.split_requirement(text)[0] for text in check_env.required_packages()}
+    names = {check_env.read_requirement(text).name for text in check_env.required_packages()}
     assert {"torch", "Pillow", "opencv-python-headless", "packaging"} <= names
     assert not names & {"pytest", "ruff", "mypy"}
 
 
-def test_a_missing_hydra_says_what_it_is_for():
+def test_a_missing_hydra_says_what_it_is_for(install):
     report = Report()
-    modules = check_packages(report, ["hydra-core>=1.1"], lambda name: None, importer())
-    assert modules == {}
+    install({})
+    check_packages(report, ["hydra-core>=1.1"])
     assert report.rows == [("hydra-core", "missing")]
     assert "command line" in report.problems[0]
 
 
-def test_an_installed_package_that_fails_to_import_is_a_problem():
+def test_an_installed_package_that_fails_to_import_is_a_problem(install):
     report = Report()
-    check_packages(
-        report,
-        ["torch>=2.5", "torchvision>=0.20"],
-        {"torch": "2.14.1", "torchvision": "0.29.1"}.get,
-        importer("torch", torchvision=NMS_ERROR),
-    )
+    versions = {"torch": "2.14.1", "torchvision": "0.29.1"}
+    install(versions, importer("torch", torchvision=NMS_ERROR))
+    check_packages(report, ["torch>=2.5", "torchvision>=0.20"])
     assert report.rows == [("torch", "2.14.1"), ("torchvision", "0.29.1, does not import")]
     assert len(report.problems) == 1
     assert "built for another torch" in report.problems[0]
 
 
-def test_any_opencv_distribution_will_do():
+def test_any_opencv_distribution_will_do(install):
     report = Report()
     requirement = "opencv-python-headless>=4.0"
-    check_packages(report, [requirement], {"opencv-python": "4.9.0"}.get, importer("cv2"))
+    install({"opencv-python": "4.9.0"}, importer("cv2"))
+    check_packages(report, [requirement])
     assert report.problems == []
 
 
@@ -125,28 +119,33 @@ def test_opencv_without_display_libraries_names_the_headless_edition():
 
 
 @pytest.mark.parametrize("torch_version", ["2.14.1", "2.14.1+cpu", None])
-def test_matching_torch_and_torchvision(torch_version):
+def test_matching_torch_and_torchvision(torch_version, install):
+    report = Report()
     requires = ["numpy", "torch==2.14.1", "pillow!=8.3.*,>=5.3.0"]
-    assert torchvision_pairing_problem(torch_version, requires) is None
+    install({"torch": torch_version, "torchvision": "0.29.1"})
+    check_pairing(report, requires)
+    assert report.problems == []
 
 
 @pytest.mark.parametrize("requirement", ["torch==2.13.0", "torch (==2.13.0)", "torch==2.13.0+cpu"])
-def test_mismatched_torch_and_torchvision(requirement):
-    problem = torchvision_pairing_problem("2.14.1", ["numpy", requirement])
-    assert problem is not None
+def test_mismatched_torch_and_torchvision(requirement, install):
+    report = Report()
+    install({"torch": "2.14.1", "torchvision": "0.28.0"})
+    check_pairing(report, ["numpy", requirement])
+    [problem] = report.problems
     assert "torchvision belongs to torch 2.13.0, but torch is 2.14.1" in problem
 
 
 def test_gpus_are_listed_with_their_memory():
     report = Report()
-    check_devices(report, fake_torch("13.0", gpus=2), ["Some GPU", "Some GPU"])
+    check_devices(report, fake_torch("13.0", gpus=2), lambda: ["Some GPU", "Some GPU"])
     assert ("GPU 1", "Some GPU, 24.0 GiB") in report.rows
     assert report.problems == []
 
 
 def test_a_machine_without_gpu_is_no_problem():
     report = Report()
-    check_devices(report, fake_torch("13.0"), [])
+    check_devices(report, fake_torch("13.0"), list)
     assert report.rows == [("devices", "CPU only, 2 threads")]
     assert report.problems == []
 
@@ -156,26 +155,40 @@ def test_a_machine_without_gpu_is_no_problem():
 )
 def test_a_gpu_that_torch_cannot_use_is_a_problem(cuda, words):
     report = Report()
-    check_devices(report, fake_torch(cuda), ["Some GPU"])
+    check_devices(report, fake_torch(cuda), lambda: ["Some GPU"])
     assert len(report.problems) == 1
     assert words in report.problems[0]
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """A function that makes the versions and modules of an installation be the given ones."""
+
+    def replace(versions: dict[str, str], import_module=None, compiled: bool = False) -> None:
+        monkeypatch.setattr(check_env, "installed_version", versions.get)
+        monkeypatch.setattr(check_env, "import_module", import_module or importer())
+        monkeypatch.setattr(check_env, "find_spec", lambda name: object() if compiled else None)
+
+    return replace
 
 
 DETECTRON2 = ("detectron2", "detectron2.engine", "detectron2.model_zoo")
 
 
-def test_a_missing_detectron2_says_how_to_install_it():
+def test_a_missing_detectron2_says_how_to_install_it(install):
     report = Report()
-    check_detectron2(report, lambda name: None, importer(), lambda name: None)
+    install({})
+    check_detectron2(report)
     assert report.rows == [("detectron2", "missing")]
     assert "tools/install_detectron2.py" in report.problems[0]
 
 
-def test_a_detectron2_that_misses_something_itself_is_not_reported_as_missing():
+def test_a_detectron2_that_misses_something_itself_is_not_reported_as_missing(install):
     report = Report()
     error = ModuleNotFoundError("No module named 'pkg_resources'", name="pkg_resources")
     import_module = importer("detectron2", "detectron2.engine", **{"detectron2.model_zoo": error})
-    check_detectron2(report, {"detectron2": "0.6"}.get, import_module, lambda name: None)
+    install({"detectron2": "0.6"}, import_module)
+    check_detectron2(report)
     assert report.rows == [("detectron2", "0.6, does not import")]
     assert "pkg_resources" in report.problems[0]
 
@@ -183,18 +196,20 @@ def test_a_detectron2_that_misses_something_itself_is_not_reported_as_missing():
 @pytest.mark.parametrize(
     ("version", "edition"), [("0.6", "official"), ("0.5+purepython.e1", "PyPI sources with edits")]
 )
-def test_the_edition_of_detectron2_is_told(version, edition):
+def test_the_edition_of_detectron2_is_told(version, edition, install):
     report = Report()
-    check_detectron2(report, {"detectron2": version}.get, importer(*DETECTRON2), lambda name: None)
+    install({"detectron2": version}, importer(*DETECTRON2))
+    check_detectron2(report)
     assert ("detectron2", f"{version} ({edition})") in report.rows
     assert ("detectron2 at", "/site-packages/detectron2") in report.rows
     assert report.problems == []
 
 
-def test_compiled_operators_that_do_not_load_are_a_problem():
+def test_compiled_operators_that_do_not_load_are_a_problem(install):
     report = Report()
     import_module = importer(*DETECTRON2, **{"detectron2._C": ImportError("undefined symbol: x")})
-    check_detectron2(report, {"detectron2": "0.6"}.get, import_module, lambda name: object())
+    install({"detectron2": "0.6"}, import_module, compiled=True)
+    check_detectron2(report)
     assert report.rows[-1] == ("detectron2._C", "compiled, does not load")
     assert "compiled for another torch" in report.problems[0]
 
@@ -232,7 +247,7 @@ def test_the_report_lists_rows_then_problems_and_sets_the_exit_status():
 
 def test_this_environment_is_in_order(monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    monkeypatch.setattr(check_env, "visible_nvidia_gpus", list)
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
     report = check_env.check_environment()
     assert report.problems == []
     assert {"python", "torch", "torchvision", "detectron2", "sap_detr"} <= {
