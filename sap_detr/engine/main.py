@@ -40,7 +40,7 @@ from .launch import (
 from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
 from .settings import check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
-from .topology import Topology, find_topology, local_rank_hint
+from .topology import Topology, claimed_local_rank, find_topology
 from .trainer import DetectionTrainer, accumulation_steps
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _starts_all_processes(topology: Topology) -> bool:
 
 
 def _refuse(error: Exception) -> int:
-    if local_rank_hint(os.environ) == 0:
+    if claimed_local_rank(os.environ) == 0:
         tell(error)
     else:
         # Every process of this machine found the same; torchrun ends all when the first has ended,

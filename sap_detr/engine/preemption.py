@@ -54,17 +54,24 @@ class StopSignals:
 
     Signals belong to the main thread: in others the block does nothing.
 
+    Args:
+        sigterm_is_request: False if SIGTERM may have another meaning, and only sets ``terminated``.
+            Detectron2's ``launch`` sends it to all processes when one of them ended badly.
+
     Attributes:
         requested: whether there was a request.
         noticed: whether the main thread knows.
+        terminated: whether there was a SIGTERM that someone has to find the meaning of.
     """
 
     # How many blocks the main thread is in.
     depth: ClassVar[int] = 0
 
-    def __init__(self) -> None:
+    def __init__(self, sigterm_is_request: bool = True) -> None:
         self.requested = False
+        self.terminated = False
         self.noticed = False
+        self._unclear = () if sigterm_is_request else (signal.SIGTERM,)
         self._raises = True
         self._asked_by_others = False
         self._first_arrival: float | None = None
@@ -72,9 +79,9 @@ class StopSignals:
         self._other_children: set[int | None] = set()
 
     def __enter__(self) -> StopSignals:
+        self._other_children = {child.pid for child in multiprocessing.active_children()}
         if threading.current_thread() is not threading.main_thread():
             return self
-        self._other_children = {child.pid for child in multiprocessing.active_children()}
         self._arrivals, self._bell = socket.socketpair()
         self._bell.setblocking(False)
         # Python writes the numbers of signals there, whatever the main thread is doing.
@@ -90,7 +97,7 @@ class StopSignals:
             return
         self.noticed = True
         StopSignals.depth -= 1
-        self.end_loader_workers()
+        self.end_children()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -106,7 +113,7 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Requests wait until someone looks at ``requested``."""
+        """Let requests wait until someone looks at ``requested``."""
         before, self._raises = self._raises, False
         try:
             yield
@@ -115,7 +122,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Requests, also one that waits, raise :class:`Preempted`."""
+        """Let requests, also one that waits, raise :class:`Preempted`."""
         before, self._raises = self._raises, True
         try:
             if self.requested:
@@ -125,24 +132,24 @@ class StopSignals:
             self._raises = before
 
     def obey(self) -> NoReturn:
-        """Raises :class:`Preempted` here, and for later requests nowhere any more."""
+        """Raise :class:`Preempted` here, and for later requests nowhere any more."""
         self.requested = self.noticed = True
         raise Preempted
 
     def request(self) -> None:
-        """Passes on another process's request, from any thread."""
+        """Pass on another process's request, from any thread."""
         if not self._previous:
             self.requested = True
             return
         self._asked_by_others = True
         os.kill(os.getpid(), STOP_SIGNALS[-1])
 
-    def end_loader_workers(self) -> None:
-        """Ends worker processes that are left.
+    def end_children(self) -> None:
+        """End the child processes that were started inside the block and are left.
 
-        They are deaf to the SIGTERM by which multiprocessing would end them.
+        Workers of loaders are deaf to the SIGTERM by which multiprocessing would end them.
         """
-        children = [child for child in multiprocessing.active_children() if child.daemon]
+        children = multiprocessing.active_children()
         left = [child for child in children if child.pid not in self._other_children]
         if not left:
             return
@@ -158,7 +165,7 @@ class StopSignals:
             signal.signal(signal.SIGCHLD, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if not self.noticed:
+        if number not in self._unclear and not self.noticed:
             self.requested = self.noticed = True
             if self._raises:
                 raise Preempted
@@ -170,6 +177,9 @@ class StopSignals:
                     self._on_arrival(number)
 
     def _on_arrival(self, number: int) -> None:
+        if number in self._unclear:
+            self.terminated = True
+            return
         self.requested = True
         if self._asked_by_others:
             self._asked_by_others = False
@@ -182,7 +192,7 @@ class StopSignals:
                 when = "ends" if self._raises else "ends after this step; once more to end it now"
                 print(f"{name}: the run {when}", file=sys.stderr, flush=True)
         elif now - self._first_arrival > _REPEAT_SECONDS:
-            self.end_loader_workers()
+            self.end_children()
             os._exit(128 + number)
 
 
@@ -216,7 +226,7 @@ class PreemptionHook(HookBase):
             self.stop.obey()
 
     def save(self) -> str:
-        """Writes a checkpoint of the step that was just taken, if there is none yet.
+        """Write a checkpoint of the step that was just taken, if there is none yet.
 
         Returns:
             Its name.
@@ -246,7 +256,7 @@ class PreemptionHook(HookBase):
 
 
 def keep_workers_through_signals(loader: Any) -> None:
-    """Makes a loader's worker processes deaf to the signals that the main process obeys.
+    """Make a loader's worker processes deaf to the signals that the main process obeys.
 
     A signal to a whole process group would otherwise end them before the last step is done. They
     end with the block of :class:`StopSignals`; outside of one, this does nothing.

@@ -59,9 +59,16 @@ class Topology:
         """Of this process; of the first of its machine if it is still to start them."""
         return self.machine_rank * self.processes_per_machine + (self.local_rank or 0)
 
+    @property
+    def participant(self) -> tuple[str, int, int]:
+        """Who meets the others of the job: a "rank" or a "machine", which one, and of how many."""
+        if self.local_rank is None:
+            return "machine", self.machine_rank, self.num_machines
+        return "rank", self.rank, self.world_size
+
 
 def find_topology(args: argparse.Namespace, environ: Mapping[str, str]) -> Topology:
-    """Reads what torchrun or SLURM's srun left in the environment, else the command line.
+    """Read what torchrun or SLURM's srun left in the environment, else the command line.
 
     Args:
         args: ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``, each None if it was
@@ -84,15 +91,15 @@ def find_topology(args: argparse.Namespace, environ: Mapping[str, str]) -> Topol
     return replace(found, dist_url=args.dist_url)
 
 
-def local_rank_hint(environ: Mapping[str, str]) -> int:
-    """The local rank that the environment claims, for who is to report that it makes no sense."""
+def claimed_local_rank(environ: Mapping[str, str]) -> int:
+    """Return the local rank in the environment, 0 if there is none; nothing else is checked."""
     name = "LOCAL_RANK" if "LOCAL_RANK" in environ else "SLURM_LOCALID"
     value = environ.get(name, "0")
     return int(value) if value.isdigit() else 0
 
 
 def first_host(nodelist: str) -> str:
-    """The first name of a SLURM node list: ``rack1-n07`` of ``rack[1-2]-n[07-09,12],gpu5``."""
+    """Return the first of a SLURM node list: ``rack1-n07`` of ``rack[1-2]-n[07-09,12],gpu5``."""
     depth = 0
     for end, character in enumerate(nodelist):
         depth += (character == "[") - (character == "]")
@@ -174,7 +181,7 @@ def _from_torchrun(environ: Mapping[str, str]) -> Topology:
         machine_rank=rank // per_machine,
         processes_per_machine=per_machine,
         local_rank=local_rank,
-        dist_url=_url(environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")),
+        dist_url=tcp_url(environ["MASTER_ADDR"], _number(environ, "MASTER_PORT")),
         restarts=_number(environ, "TORCHELASTIC_RESTART_COUNT", default=0),
     )
 
@@ -202,11 +209,11 @@ def _from_slurm(args: argparse.Namespace, environ: Mapping[str, str]) -> Topolog
         )
     host = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
     if environ.get("MASTER_ADDR") and environ.get("MASTER_PORT"):
-        url = _url(environ["MASTER_ADDR"], _number(environ, "MASTER_PORT"))
+        url = tcp_url(environ["MASTER_ADDR"], _number(environ, "MASTER_PORT"))
     elif host:
         # Steps of one job may run side by side.
         key = _number(environ, "SLURM_JOB_ID") + 1009 * _number(environ, "SLURM_STEP_ID")
-        url = _url(first_host(host), _FIRST_PORT + key % _NUM_PORTS)
+        url = tcp_url(first_host(host), _FIRST_PORT + key % _NUM_PORTS)
     else:
         raise ConfigError("neither SLURM_STEP_NODELIST nor SLURM_JOB_NODELIST is set")
     # One task per node may start the processes of its node, like one command per machine.
@@ -223,7 +230,7 @@ def _from_slurm(args: argparse.Namespace, environ: Mapping[str, str]) -> Topolog
 
 
 def _tasks_per_node(environ: Mapping[str, str], tasks: int, machines: int) -> list[int]:
-    """Reads ``2(x3),1`` as [2, 2, 2, 1]."""
+    """Read ``2(x3),1`` as [2, 2, 2, 1]."""
     text = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE")
     if not text:
         return [tasks // machines] * machines
@@ -237,7 +244,7 @@ def _tasks_per_node(environ: Mapping[str, str], tasks: int, machines: int) -> li
 
 
 def _check_agreement(found: Topology, args: argparse.Namespace) -> None:
-    """Compares what torchrun or srun started with what the command line says."""
+    """Compare what torchrun or srun started with what the command line says."""
     if found.started_by == "launch":
         return
     starter, option = _STARTERS[found.started_by]
@@ -260,7 +267,7 @@ def _check_agreement(found: Topology, args: argparse.Namespace) -> None:
 
 
 def _number(environ: Mapping[str, str], *names: str, default: int | None = None) -> int:
-    """The first of these variables that is set."""
+    """Return the first of these variables that is set."""
     for name in names:
         value = environ.get(name)
         if not value:
@@ -273,5 +280,6 @@ def _number(environ: Mapping[str, str], *names: str, default: int | None = None)
     return default
 
 
-def _url(host: str, port: int) -> str:
+def tcp_url(host: str, port: int) -> str:
+    """Return the address of a port; a host with colons is an IPv6 address."""
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -1,14 +1,19 @@
 """What happens in a job of several processes when one of them fails."""
 
+import json
 import signal
+import socket
 import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
 
 import jobs
 import pytest
 from detectron2.utils import comm
 
 from sap_detr.checkpoint import load_checkpoint_file
-from sap_detr.engine import ProcessOptions, Topology, launch, process_group
+from sap_detr.engine import PREEMPTED_STATUS, ProcessOptions, Topology, launch
 from sap_detr.engine.main import main
 from sap_detr.engine.preemption import Preempted
 from sap_detr.engine.process_group import interface_towards
@@ -115,6 +120,65 @@ def test_one_process_alone():
         launch(raise_, Topology(), [ValueError("broken")], options)
 
 
+def started_by_detectron2(stop, folder):
+    """Writes whether Detectron2's launch() is among the callers, and what it made."""
+    files = [frame.filename for frame in traceback.extract_stack()]
+    found = [
+        file for file in files if Path(file).parts[-3:] == ("detectron2", "engine", "launch.py")
+    ]
+    note = [bool(found), comm.get_local_rank(), comm.get_local_size()]
+    Path(folder, f"{comm.get_rank()}.json").write_text(json.dumps(note))
+
+
+def test_processes_are_started_by_detectron2(tmp_path):
+    two = Topology(processes_per_machine=2)
+    assert launch(started_by_detectron2, two, [str(tmp_path)], ProcessOptions()) == 0
+    notes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert notes == [[True, 0, 2], [True, 1, 2]]
+
+
+def test_detectron2_gets_our_timeout(monkeypatch):
+    calls = []
+
+    def start(work, processes, **options):
+        calls.append((processes, options["num_machines"], options["timeout"]))
+
+    monkeypatch.setattr(sys.modules[launch.__module__], "start_processes", start)
+    options = ProcessOptions(timeout=timedelta(minutes=7))
+    assert launch(raise_, Topology(processes_per_machine=4), [], options) == 0
+    assert calls == [(4, 1, timedelta(minutes=7))]
+
+
+@pytest.mark.parametrize(("fault", "status"), [("kill", 1), ("stop", PREEMPTED_STATUS)])
+def test_sigterm_for_the_end_of_another_process_is_no_preemption(
+    fault, status, arguments, tmp_path
+):
+    # Detectron2's launch() sends SIGTERM to rank 0 when rank 1 was killed. A user's SIGTERM to
+    # rank 1 looks the same, and asks all to stop.
+    command = jobs.Command(
+        tmp_path / "log.txt",
+        ["--num-gpus", "2", *arguments, "train.max_iter=2000", "train.eval_period=0"],
+        jobs.FAULTY_TRAIN,
+        {"FAULT": f"{fault} in training 1"},
+    )
+    assert command.finish() == status, command.output[-3000:]
+    killed = fault == "kill"
+    assert ("was ended by SIGKILL" in command.output) == killed
+    assert ("rank 0 ends after rank 1" in command.output) == killed
+    assert ("stopped by a signal" in command.output) != killed
+    assert (tmp_path / "run" / "last_checkpoint").exists() != killed
+
+
+def test_machine_that_does_not_come_is_named(tmp_path, arguments):
+    url = f"tcp://127.0.0.1:{jobs.free_port()}"
+    machines = ["--num-machines", 3, "--machine-rank", 0, "--dist-url", url]
+    late = "train.process_group_timeout=0.05"
+    alone = jobs.Command(tmp_path / "log.txt", [*machines, *arguments, late])
+    assert alone.finish() == 1
+    assert f"machine 0 of 3 on {socket.gethostname()} did not meet the others" in alone.output
+    assert "for machines [1, 2]" in alone.output
+
+
 def test_processes_that_do_not_meet(tmp_path, arguments):
     environment = jobs.torchrun_environment(1, 2, jobs.free_port())
     late = ["train.process_group_timeout=0.05"]
@@ -122,13 +186,6 @@ def test_processes_that_do_not_meet(tmp_path, arguments):
     assert alone.finish() == 1
     assert "error: rank 1 of 2" in alone.output
     assert "did not meet the others at tcp://127.0.0.1:" in alone.output
-
-
-def test_local_group_as_current_detectron2_makes_it(monkeypatch):
-    sizes = []
-    monkeypatch.setattr(comm, "create_local_process_group", sizes.append, raising=False)
-    process_group._make_local_group(4)
-    assert sizes == [4]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the interface's address")
