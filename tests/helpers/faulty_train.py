@@ -29,6 +29,7 @@ def fail(kind):
     if kind == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
     if kind == "hold":
+        print("holding", flush=True)
         while Path(os.environ["HOLD"]).exists():
             time.sleep(0.01)
 

@@ -118,6 +118,8 @@ def finish_all(commands):
 
 def _run(log, script, arguments, environment):
     os.setsid()
+    # Python's own, as in a command that a user types; else the one this process was started with.
+    multiprocessing.set_start_method(None, force=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
