@@ -142,7 +142,8 @@ def _start_processes(
             board = watch.board = JobBoard(topology, start)
             url = _launch_url(topology, store, start)
             job = (multiprocessing.get_start_method(), topology, start, work, args, options)
-            # Requests reach the processes by way of the board.
+            # A request that comes before they are ready, the processes read on the board.
+            stop.pass_on = board.signal_neighbours
             with stop.deferred(), _visible_devices(options.device_type):
                 watch.start()
                 start_processes(

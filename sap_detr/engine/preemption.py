@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -56,12 +56,14 @@ class StopSignals:
 
     Args:
         sigterm_is_request: False if SIGTERM may have another meaning, and only sets ``terminated``.
-            Detectron2's ``launch`` sends it to all processes when one of them ended badly.
+            Detectron2's ``launch`` sends it to all processes when one of them ended badly. The
+            process that started this one is the one to tell of a signal, then.
 
     Attributes:
         requested: whether there was a request.
         noticed: whether the main thread knows.
         terminated: whether there was a SIGTERM that someone has to find the meaning of.
+        pass_on: is called at once, in another thread, at the first signal to this process.
     """
 
     # How many blocks the main thread is in.
@@ -71,6 +73,7 @@ class StopSignals:
         self.requested = False
         self.terminated = False
         self.noticed = False
+        self.pass_on: Callable[[], object] | None = None
         self._unclear = () if sigterm_is_request else (signal.SIGTERM,)
         self._raises = True
         self._asked_by_others = False
@@ -187,7 +190,9 @@ class StopSignals:
         now = time.monotonic()
         if self._first_arrival is None:
             self._first_arrival = now
-            if comm.is_main_process():
+            if self.pass_on is not None:
+                self.pass_on()
+            if comm.is_main_process() and not self._unclear:
                 name = signal.Signals(number).name
                 when = "ends" if self._raises else "ends after this step; once more to end it now"
                 print(f"{name}: the run {when}", file=sys.stderr, flush=True)
