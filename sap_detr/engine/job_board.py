@@ -79,7 +79,7 @@ class JobBoard:
         return bool(self._store.check(["stop"]))
 
     def signal_neighbours(self) -> None:
-        """Ask the processes of this machine that are ready for it to stop, before they look here."""
+        """Ask this machine's processes to stop, as far as they are ready, before they look here."""
         with suppress(Exception):
             for pid in self._neighbours().values():
                 with suppress(ProcessLookupError):
