@@ -201,7 +201,7 @@ class StopSignals:
             os._exit(128 + number)
 
 
-class PreemptionHook(HookBase):
+class PreemptionHook(HookBase):  # type: ignore[misc]
     """Saves a checkpoint and ends training after the step at which all processes know of a request.
 
     Place it behind the periodic checkpoints, and before the evaluation, which may take longer than
