@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=SHEET_ROWS,
         metavar="N",
-        help="draw the points' ways, and the attention of the N best detections (default: "
+        help="draw the points' paths, and the attention of the N best detections (default: "
         "%(const)s) of each image",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the config's)")

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from ..data import BadImageError, Finding, Findings, read_image
 from ..data.findings import Example, Severity
 from .detections import BoxSet, Pixels, draw_detections
+from .layout import beside
 from .palette import class_color
 from .sheet import SheetRow, detection_sheet
 
@@ -85,10 +86,7 @@ def draw_example(example: Example) -> Pixels | None:
         return _draw_boxes(read_image(example.file_names[0]), boxes)
     files = dict.fromkeys(example.file_names[:2])
     size = (_SIZE[0] // len(files) - 2 * (len(files) - 1), _SIZE[1])
-    canvas = Image.new("RGB", _SIZE, "white")
-    for index, file in enumerate(files):
-        canvas.paste(_fit(read_image(file), size)[0], (index * (size[0] + 4), 0))
-    return np.asarray(canvas)
+    return np.asarray(beside([_fit(read_image(file), size)[0] for file in files], 4))
 
 
 def _fit(image: Pixels, size: tuple[int, int]) -> tuple[Image.Image, float, tuple[int, int]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,29 @@ import cv2
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .attention import QueryTrace
 from .detections import BoxSet, Pixels, class_name, line_width
+from .layout import (
+    GAP,
+    INK,
+    MUTED,
+    Picture,
+    below,
+    beside,
+    on_line,
+    paragraph,
+    save_sheet,
+    swatch,
+    text_line,
+)
 from .palette import RGB, class_color, load_font, text_color_on
 
 Region = tuple[float, float, float, float]
 Floats = NDArray[np.floating]
 
-_PAPER, _INK, _MUTED, _EMPTY = (255, 255, 255), (34, 34, 34), (110, 110, 110), (238, 238, 238)
-_WHITE, _DARK = (255, 255, 255), (20, 20, 20)
-_MARGIN, _GAP, _LINE = 24, 8, 24
+_EMPTY, _WHITE, _DARK = (238, 238, 238), (255, 255, 255), (20, 20, 20)
 _COLORMAP = "inferno"
 _LOWEST_COLOR = 0.2  # below it the colour map is black
 _SHIFT = 4  # bits of a pixel's fraction in OpenCV's coordinates
@@ -72,7 +83,7 @@ class View:
         return cls((x0, y0, x1, y1), size)
 
     def magnification(self, other: View) -> float:
-        """How much larger than in another view of the same image things are."""
+        """Return how much larger than in another view of the same image things are."""
         shown, others = (v.size[0] / (v.region[2] - v.region[0]) for v in (self, other))
         return shown / others
 
@@ -84,7 +95,7 @@ class View:
         return pixels
 
     def show(self, array: NDArray[Any], empty: float | RGB) -> NDArray[Any]:
-        """Resamples an array that covers the whole image, smoothly.
+        """Resample an array that covers the whole image, smoothly.
 
         Args:
             array: (H, W) float32, or (H, W, 3) uint8; H and W need not be those of the image.
@@ -128,7 +139,7 @@ def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[i
     for trace, index in reversed(list(zip(traces, classes, strict=True))):
         x0, y0, x1, y1 = canvas.view.to_pixels(trace.cell)
         radius = max(2.0, min(2.2 * width, 0.12 * (x1 - x0), 0.12 * (y1 - y0)))
-        _draw_way(canvas, trace, class_color(index), radius)
+        _draw_path(canvas, trace, class_color(index), radius)
     return canvas.pixels
 
 
@@ -144,7 +155,7 @@ def attention_sheet(
 ) -> Path:
     """Draw a sheet with a row for each detection.
 
-    A row has the detection, its cell with the numbered way of the point, and for each layer the
+    A row has the detection, its cell with the numbered path of the point, and for each layer the
     cross-attention, averaged over the heads, with the point and the box that the layer was given
     and the centres of its Gaussians. Below is the last layer of the first detection, head by head.
 
@@ -172,41 +183,40 @@ def attention_sheet(
     size = (tile_width, height)
     overview = View.around((0, 0, 1, 1), image, size)
     num_layers, num_heads = traces[0].attention.shape[:2]
-    every_head = slice(None)
-    rows = []
+    columns = num_layers + 2
+    has_gaussian = traces[0].centres is not None
+    width = columns * (tile_width + GAP) - GAP
+    blocks = [_header(title, num_layers, num_heads, has_gaussian, width)]
+    regular, bold = load_font(13), load_font(15, bold=True)
     for i, trace in enumerate(traces):
         color = class_color(int(detections.classes[i]))
         view = _view_of_detection(image, trace, size)
+        path = path_view(image, trace, size)
         score = "" if detections.scores is None else f" {detections.scores[i]:.2f}"
-        row = _Row(
-            caption=class_name(class_names, int(detections.classes[i])) + score,
-            details=f"query {trace.query}",
-            color=color,
-        )
-        row.add("detection", _detection_tile(image, trace, overview, color))
-        way = _view_of_way(image, trace, size)
-        row.add(
-            f"way of the point, × {way.magnification(overview):.0f}",
-            _way_tile(image, trace, way, color),
-        )
+        name = class_name(class_names, int(detections.classes[i])) + score
+        caption = [swatch(color), text_line(name, bold)]
+        tiles = {
+            "detection": _detection_tile(image, trace, overview, color),
+            f"path of the point, × {path.magnification(overview):.0f}": _path_tile(
+                image, trace, path, color
+            ),
+        }
         for layer in range(num_layers):
-            tile = _attention_tile(image, view, trace, layer, every_head, color)
-            row.add(f"layer {layer + 1}", tile)
-        rows.append(row)
-    best = rows[0]
-    heads = _Row(best.caption, f"{best.details}, the heads of layer {num_layers}", best.color)
-    view = _view_of_detection(image, traces[0], size)
-    for head in range(num_heads):
-        only = slice(head, head + 1)
-        tile = _attention_tile(image, view, traces[0], num_layers - 1, only, best.color)
-        heads.add(f"head {head + 1}", tile)
-    rows.append(heads)
-    legend = _legend(num_layers, num_heads, traces[0].centres is not None)
-    sheet = _lay_out(rows, num_layers + 2, title, legend)
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
-    return out
+            tile = _attention_tile(image, view, trace, layer, slice(None), color)
+            tiles[f"layer {layer + 1}"] = tile
+        details = f"query {trace.query}"
+        blocks.append(_row([*caption, text_line(details, regular, MUTED)], tiles, columns))
+        if i == 0:
+            details += f", the heads of layer {num_layers}"
+            tiles = {
+                f"head {head + 1}": _attention_tile(
+                    image, view, trace, num_layers - 1, slice(head, head + 1), color
+                )
+                for head in range(num_heads)
+            }
+            heads = _row([*caption, text_line(details, regular, MUTED)], tiles, columns)
+    sheet = below([*blocks, heads], 2 * GAP)
+    return save_sheet(sheet, out_png)
 
 
 def overlay_heat(image: Pixels, heat: Floats) -> Pixels:
@@ -306,15 +316,15 @@ def _mix(pixels: Pixels, others: Pixels, opacity: float) -> Pixels:
     return np.asarray(cv2.addWeighted(pixels, opacity, others, 1 - opacity, 0), np.uint8)
 
 
-def _draw_way(
+def _draw_path(
     canvas: _Canvas, trace: QueryTrace, color: RGB, radius: float, numbers: bool = False
 ) -> None:
     """Draw the path of a point from its start, with dots that grow up to ``radius`` pixels."""
-    way = np.concatenate((trace.start[None], trace.points))
+    path = np.concatenate((trace.start[None], trace.points))
     width = max(1.0, radius / 3)
-    canvas.line(way, _DARK, width + 2, opacity=0.6)
-    canvas.line(way, color, width)
-    canvas.dot(way[0], 0.45 * radius, _WHITE)
+    canvas.line(path, _DARK, width + 2, opacity=0.6)
+    canvas.line(path, color, width)
+    canvas.dot(path[0], 0.45 * radius, _WHITE)
     for layer, point in enumerate(trace.points, start=1):
         share = layer / len(trace.points)
         last = layer == len(trace.points)
@@ -332,7 +342,7 @@ def _detection_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) ->
     return canvas.pixels
 
 
-def _way_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixels:
+def _path_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixels:
     """Draw the path with numbered layers, on a pale image that is paler outside the cell."""
     canvas = _Canvas.of(image, view)
     white = np.full_like(canvas.pixels, 255)
@@ -342,15 +352,21 @@ def _way_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixel
     canvas.pixels[y0:y1, x0:x1] = pale[y0:y1, x0:x1]
     canvas.rectangle(trace.cell, _DARK, 1, opacity=0.5)
     _draw_box(canvas, trace.boxes[-1], color, 2)
-    _draw_way(canvas, trace, color, radius=view.size[0] / 25, numbers=True)
+    _draw_path(canvas, trace, color, radius=view.size[0] / 25, numbers=True)
     return canvas.pixels
 
 
-def _view_of_way(image: Pixels, trace: QueryTrace, size: tuple[int, int]) -> View:
-    """Return a view of the cell, or of the path with some room where that is much shorter."""
+def path_view(image: Pixels, trace: QueryTrace, size: tuple[int, int]) -> View:
+    """Return a view of the cell, or of the point's path with some room where that is much shorter.
+
+    Args:
+        image: (H, W, 3).
+        trace: of the query.
+        size: (width, height) of the picture.
+    """
     cell_size = trace.cell[2:] - trace.cell[:2]
-    way = np.concatenate((trace.start[None], trace.points))
-    low, high = way.min(0), way.max(0)
+    path = np.concatenate((trace.start[None], trace.points))
+    low, high = path.min(0), path.max(0)
     if ((high - low) > cell_size / 4).any():
         low, high = trace.cell[:2], trace.cell[2:]
     margin = np.maximum(0.25 * (high - low).max(), 0.002 * cell_size)
@@ -389,81 +405,32 @@ def _draw_box(canvas: _Canvas, box: Floats, color: RGB, width: float) -> None:
     canvas.rectangle(box, color, width)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Pictures of one size with their headings, under a caption."""
-
-    caption: str
-    details: str
-    color: RGB
-    headings: list[str] = field(default_factory=list)
-    tiles: list[Pixels] = field(default_factory=list)
-
-    def add(self, heading: str, tile: Pixels) -> None:
-        self.headings.append(heading)
-        self.tiles.append(tile)
+def _row(caption: Sequence[Picture], tiles: Mapping[str, Pixels], columns: int) -> Picture:
+    """Return a caption and below it pictures by heading; after ``columns`` a new line begins."""
+    font = load_font(13)
+    parts = [
+        below([text_line(heading, font, MUTED), Image.fromarray(tile)])
+        for heading, tile in tiles.items()
+    ]
+    lines = [beside(parts[i : i + columns], GAP) for i in range(0, len(parts), columns)]
+    return below([beside(caption, GAP), *lines])
 
 
-def _legend(num_layers: int, num_heads: int, has_gaussian: bool) -> str:
+def _header(title: str, num_layers: int, num_heads: int, has_gaussian: bool, width: int) -> Picture:
+    """Return the title, what is to be seen, and the colours of :func:`overlay_heat`."""
+    font = load_font(13)
     text = (
-        "Way: the point starts at the white dot, in the corner of its cell; the numbers are those "
+        "Path: the point starts at the white dot, in the corner of its cell; the numbers are those "
         f"of the layers, and it ends at {num_layers}. Layers: the cross-attention, mean of "
         f"{num_heads} heads, with the point and the box that the layer is given"
     )
-    return text + (
-        ", and white dots where the heads' Gaussians are centred." if has_gaussian else "."
-    )
-
-
-def _lay_out(rows: Sequence[_Row], columns: int, title: str, legend: str) -> Image.Image:
-    """Put rows below each other; those with more than ``columns`` pictures are broken."""
-    tile_height, tile_width = rows[0].tiles[0].shape[:2]
-    width = columns * (tile_width + _GAP) - _GAP
-    regular, bold = load_font(13), load_font(15, bold=True)
-    header = [(line, bold, _INK) for line in _wrap(title, bold, width)]
-    header += [(line, regular, _MUTED) for line in _wrap(legend, regular, width)]
-    pictures = [math.ceil(len(row.tiles) / columns) * (_LINE + tile_height) for row in rows]
-    height = _LINE * (len(header) + 1) + sum(_GAP + _LINE + pixels + _GAP for pixels in pictures)
-    sheet = Image.new("RGB", (width + 2 * _MARGIN, height + 2 * _MARGIN), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    y = _MARGIN
-    for line, font, color in header:
-        draw.text((_MARGIN, y), line, font=font, fill=color)
-        y += _LINE
-    _draw_color_bar(sheet, _MARGIN, y, regular)
-    y += _LINE + _GAP
-    for row, pixels in zip(rows, pictures, strict=True):
-        draw.rectangle((_MARGIN, y + 3, _MARGIN + 12, y + 15), fill=row.color)
-        draw.text((_MARGIN + 20, y), row.caption, font=bold, fill=_INK)
-        x = _MARGIN + 30 + round(bold.getlength(row.caption))
-        draw.text((x, y + 2), row.details, font=regular, fill=_MUTED)
-        y += _LINE
-        for i, (heading, tile) in enumerate(zip(row.headings, row.tiles, strict=True)):
-            x = _MARGIN + i % columns * (tile_width + _GAP)
-            top = y + i // columns * (_LINE + tile_height)
-            draw.text((x, top + 4), heading, font=regular, fill=_MUTED)
-            sheet.paste(Image.fromarray(tile), (x, top + _LINE))
-        y += pixels + 2 * _GAP
-    return sheet
-
-
-def _draw_color_bar(sheet: Image.Image, x: int, y: int, font: ImageFont.FreeTypeFont) -> None:
-    """Draw the colours of :func:`overlay_heat`."""
-    draw = ImageDraw.Draw(sheet)
-    draw.text((x, y), "attention 0", font=font, fill=_MUTED)
-    x += round(font.getlength("attention 0")) + 8
+    text += ", and white dots where the heads' Gaussians are centred." if has_gaussian else "."
     strength = np.tile(np.linspace(0, 1, 140), (12, 1))
     bar = overlay_heat(np.full((12, 140, 3), 128, np.uint8), strength)
-    sheet.paste(Image.fromarray(bar), (x, y + 2))
-    draw.text((x + 148, y), "the highest in each picture", font=font, fill=_MUTED)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Break a text into lines of at most this width, but for single words that are longer."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
+    colors = [
+        text_line("attention 0", font, MUTED),
+        on_line(Image.fromarray(bar)),
+        text_line("the highest in each picture", font, MUTED),
+    ]
+    heading = [paragraph(title, load_font(15, bold=True), INK, width)] if title.strip() else []
+    return below([*heading, paragraph(text, font, MUTED, width), beside(colors, GAP)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,28 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import nn
 
 from ..data.images import read_image
 from .detections import BoxSet, Pixels, class_name, draw_detections
+from .layout import (
+    GAP,
+    INK,
+    MUTED,
+    WIDE_GAP,
+    Picture,
+    below,
+    beside,
+    flow,
+    save_sheet,
+    swatch,
+    text_line,
+)
 from .palette import class_color, load_font
 
 Layout = Literal["side_by_side", "overlay"]
 
-_PAPER, _INK, _MUTED = (255, 255, 255), (34, 34, 34), (110, 110, 110)
-_MARGIN, _GAP, _LINE = 24, 20, 26
 _LEGEND_CLASSES = 12
 
 
@@ -81,25 +93,12 @@ def detection_sheet(
     tiles = [_draw_tile(row, class_names, score_threshold, layout, tile_width) for row in rows]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
     columns = min(len(tiles), columns or _choose_columns(len(tiles), width, height, tile_width))
-    # Each line of tiles is as high as its highest.
-    lines = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    heights = [max(tile.height for tile in line) for line in lines]
-    sheet_width = 2 * _MARGIN + columns * width + (columns - 1) * _GAP
+    lines = [beside(tiles[i : i + columns], WIDE_GAP) for i in range(0, len(tiles), columns)]
     if title is None:
         title = _legend_title(rows, score_threshold, layout)
-    legend = _draw_legend(rows, class_names, score_threshold, title, sheet_width - 2 * _MARGIN)
-    sheet_height = 2 * _MARGIN + legend.height + sum(heights) + (len(lines) - 1) * _GAP
-    sheet = Image.new("RGB", (sheet_width, sheet_height), _PAPER)
-    sheet.paste(legend, (_MARGIN, _MARGIN))
-    y = _MARGIN + legend.height
-    for line, line_height in zip(lines, heights, strict=True):
-        for column, tile in enumerate(line):
-            sheet.paste(tile, (_MARGIN + column * (width + _GAP), y))
-        y += line_height + _GAP
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
-    return out
+    sheet_width = columns * (width + WIDE_GAP) - WIDE_GAP
+    legend = _legend(rows, class_names, score_threshold, title, sheet_width)
+    return save_sheet(below([below([legend, lines[0]], GAP), *lines[1:]], WIDE_GAP), out_png)
 
 
 def make_validation_sheet(
@@ -172,20 +171,14 @@ def _draw_tile(
             draw_detections(image, BoxSet(truth.boxes, truth.classes), class_names, labels="none"),
             draw_detections(image, found, class_names, score_threshold=score_threshold),
         ]
+    tile = beside([Image.fromarray(picture) for picture in pictures], 4)
     lines = row.caption.splitlines()
-    tile = Image.new(
-        "RGB",
-        (len(pictures) * (tile_width + 4) - 4, size[1] + _LINE * len(lines)),
-        _PAPER,
-    )
-    for i, picture in enumerate(pictures):
-        tile.paste(Image.fromarray(picture), (i * (tile_width + 4), 0))
-    font = load_font(14)
-    for i, line in enumerate(lines):
-        text = _shorten(line, font, tile.width)
-        color = _INK if i == 0 and len(lines) > 1 else _MUTED
-        ImageDraw.Draw(tile).text((0, size[1] + 5 + i * 20), text, font=font, fill=color)
-    return tile
+    colors = [INK if len(lines) > 1 else MUTED, *[MUTED] * len(lines)]
+    text = [
+        text_line(line, load_font(14), color, tile.width)
+        for line, color in zip(lines, colors, strict=False)
+    ]
+    return below([tile, *text])
 
 
 def _scaled(boxes: Instances | BoxSet | None, factor: float) -> Any:
@@ -208,41 +201,19 @@ def _legend_title(rows: Sequence[SheetRow], score_threshold: float, layout: Layo
     return f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
 
 
-def _draw_legend(
+def _legend(
     rows: Sequence[SheetRow],
     class_names: Sequence[str | None] | None,
     score_threshold: float,
     title: str,
     width: int,
-) -> Image.Image:
-    """Draw the title, and the colours of the classes that occur most."""
-    counts: dict[int, int] = {}
-    for row in rows:
-        for boxes in (row.detections, row.truth):
-            if boxes is not None:
-                for index in _scaled(boxes, 1.0).select(score_threshold).classes:
-                    counts[int(index)] = counts.get(int(index), 0) + 1
-    bold, regular = load_font(15, bold=True), load_font(15)
-    entries = sorted(sorted(counts, key=lambda index: -counts[index])[:_LEGEND_CLASSES])
-    legend = Image.new("RGB", (width, _LINE * (2 + len(entries)) + 14), _PAPER)
-    draw = ImageDraw.Draw(legend)
-    title = _shorten(title, bold, width)
-    draw.text((0, 0), title, font=bold, fill=_INK)
-    x, y = round(bold.getlength(title)) + 28, 0
-    for index in entries:
-        name = _shorten(class_name(class_names, index), regular, width - 22)
-        needed = 22 + round(regular.getlength(name))
-        if x + needed > width:
-            x, y = 0, y + _LINE
-        draw.rectangle((x, y + 2, x + 14, y + 16), outline=class_color(index), width=3)
-        draw.text((x + 22, y), name, font=regular, fill=_INK)
-        x += needed + 22
-    return legend.crop((0, 0, width, y + _LINE + 10))
-
-
-def _shorten(text: str, font: Any, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+) -> Picture:
+    """Return the title, and the colours of the classes that occur most."""
+    given = [boxes for row in rows for boxes in (row.detections, row.truth) if boxes is not None]
+    shown = [_scaled(boxes, 1.0).select(score_threshold).classes.tolist() for boxes in given]
+    counts = Counter(index for classes in shown for index in classes)
+    entries = [text_line(title, load_font(15, bold=True), INK, width)]
+    for index in sorted(index for index, _ in counts.most_common(_LEGEND_CLASSES)):
+        name = text_line(class_name(class_names, index), load_font(15), INK, width - 22)
+        entries.append(beside([swatch(class_color(index)), name], GAP))
+    return flow(entries, width, WIDE_GAP)

@@ -12,9 +12,9 @@ from sap_detr.visualization import (
     attention_sheet,
     class_color,
     draw_points,
-    points,
+    layout,
 )
-from sap_detr.visualization.points import View, overlay_heat
+from sap_detr.visualization.points import View, overlay_heat, path_view
 
 GREY = 100
 
@@ -23,17 +23,17 @@ def image(height=90, width=120):
     return np.full((height, width, 3), GREY, np.uint8)
 
 
-def make_trace(num_layers=3, num_heads=4, way=((0.55, 0.5), (0.55, 0.6), (0.7, 0.7))):
+def make_trace(num_layers=3, num_heads=4, path=((0.55, 0.5), (0.55, 0.6), (0.7, 0.7))):
     """In the middle cell of a grid of 2 x 4."""
     box = np.tile(np.array([0.3, 0.2, 0.9, 0.8], np.float32), (num_layers, 1))
-    way = np.array(way[-num_layers:], np.float32)
+    path = np.array(path[-num_layers:], np.float32)
     return QueryTrace(
         query=6,
         cell=np.array([0.5, 0.5, 0.75, 1], np.float32),
         start=np.array([0.5, 0.5], np.float32),
-        points=way,
+        points=path,
         boxes=box,
-        entering_points=way,
+        entering_points=path,
         entering_boxes=box,
         centres=np.full((num_layers, num_heads, 2), 0.6, np.float32),
         attention=np.full((num_layers, num_heads, 3, 4), 1 / 12, np.float32),
@@ -115,7 +115,7 @@ def test_the_first_query_is_on_top():
 
 
 def test_dots_grow_and_the_last_has_a_rim():
-    trace = make_trace(way=((0.55, 0.6), (0.65, 0.6), (0.7, 0.9)))
+    trace = make_trace(path=((0.55, 0.6), (0.65, 0.6), (0.7, 0.9)))
     drawn = draw_points(image(960, 1280), [trace], [0])
     radii = []
     for x, y in trace.points:
@@ -157,12 +157,12 @@ def test_a_sheet_has_a_row_per_detection_and_one_for_the_heads(
     args = (image(), make_boxes(2), traces, out, ["cat", "dog"])
     sheet = Image.open(attention_sheet(*args, title="a", tile_width=160))
     columns = num_layers + 2
-    assert sheet.width == 2 * points._MARGIN + columns * (160 + points._GAP) - points._GAP
-    tile = 120 + points._LINE
-    rows = 2 * tile + lines * tile + 3 * (points._LINE + 2 * points._GAP)
-    header = sheet.height - 2 * points._MARGIN - rows
-    assert header % points._LINE == 0
-    assert 3 * points._LINE <= header <= 7 * points._LINE
+    assert sheet.width == 2 * layout.MARGIN + columns * (160 + layout.GAP) - layout.GAP
+    tile = 120 + layout.LINE
+    rows = 2 * tile + lines * tile + 3 * (layout.LINE + 2 * layout.GAP)
+    header = sheet.height - 2 * layout.MARGIN - rows
+    assert header % layout.LINE == 0
+    assert 3 * layout.LINE <= header <= 7 * layout.LINE
 
 
 def test_a_sheet_shows_the_attention_of_each_layer_and_head(tmp_path):
@@ -173,10 +173,10 @@ def test_a_sheet_shows_the_attention_of_each_layer_and_head(tmp_path):
     args = (image(), make_boxes(), [replace(trace, attention=attention, centres=None)])
     sheet = np.asarray(Image.open(attention_sheet(*args, tmp_path / "a.png", tile_width=160)))
     seen = []
-    tops = sheet.shape[0] - points._MARGIN - points._GAP - 120
-    heads_top, layers_top = tops, tops - 2 * points._LINE - 2 * points._GAP - 120
+    tops = sheet.shape[0] - layout.MARGIN - 120
+    heads_top, layers_top = tops, tops - 2 * layout.LINE - 2 * layout.GAP - 120
     for top, column in [(layers_top, 2), (layers_top, 3), (layers_top, 4), (heads_top, 0)]:
-        left = points._MARGIN + column * (160 + points._GAP)
+        left = layout.MARGIN + column * (160 + layout.GAP)
         tile = sheet[top : top + 120, left : left + 160].astype(int)
         heat = np.clip(tile[..., 0] - tile[..., 2] - 60, 0, None)
         heat[np.abs(tile - class_color(0)).max(-1) < 90] = 0
@@ -185,13 +185,13 @@ def test_a_sheet_shows_the_attention_of_each_layer_and_head(tmp_path):
     assert seen[3] < seen[2] - 10  # head 1 looks up, the layer's mean up and down
 
 
-def test_short_ways_are_magnified_and_long_ones_shown_with_their_cell():
-    long_way = points._view_of_way(image(), make_trace(), (160, 120))
-    assert (np.array(long_way.region[:2]) < 0.5).all()
-    assert long_way.region[2] > 0.75
-    assert long_way.region[3] > 1
-    short = make_trace(way=((0.5, 0.5), (0.51, 0.505), (0.505, 0.51)))
-    view = points._view_of_way(image(), short, (160, 120))
+def test_short_paths_are_magnified_and_long_ones_shown_with_their_cell():
+    long_path = path_view(image(), make_trace(), (160, 120))
+    assert (np.array(long_path.region[:2]) < 0.5).all()
+    assert long_path.region[2] > 0.75
+    assert long_path.region[3] > 1
+    short = make_trace(path=((0.5, 0.5), (0.51, 0.505), (0.505, 0.51)))
+    view = path_view(image(), short, (160, 120))
     overview = View((0, 0, 1, 1), (160, 120))
     assert view.magnification(overview) > 20
     pixels = view.to_pixels(short.points)

@@ -12,6 +12,7 @@ from sap_detr.visualization import (
     SheetRow,
     class_color,
     detection_sheet,
+    layout,
     make_validation_sheet,
     sheet,
 )
@@ -31,8 +32,8 @@ def count(picture, color):
 def test_the_size_follows_from_tiles_and_columns(tmp_path):
     rows = [row(caption="one"), row(height=40, caption="two"), row(caption="three")]
     out = detection_sheet(rows, tmp_path / "new" / "sheet.png", tile_width=160, columns=2)
-    margin, gap, line = sheet._MARGIN, sheet._GAP, sheet._LINE
-    legend = line + 10
+    margin, gap, line = layout.MARGIN, layout.WIDE_GAP, layout.LINE
+    legend = line + layout.GAP
     width, height = Image.open(out).size
     assert width == 2 * margin + 2 * 160 + gap
     assert height == 2 * margin + legend + 2 * (120 + line) + gap
@@ -41,15 +42,15 @@ def test_the_size_follows_from_tiles_and_columns(tmp_path):
 def test_truth_stands_beside_the_detections_or_lies_under_them(tmp_path):
     rows = [row(truth=TRUE)]
     beside = Image.open(detection_sheet(rows, tmp_path / "a.png", ["a", "b"], tile_width=240))
-    left = beside.crop((sheet._MARGIN, 80, sheet._MARGIN + 240, beside.height))
-    right = beside.crop((sheet._MARGIN + 244, 80, beside.width, beside.height))
+    left = beside.crop((layout.MARGIN, 80, layout.MARGIN + 240, beside.height))
+    right = beside.crop((layout.MARGIN + 244, 80, beside.width, beside.height))
     ys, xs = np.nonzero((np.asarray(left) == np.array(class_color(1))).all(-1))
     assert (xs.min(), xs.max() + 1, ys.max() + 1 - ys.min()) == (30, 120, 60)
     assert count(right, class_color(1)) == 0
 
     out = detection_sheet(rows, tmp_path / "b.png", ["a", "b"], layout="overlay", tile_width=240)
     under = Image.open(out)
-    assert under.width == 2 * sheet._MARGIN + 240
+    assert under.width == 2 * layout.MARGIN + 240
     assert count(under.crop((30, 80, 250, 220)), class_color(1)) == 0
     assert count(under.crop((30, 80, 250, 220)), (255, 255, 255)) > 20
 
