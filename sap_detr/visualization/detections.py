@@ -6,6 +6,7 @@ close boxes cover each other, where here a label looks for the place at which it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from detectron2.structures import BoxMode, Instances
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from .palette import RGB, class_color, load_font, text_color_on
+from .palette import RGB, class_color, load_font, shorten, text_color_on
 
 Pixels = NDArray[np.uint8]
 Labels = Literal["full", "score", "none"]
@@ -216,13 +217,11 @@ def _draw_dashed(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], 
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 110), width=width + 2)
     dash = 4 * width
     for start in range(x0, x1 + 1, 2 * dash):
-        end = min(start + dash - 1, x1)
-        draw.rectangle((start, y0, end, y0 + width - 1), fill="white")
-        draw.rectangle((start, y1 - width + 1, end, y1), fill="white")
+        for y in (y0, y1 - width + 1):
+            draw.rectangle((start, y, min(start + dash - 1, x1), y + width - 1), fill="white")
     for start in range(y0, y1 + 1, 2 * dash):
-        end = min(start + dash - 1, y1)
-        draw.rectangle((x0, start, x0 + width - 1, end), fill="white")
-        draw.rectangle((x1 - width + 1, start, x1, end), fill="white")
+        for x in (x0, x1 - width + 1):
+            draw.rectangle((x, start, x + width - 1, min(start + dash - 1, y1)), fill="white")
 
 
 class _Labeler:
@@ -248,33 +247,19 @@ class _Labeler:
 
     def draw(self, text: str, corners: tuple[int, int, int, int], color: RGB) -> None:
         """Write one label on a plate of the box's colour, wholly inside the image."""
-        text, font = self._fit(text)
-        left, _, right, _ = font.getbbox(text)
-        ascent, descent = font.getmetrics()
-        pad = max(2, font.size // 5)
-        width, height = right - left + 2 * pad, ascent + descent + max(0, pad - 2)
+        room_x, room_y = self._size
+        for size in range(font_size(self._size), _SMALLEST_FONT - 1, -1):  # small enough to fit
+            font, pad = load_font(size, bold=True), max(2, size // 5)
+            height = sum(font.getmetrics()) + max(0, pad - 2)
+            if font.getlength(text) + 2 * pad < room_x and height + 2 < room_y:
+                break
+        text = shorten(text, font, room_x - 2 * pad - 1)
+        width = math.ceil(font.getlength(text)) + 2 * pad
         x, y = self._best_place(corners, width, height)
         self._taken = np.append(self._taken, [(x, y, x + width, y + height)], axis=0)
-        plate = (x, y, x + width - 1, y + height - 1)
-        self._draw.rectangle(plate, fill=color)
-        self._draw.text(
-            (x + pad - left, y + (height - ascent - descent) // 2),
-            text,
-            font=font,
-            fill=text_color_on(color),
-        )
-
-    def _fit(self, text: str) -> tuple[str, Any]:
-        """Return the text and its font, made smaller, then shorter until it fits the image."""
-        room_x, room_y = self._size
-        for size in range(font_size(self._size), _SMALLEST_FONT - 1, -1):
-            font = load_font(size, bold=True)
-            pad = max(2, size // 5)
-            if font.getlength(text) + 2 * pad < room_x and sum(font.getmetrics()) + pad < room_y:
-                return text, font
-        while len(text) > 1 and font.getlength(text) + 2 * pad >= room_x:
-            text = text[:-2].rstrip() + "…"
-        return text, font
+        self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+        middle = (x + width / 2, y + height / 2)
+        self._draw.text(middle, text, font=font, fill=text_color_on(color), anchor="mm")
 
     def _best_place(
         self, corners: tuple[int, int, int, int], width: int, height: int

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageOps
 from PIL.ImageFont import FreeTypeFont
 
-from .palette import RGB
+from .palette import RGB, shorten
 
 Picture = Image.Image
 
@@ -54,10 +54,7 @@ def flow(pictures: Iterable[Picture], width: int, gap: int) -> Picture:
 
 def text_line(text: str, font: FreeTypeFont, color: RGB = INK, width: float = math.inf) -> Picture:
     """Return a line of text, cut off with an ellipsis where it is longer than ``width`` pixels."""
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text = text.rstrip() + "…"
+    text = shorten(text, font, width)
     line = Image.new("RGB", (math.ceil(font.getlength(text)), LINE), PAPER)
     ImageDraw.Draw(line).text((0, LINE / 2), text, font=font, fill=color, anchor="lm")
     return line

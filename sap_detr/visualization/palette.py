@@ -64,3 +64,12 @@ def load_font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return a text that is at most ``width`` pixels long, with an ellipsis where it is cut off."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

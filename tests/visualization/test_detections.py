@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
-from PIL import Image, ImageDraw
 
 from sap_detr.visualization import BoxSet, class_color, class_name, draw_detections
-from sap_detr.visualization.detections import _Labeler
-from sap_detr.visualization.palette import text_color_on
+from sap_detr.visualization.palette import load_font, shorten, text_color_on
 
 GREY = 100
 
@@ -87,12 +85,18 @@ def test_labels_stay_inside(box, name):
 
 
 def test_names_that_do_not_fit_are_shortened():
-    labeler = _Labeler(ImageDraw.Draw(Image.new("RGB", (160, 120)), "RGBA"), (160, 120), [])
-    text, font = labeler._fit("a name that is far too long for an image this narrow")
+    font = load_font(11, bold=True)
+    long = "a name that is far too long for an image this narrow"
+    text = shorten(long, font, 150)
     assert text.startswith("a name that")
     assert text.endswith("…")
-    assert font.getlength(text) < 156
-    assert labeler._fit("cat 0.87")[0] == "cat 0.87"
+    assert font.getlength(text) <= 150
+    assert shorten("cat 0.87", font, 150) == "cat 0.87"
+    # In a picture, the end of the name makes no difference.
+    box = box_set([[20, 40, 60, 80]], [0])
+    drawn, other = (draw_detections(blank(), box, [name]) for name in (long, long + " as it is"))
+    assert (drawn == other).all()
+    assert (drawn != draw_detections(blank(), box, ["cat"])).any()
 
 
 def test_labels_of_equal_boxes_do_not_cover_each_other():
