@@ -11,6 +11,6 @@ def positive_int(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: if it is something else.
     """
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)

@@ -108,16 +108,13 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     for override in overrides:
         _check_override(cfg, override)
         _apply_override(cfg, override)
-        try:
-            # An interpolation that leads nowhere would come up only where it is read.
-            OmegaConf.to_container(cfg, resolve=True)
-        except OmegaConfBaseException as error:
-            raise _not_possible(override, error) from error
+    try:
+        # An interpolation that leads nowhere would come up only where it is read.
+        OmegaConf.to_container(cfg, resolve=bool(overrides))
+    except OmegaConfBaseException as error:
+        text = str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key} can't be read any more: {text}") from error
     return cfg
-
-
-def _not_possible(override: str, error: Exception) -> ConfigError:
-    return ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}")
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
@@ -161,7 +158,7 @@ def _check_override(cfg: DictConfig, override: str) -> None:
     node: Any = cfg
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
+        if OmegaConf.is_list(node) and part.isdecimal() and int(part) < len(node):
             node = node[int(part)]
             continue
         # Not `in node`, which is false of keys that are there without a value ("???").
@@ -179,7 +176,7 @@ def _unknown_key(node: Any, parts: Sequence[str], depth: int, override: str) -> 
     renamed = _RENAMED.get(".".join(parts))
     if renamed is not None:
         return f"{text}It is now {renamed}"
-    if part.isdigit() and int(part) < len(known):
+    if part.isdecimal() and int(part) < len(known):
         # Losses and costs were lists once, in this order.
         return f"{text}Its parts have names: write {where}.{known[int(part)]}, one of {known}"
     if part == "epochs" and where == "train":
@@ -204,7 +201,7 @@ def _apply_override(cfg: DictConfig, override: str) -> None:
     try:
         OmegaConf.update(cfg, key, value, merge=True)
     except OmegaConfBaseException as error:
-        raise _not_possible(override, error) from error
+        raise ConfigError(f"cannot set {override!r}: {str(error).splitlines()[0]}") from error
 
 
 def _read_value(key: str, text: str) -> Any:

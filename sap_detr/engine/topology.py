@@ -95,7 +95,7 @@ def claimed_local_rank(environ: Mapping[str, str]) -> int:
     """Return the local rank in the environment, 0 if there is none; nothing else is checked."""
     name = "LOCAL_RANK" if "LOCAL_RANK" in environ else "SLURM_LOCALID"
     value = environ.get(name, "0")
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isdecimal() else 0
 
 
 def first_host(nodelist: str) -> str:
@@ -189,7 +189,7 @@ def _from_torchrun(environ: Mapping[str, str]) -> Topology:
 def _is_slurm_step(environ: Mapping[str, str]) -> bool:
     """Whether srun started this process: not so in the shell of salloc or a batch script."""
     step = environ.get("SLURM_STEP_ID", "")
-    is_step = step.isdigit() and int(step) < _FIRST_RESERVED_STEP
+    is_step = step.isdecimal() and int(step) < _FIRST_RESERVED_STEP
     return is_step and "SLURM_PROCID" in environ
 
 
@@ -272,7 +272,7 @@ def _number(environ: Mapping[str, str], *names: str, default: int | None = None)
         value = environ.get(name)
         if not value:
             continue
-        if not value.isdigit():
+        if not value.isdecimal():
             raise ConfigError(f"the environment variable {name} must be a number, got {value!r}")
         return int(value)
     if default is None:
