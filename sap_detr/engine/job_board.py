@@ -154,11 +154,9 @@ class Watch(threading.Thread):
         status: exit status of the job, from when on it is to end.
     """
 
-    def __init__(
-        self, topology: Topology, stop: StopSignals, board: JobBoard | None = None
-    ) -> None:
+    def __init__(self, topology: Topology, stop: StopSignals) -> None:
         super().__init__(name="job watch", daemon=True)
-        self.board = board
+        self.board: JobBoard | None = None
         self.status: int | None = None
         self._topology = topology
         self._stop_signals = stop

@@ -100,13 +100,9 @@ def claimed_local_rank(environ: Mapping[str, str]) -> int:
 
 def first_host(nodelist: str) -> str:
     """Return the first of a SLURM node list: ``rack1-n07`` of ``rack[1-2]-n[07-09,12],gpu5``."""
-    depth = 0
-    for end, character in enumerate(nodelist):
-        depth += (character == "[") - (character == "]")
-        if character == "," and depth == 0:
-            nodelist = nodelist[:end]
-            break
-    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", nodelist)
+    # Up to the first comma outside of brackets.
+    first = re.split(r",(?![^\[]*\])", nodelist)[0]
+    return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", first)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -249,21 +245,14 @@ def _check_agreement(found: Topology, args: argparse.Namespace) -> None:
         return
     starter, option = _STARTERS[found.started_by]
     each, machines, rank = found.processes_per_machine, found.num_machines, found.machine_rank
-    if args.num_gpus not in (None, each):
-        raise ConfigError(
-            f"--num-gpus {args.num_gpus}, but {starter} started {each} processes on this machine: "
-            f"leave --num-gpus out, or start {starter} with {option} {args.num_gpus}"
-        )
-    if args.num_machines not in (None, machines):
-        raise ConfigError(
-            f"--num-machines {args.num_machines}, but {starter} started processes on {machines}: "
-            "leave --num-machines out"
-        )
-    if args.machine_rank not in (None, rank):
-        raise ConfigError(
-            f"--machine-rank {args.machine_rank}, but {starter} gives this machine the rank "
-            f"{rank}: leave --machine-rank out"
-        )
+    other = f", or start {starter} with {option} {args.num_gpus}"
+    for flag, given, actual, what, advice in (
+        ("--num-gpus", args.num_gpus, each, f"started {each} processes on this machine", other),
+        ("--num-machines", args.num_machines, machines, f"started processes on {machines}", ""),
+        ("--machine-rank", args.machine_rank, rank, f"gives this machine the rank {rank}", ""),
+    ):
+        if given not in (None, actual):
+            raise ConfigError(f"{flag} {given}, but {starter} {what}: leave {flag} out{advice}")
 
 
 def _number(environ: Mapping[str, str], *names: str, default: int | None = None) -> int:
