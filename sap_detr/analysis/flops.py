@@ -1,4 +1,4 @@
-"""Multiply-adds of a model: counted while it runs, on the meta device without computing anything.
+"""Multiply-adds of a model: counted by torch's FlopCounterMode while it runs on the meta device.
 
 The convention is that of the counter in fvcore and Detectron2, which the published figures of the
 DETR family come from: one fused multiply-add is one FLOP.
@@ -12,30 +12,31 @@ DETR family come from: one fused multiply-add is one FLOP.
   convolution before it), and moving or making data.
 * Whatever else ran is listed by name, so that a count is never silently too low.
 
-Counted below autograd, where einsum, linear, matmul and whole attention modules have already been
-taken apart into a few basic products, so they need no rules of their own. fvcore's own counter
-needs a JIT trace instead, which records no convolution on the meta device.
+Why not Detectron2's FlopCountAnalysis: it traces with torch.jit, and on the meta device tracing
+fails (DETR with ResNet-50, torch.jit: "cond must be a bool, but got a Tensor"). On real tensors
+the table of 100 image sizes takes over half an hour, on meta tensors minutes. A test holds both to
+the same total where both count.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..modeling import DetectionTransformer
-from .module_hooks import following
 from .parameters import part_of
+from .timing import PartTimer
 
-# Arguments and result of an operator to its multiply-adds.
-Rule = Callable[[Sequence[Any], Any], int]
+Shape = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,21 @@ def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:
         run: called once, without gradients. On which device, in training or evaluation mode, and
             whether all layers' heads are computed is up to it.
     """
-    counter = _Counter()
-    with torch.no_grad(), counter.names_of(model), counter:
-        run()
-    return FlopCount(dict(counter.modules), dict(counter.operators), dict(counter.uncounted))
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    others = _OtherOperators()
+    timer = PartTimer(_FlopClock(counter))
+    with _frozen(model), torch.no_grad(), timer.follow(model.named_modules()), others, counter:
+        modules = timer.run(run, own="").parts
+    operators = counter.get_flop_counts()["Global"]
+    return FlopCount(
+        {name: flops for name, flops in modules.items() if flops},
+        {str(operator): flops / PER_MULTIPLY_ADD for operator, flops in operators.items()},
+        {
+            str(operator): calls
+            for operator, calls in others.calls.items()
+            if operator not in counter.flop_registry
+        },
+    )
 
 
 def count_detector_flops(
@@ -135,19 +147,45 @@ def count_detector_flops(
         model.train(was_training)
 
 
-class _Counter(TorchDispatchMode):
-    """Counts the operators that run while it is active, in the innermost module that runs."""
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """While it is active, no parameter requires a gradient.
+
+    FlopCounterMode hooks into the gradients of what modules are given, and fails on a parameter
+    that a module gets as its input, because without gradients the view of it has no grad_fn.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class _FlopClock:
+    """Tells the parts of a run apart by multiply-adds instead of seconds."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.counter = counter
+
+    def now(self) -> float:
+        return self.counter.get_total_flops() / PER_MULTIPLY_ADD
+
+    def finish(self) -> None:
+        pass
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+
+class _OtherOperators(TorchDispatchMode):
+    """Lists operators that are not free by convention; those counted are among them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.modules: Counter[str] = Counter()
-        self.operators: Counter[str] = Counter()
-        self.uncounted: Counter[str] = Counter()
-        self._running = [""]
-
-    def names_of(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Follows which module of ``model`` runs."""
-        return following(model.named_modules(), self._running.append, self._running.pop)
+        self.calls: Counter[Any] = Counter()
 
     def __torch_dispatch__(
         self,
@@ -156,81 +194,62 @@ class _Counter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        name = str(func.overloadpacket)
-        if name not in RULES:
-            # In inference mode compound operators get here whole.
-            with self:
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        result = func(*args, **kwargs)
-        if name in RULES:
-            flops = RULES[name](args, result)
-            self.modules[self._running[-1]] += flops
-            self.operators[name] += flops
-        elif not _is_free(func, name):
-            self.uncounted[name] += 1
-        return result
+        if not _is_free(func, str(func.overloadpacket)):
+            self.calls[func.overloadpacket] += 1
+        return func(*args, **(kwargs or {}))
 
 
-def _matrix_product(left: int) -> Rule:
-    """Rule of a matrix product whose left factor is the argument of this index."""
-
-    def rule(args: Sequence[Any], result: Tensor) -> int:
-        return result.numel() * args[left].shape[-1]
-
-    return rule
+# torch's formulas have two operations for each multiply-add; so do those below.
+PER_MULTIPLY_ADD = 2
 
 
-def _convolution(args: Sequence[Any], result: Tensor) -> int:
-    x, weight, transposed = args[0], args[1], args[6]
-    positions = (x if transposed else result).shape[2:]
-    return x.shape[0] * math.prod(positions) * weight.numel()
+def _vector_product(left: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:
+    return PER_MULTIPLY_ADD * math.prod(left)
 
 
-def _attention(args: Sequence[Any], result: Any) -> int:
-    query, key, value = args[:3]
-    return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+def _added_vector_product(bias: Shape, left: Shape, *args: Any, **kwargs: Any) -> int:
+    return PER_MULTIPLY_ADD * math.prod(left)
 
 
-def _normalisation(weight: int) -> Rule:
-    """Rule of a normalisation whose weight is the argument of this index."""
-
-    def rule(args: Sequence[Any], result: Any) -> int:
-        return args[0].numel() * (4 if args[weight] is None else 5)
-
-    return rule
+def _attention(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    """Both products; torch's own formula is not there for every kernel."""
+    pairs = math.prod(query[:-1]) * key[-2]
+    return PER_MULTIPLY_ADD * pairs * (query[-1] + value[-1])
 
 
-def _samples(per_element: int) -> Rule:
-    """Rule of an operator that reads this many elements for each that it writes."""
-
-    def rule(args: Sequence[Any], result: Tensor) -> int:
-        return result.numel() * per_element
-
-    return rule
+def _layer_norm(x: Shape, shape: Any, weight: Shape | None, *args: Any, **kwargs: Any) -> int:
+    return PER_MULTIPLY_ADD * math.prod(x) * (4 if weight is None else 5)
 
 
-RULES: dict[str, Rule] = {
-    "aten.convolution": _convolution,
-    "aten.mm": _matrix_product(0),
-    "aten.bmm": _matrix_product(0),
-    "aten.mv": _matrix_product(0),
-    "aten.dot": _matrix_product(0),
-    "aten.addmm": _matrix_product(1),
-    "aten.baddbmm": _matrix_product(1),
-    "aten.addmv": _matrix_product(1),
-    "aten._scaled_dot_product_flash_attention": _attention,
-    "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
-    "aten._scaled_dot_product_efficient_attention": _attention,
-    "aten._scaled_dot_product_cudnn_attention": _attention,
-    "aten._scaled_dot_product_fused_attention_overrideable": _attention,
-    "aten.native_layer_norm": _normalisation(2),
-    "aten.native_group_norm": _normalisation(1),
-    "aten.grid_sampler_2d": _samples(4),
-    "aten.cudnn_grid_sampler": _samples(4),
-    "aten.upsample_bilinear2d": _samples(4),
+def _group_norm(x: Shape, weight: Shape | None, *args: Any, **kwargs: Any) -> int:
+    return PER_MULTIPLY_ADD * math.prod(x) * (4 if weight is None else 5)
+
+
+def _bilinear_samples(*args: Any, out_shape: Shape, **kwargs: Any) -> int:
+    return PER_MULTIPLY_ADD * 4 * math.prod(out_shape)
+
+
+_FORMULAS_BY_NAME: dict[str, Callable[..., int]] = {
+    "mv": _vector_product,
+    "dot": _vector_product,
+    "addmv": _added_vector_product,
+    "_scaled_dot_product_flash_attention": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_efficient_attention": _attention,
+    "_scaled_dot_product_cudnn_attention": _attention,
+    "_scaled_dot_product_fused_attention_overrideable": _attention,
+    "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+    "grid_sampler_2d": _bilinear_samples,
+    "cudnn_grid_sampler": _bilinear_samples,
+    "upsample_bilinear2d": _bilinear_samples,
+}
+# What FlopCounterMode lacks: operator to its operations, given shapes. Some releases of torch lack
+# some of the operators.
+FORMULAS: dict[Any, Callable[..., int]] = {
+    getattr(torch.ops.aten, name): formula
+    for name, formula in _FORMULAS_BY_NAME.items()
+    if hasattr(torch.ops.aten, name)
 }
 
 # Not counted by convention, besides views and what torch itself tags as elementwise: softmax,

@@ -14,7 +14,7 @@ from sap_detr.analysis import (
     count_flops,
     mean_flops,
 )
-from sap_detr.analysis.flops import RULES
+from sap_detr.analysis.flops import FORMULAS, PER_MULTIPLY_ADD
 from sap_detr.layers import MultiheadAttention
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -94,11 +94,12 @@ def test_attention_kernel_runs_whole_on_cpu():
     assert list(count.operators) == ["aten._scaled_dot_product_flash_attention_for_cpu"]
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if "scaled_dot_product" in name])
-def test_rules_of_attention_kernels(name):
-    """Kernels of devices that are not here, by the arguments that all of them start with."""
-    q, k, v = torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 11, 8), torch.zeros(2, 3, 11, 5)
-    assert RULES[name]((q, k, v, None), None) == 2 * 3 * 7 * 11 * (8 + 5)
+@pytest.mark.parametrize("operator", [op for op in FORMULAS if "scaled_dot_product" in str(op)])
+def test_formulas_of_attention_kernels(operator):
+    """Kernels of devices that are not here, by the shapes that all of them start with."""
+    shapes = (2, 3, 7, 8), (2, 3, 11, 8), (2, 3, 11, 5)
+    flops = FORMULAS[operator](*shapes, None, out_shape=None)
+    assert flops / PER_MULTIPLY_ADD == 2 * 3 * 7 * 11 * (8 + 5)
 
 
 @pytest.mark.parametrize("module", [MultiheadAttention, nn.MultiheadAttention])
