@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from detectron2.config import instantiate
@@ -167,7 +166,7 @@ def _per_image(split: Split, images: int) -> Split:
 
 @contextmanager
 def _parts_of_mapping(timer: PartTimer) -> Iterator[None]:
-    """While it is active, decoding and resizing are parts."""
+    """Time decoding and resizing as parts, in a ``with`` block."""
     parts: Mapping[str, Sequence[tuple[object, str]]] = {
         "decoding": [(OpenImage, "__init__"), (OpenImage, "decode")],
         "resizing": [(T.ResizeTransform, "apply_image"), (rendering, "resize_pixels")],
@@ -175,8 +174,9 @@ def _parts_of_mapping(timer: PartTimer) -> Iterator[None]:
     with ExitStack() as stack:
         for part, functions in parts.items():
             for owner, name in functions:
-                timed = _timed(timer, part, getattr(owner, name))
-                stack.enter_context(mock.patch.object(owner, name, timed))
+                original = getattr(owner, name)
+                setattr(owner, name, _timed(timer, part, original))
+                stack.callback(setattr, owner, name, original)
         yield
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +67,9 @@ def peak_resident() -> int:
     size = _status("VmHWM")
     if size is not None:
         return size
+    # Not on Windows.
+    import resource
+
     maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return maximum if sys.platform == "darwin" else maximum * 1024
 
