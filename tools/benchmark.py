@@ -22,6 +22,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,6 +59,7 @@ from sap_detr.analysis import (
 )
 from sap_detr.analysis.image_sizes import ORDERS
 from sap_detr.analysis.memory import MODES
+from sap_detr.analysis.report import Record
 from sap_detr.analysis.workload import DTYPES
 from sap_detr.arguments import positive_int
 from sap_detr.config import ConfigError
@@ -199,7 +201,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
     return describe_machine(torch.device(args.device))
 
 
-def _workloads(args: argparse.Namespace, **others: object) -> list[Workload]:
+def _workloads(args: argparse.Namespace, **others: Any) -> list[Workload]:
     sizes = [(side, side) for side in args.sizes] or [tuple(args.size)]
     return [
         Workload(
@@ -221,7 +223,7 @@ def _workloads(args: argparse.Namespace, **others: object) -> list[Workload]:
 def _report(
     args: argparse.Namespace,
     machine: dict[str, str | int],
-    records: list[dict],
+    records: list[Record],
     report: Callable[..., str],
 ) -> None:
     line = machine_line(machine)
@@ -229,7 +231,7 @@ def _report(
     _write(args, records, f"{line}\n\n{report(records, 'github')}", machine=machine)
 
 
-def _write(args: argparse.Namespace, records: list[dict], markdown: str, **about: object) -> None:
+def _write(args: argparse.Namespace, records: list[Record], markdown: str, **about: object) -> None:
     if args.json is not None:
         content = {"kind": args.command, "torch": torch.__version__, **about, "records": records}
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -184,7 +184,7 @@ class _OtherOperators(TorchDispatchMode):
     """Lists operators that are not free by convention; those counted are among them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Any] = Counter()
 
     def __torch_dispatch__(

@@ -110,7 +110,7 @@ class _Operators(TorchDispatchMode):
     """Counts operators that read on the host."""
 
     def __init__(self, syncs: _Syncs, on_host: Container[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.syncs = syncs
         self.on_host = on_host
 

@@ -39,7 +39,8 @@ class ReferenceBody(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) to features (B, 2048, H / 32, W / 32)."""
-        return self.layers(images)
+        result: Tensor = self.layers(images)
+        return result
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> None:

@@ -162,4 +162,5 @@ def format_table(
         text_columns: how many columns are aligned to the left.
     """
     align = ["left"] * text_columns + ["right"] * (len(headers) - text_columns)
-    return tabulate(rows, headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)
+    result: str = tabulate(rows, headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)
+    return result

@@ -239,7 +239,8 @@ def size_of(record: Record) -> str:
 
 def precision_of(record: Record) -> str:
     """The precision of a record, and whether it was compiled."""
-    return record["dtype"] + (", compiled" if record["compiled"] else "")
+    result: str = record["dtype"] + (", compiled" if record["compiled"] else "")
+    return result
 
 
 WORKLOAD_HEADERS = ["config", "size", "precision"]

@@ -59,7 +59,8 @@ class CudaClock:
         torch.cuda.synchronize(self.device)
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        return start.elapsed_time(end) / 1e3
+        result: float = start.elapsed_time(end) / 1e3
+        return result
 
 
 def clock_of(device: torch.device) -> Clock:

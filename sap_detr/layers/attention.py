@@ -18,7 +18,8 @@ from .mlp import Linear, linear, linear_side_by_side
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, T, M * E) to (B, M, T, E); a view."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    result: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return result
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -153,7 +154,8 @@ class PositionedSelfAttention(nn.Module):
             split_heads(value, self.num_heads),
             dropout=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(attended)
+        result: Tensor = self.out_proj(attended)
+        return result
 
 
 class MultiheadAttention(nn.Module):
@@ -213,4 +215,5 @@ class MultiheadAttention(nn.Module):
             key_padding_mask=key_padding_mask,
             dropout=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(attended)
+        result: Tensor = self.out_proj(attended)
+        return result

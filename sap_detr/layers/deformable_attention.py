@@ -73,7 +73,8 @@ def _sampled(
             align_corners=False,
         )
         summed = summed + (samples * of_points[:, None]).sum(-1)
-    return summed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+    result: Tensor = summed.unflatten(0, (batch, heads)).permute(0, 3, 1, 2).flatten(2)
+    return result
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -170,4 +171,5 @@ class DeformableAttention(nn.Module):
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
         summed = deformable_attention(value, sizes, locations, weights)
-        return self.output_proj(summed)
+        result: Tensor = self.output_proj(summed)
+        return result

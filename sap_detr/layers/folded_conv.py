@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class FoldedConv2d(Conv2d):
+class FoldedConv2d(Conv2d):  # type: ignore[misc]
     """Detectron2's convolution with a frozen batch norm, computed as one convolution.
 
     A frozen batch norm multiplies every channel by a constant and adds one, so that it can be part

@@ -59,7 +59,8 @@ class MLP(nn.Module):
         """Map (..., in_dim) to (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        result: Tensor = self.layers[-1](x)
+        return result
 
 
 def linear_side_by_side(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
@@ -74,7 +75,10 @@ def linear_side_by_side(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor,
     """
     weight = torch.cat([layer.weight for layer in layers])
     bias = torch.cat([layer.bias for layer in layers])
-    return linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    result: tuple[Tensor, ...] = linear(x, weight, bias).split(
+        [layer.out_features for layer in layers], dim=-1
+    )
+    return result
 
 
 class FeedForward(nn.Module):
@@ -100,7 +104,8 @@ class FeedForward(nn.Module):
 
     def _run(self, x: Tensor) -> Tensor:
         hidden = relu_dropout(self.linear1(x), self.dropout if self.training else 0.0)
-        return self.linear2(hidden)
+        result: Tensor = self.linear2(hidden)
+        return result
 
 
 def xavier_init_matrices(module: nn.Module) -> None:

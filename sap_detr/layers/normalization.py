@@ -27,4 +27,5 @@ def masked_group_norm(x: Tensor, norm: nn.GroupNorm, padding_mask: Tensor) -> Te
     variance = centred.square().sum((2, 3, 4), keepdim=True) / count
     normalised = (centred * torch.rsqrt(variance + norm.eps)).flatten(1, 2)
     weight, bias = norm.weight[:, None, None], norm.bias[:, None, None]
-    return ((normalised * weight + bias) * valid).to(x.dtype)
+    result: Tensor = ((normalised * weight + bias) * valid).to(x.dtype)
+    return result

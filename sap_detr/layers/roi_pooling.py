@@ -108,7 +108,8 @@ def sample_regions(
     of_x, of_y = region_weights(size, boxes, num_bins)
     weights = ((y @ of_y)[..., :, None] * (x @ of_x)[..., None, :]).flatten(-2)
     sampled = weights.to(tokens.dtype).flatten(1, 2) @ tokens
-    return sampled.unflatten(1, points.shape[1:3])
+    result: Tensor = sampled.unflatten(1, points.shape[1:3])
+    return result
 
 
 def point_weights(points: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
@@ -162,4 +163,5 @@ def roi_align(
 def _sampled(tokens: Tensor, size: tuple[int, int], boxes: Tensor, num_bins: int) -> Tensor:
     features = full_precision(tokens).transpose(1, 2).unflatten(2, size)
     pooled = sampled_roi_align(features, list(boxes.unbind()), num_bins, aligned=True)
-    return pooled.to(tokens.dtype).permute(0, 2, 3, 1).unflatten(0, boxes.shape[:2])
+    result: Tensor = pooled.to(tokens.dtype).permute(0, 2, 3, 1).unflatten(0, boxes.shape[:2])
+    return result

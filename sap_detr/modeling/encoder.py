@@ -32,7 +32,8 @@ class PostNormEncoderLayer(nn.Module):
     def finish(self, tokens: Tensor, attended: Tensor) -> Tensor:
         """Add what the attention read, then the feed-forward network: (B, N, D) each."""
         tokens = self.norm1(tokens + self.dropout(attended))
-        return self.norm2(tokens + self.dropout(self.ffn(tokens)))
+        result: Tensor = self.norm2(tokens + self.dropout(self.ffn(tokens)))
+        return result
 
 
 class TransformerEncoderLayer(PostNormEncoderLayer):

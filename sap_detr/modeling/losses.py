@@ -83,7 +83,8 @@ class FocalClassLoss:
         logits = predictions.logits
         labels = F.one_hot(matches.gather_targets(targets.labels), logits.shape[-1])
         wanted = matches.scatter(labels.to(logits.dtype), torch.zeros_like(logits))
-        return sigmoid_focal_loss(logits, wanted, self.alpha).sum((1, 2, 3)) / normalizer
+        result: Tensor = sigmoid_focal_loss(logits, wanted, self.alpha).sum((1, 2, 3)) / normalizer
+        return result
 
 
 class ObjectnessLoss:
@@ -112,7 +113,8 @@ class ObjectnessLoss:
         iou, _ = iou_and_giou(predicted, wanted, self.eps)
         logits = predictions.objectness[..., 0]
         quality = matches.scatter(iou, torch.zeros_like(logits))
-        return sigmoid_focal_loss(logits, quality, self.alpha).sum((1, 2)) / normalizer
+        result: Tensor = sigmoid_focal_loss(logits, quality, self.alpha).sum((1, 2)) / normalizer
+        return result
 
 
 class L1BoxLoss:

@@ -49,7 +49,7 @@ class DetectionTransformer(nn.Module):
         ValueError: if ``input_format`` is neither, or ``size_multiple`` below 1.
     """
 
-    @configurable
+    @configurable  # type: ignore[untyped-decorator]
     def __init__(
         self,
         *,
@@ -211,7 +211,8 @@ class DetectionTransformer(nn.Module):
         all_layers: bool,
     ) -> Predictions:
         maps = self.neck(features, sizes, padded_size)
-        return self.decoder(self.encoder(maps), all_layers=all_layers)
+        result: Predictions = self.decoder(self.encoder(maps), all_layers=all_layers)
+        return result
 
     def collect_targets(
         self, batched_inputs: list[dict[str, Any]], predictions: Predictions

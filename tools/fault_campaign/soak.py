@@ -54,7 +54,7 @@ class SoakReport:
         return text
 
 
-class MemoryProbe(HookBase):
+class MemoryProbe(HookBase):  # type: ignore[misc]
     """Note the memory that is in use.
 
     Args:

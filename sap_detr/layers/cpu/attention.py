@@ -54,7 +54,8 @@ def portioned_attention(
     axes: tuple[Tensor | None, Tensor | None] = (None, None)
     if bias is not None:
         axes = (bias.x.expand(*query.shape[:3], -1), bias.y.expand(*query.shape[:3], -1))
-    return _PortionedAttention.apply(query, key, value, *axes, key_padding_mask, dropout)
+    result: Tensor = _PortionedAttention.apply(query, key, value, *axes, key_padding_mask, dropout)
+    return result
 
 
 @dataclass(frozen=True)

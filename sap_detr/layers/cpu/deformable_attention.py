@@ -184,7 +184,7 @@ def _row_products(of_sums: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     number = torch.arange(sums, dtype=rows.dtype, device=rows.device)
     # The operator behind the gradient of `embedding_bag`: by autograd, which is public, the bags
     # themselves would be summed a second time.
-    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+    result: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         of_sums.flatten(0, 2).contiguous(),
         table.flatten(0, 2),
         rows.flatten(),
@@ -192,6 +192,7 @@ def _row_products(of_sums: Tensor, table: Tensor, rows: Tensor) -> Tensor:
         number[:, None].expand(-1, per_sum).flatten(),
         0,
     )
+    return result
 
 
 def _table_gradient(
@@ -212,7 +213,8 @@ def _table_gradient(
     def of_corner(corner: int) -> tuple[Tensor, ...]:
         weights = row_weights[:, corner].contiguous()
         summed = F.embedding_bag(in_order, of_sums, starts, per_sample_weights=weights, mode="sum")
-        return summed.view_as(table).split(layout.bordered, dim=2)
+        result: tuple[Tensor, ...] = summed.view_as(table).split(layout.bordered, dim=2)
+        return result
 
     total = of_corner(0)
     for corner in (1, 2, 3):

@@ -47,12 +47,14 @@ class PostNormDecoderLayer(nn.Module):
 
     def add_self_attention(self, content: Tensor, attended: Tensor) -> Tensor:
         """Add what the self-attention returned to the content: (B, Q, D) each."""
-        return self.norm1(content + self.dropout(attended))
+        result: Tensor = self.norm1(content + self.dropout(attended))
+        return result
 
     def finish(self, content: Tensor, attended: Tensor) -> Tensor:
         """Add what was read from the memory, then the feed-forward network: (B, Q, D) each."""
         content = self.norm2(content + self.dropout(attended))
-        return self.norm3(content + self.dropout(self.ffn(content)))
+        result: Tensor = self.norm3(content + self.dropout(self.ffn(content)))
+        return result
 
 
 @dataclass(frozen=True)
@@ -134,4 +136,5 @@ class MemoryAttention(nn.Module):
                 dropout=dropout,
                 scale=scale,
             )
-        return self.out_proj(attended)
+        result: Tensor = self.out_proj(attended)
+        return result

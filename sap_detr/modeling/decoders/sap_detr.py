@@ -391,10 +391,12 @@ class SapDetrDecoder(nn.Module):
             features = level.features
             return features.new_zeros(features.shape[0], grid.shape[1], self.embed_dim)
         batch = level.features.shape[0]
-        if not self.padding_invariant or level.padding_mask is None:
-            return self.content_init(level.features, grid.expand(batch, -1, -1), None)
-        fraction = level.extent(valid_only=True) / level.extent(valid_only=False)
-        return self.content_init(level.features, grid * fraction[:, None], level.padding_mask)
+        points, mask = grid.expand(batch, -1, -1), None
+        if self.padding_invariant and level.padding_mask is not None:
+            fraction = level.extent(valid_only=True) / level.extent(valid_only=False)
+            points, mask = grid * fraction[:, None], level.padding_mask
+        content: Tensor = self.content_init(level.features, points, mask)
+        return content
 
     def project_memory(self, level: FeatureMap) -> list[LayerMemory]:
         """Return the memory as every layer reads it, all of them projected at once."""
