@@ -192,7 +192,7 @@ def run_readme(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
-    """Sets the threads; looks at all configs and at the device before anything takes time."""
+    """Set the threads; look at all configs and at the device before anything takes time."""
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     args.device = choose_device(args.device)

@@ -20,7 +20,7 @@ PUBLISHED_NUM_CLASSES = 91
 def load_with_classes(
     config: str, num_classes: int | None = None, overrides: Sequence[str] = ()
 ) -> tuple[DictConfig, int | None]:
-    """Loads a config and settles its number of classes without looking at data.
+    """Load a config and settle its number of classes without looking at data.
 
     Args:
         config: a LazyConfig file or a zoo name.
@@ -48,7 +48,7 @@ def load_with_classes(
 def build_without_weights(
     config: str, num_classes: int | None = None, overrides: Sequence[str] = ()
 ) -> tuple[nn.Module, int | None]:
-    """Builds the model of a config for counting: on the meta device, so without any memory.
+    """Build the model of a config for counting: on the meta device, so without any memory.
 
     A model other than :class:`DetectionTransformer` is built on the CPU, because what it computes
     may depend on data.

@@ -54,7 +54,7 @@ class CompareError(ValueError):
 
 
 def load_benchmark(path: Path, kind: str | None = None) -> Record:
-    """Reads a file that the benchmark wrote.
+    """Read a file that the benchmark wrote.
 
     Args:
         path: the file.
@@ -78,7 +78,7 @@ def load_benchmark(path: Path, kind: str | None = None) -> Record:
 def compare(
     old: Record, new: Record, names: tuple[str, str] = ("the old file", "the new file")
 ) -> tuple[list[Record], list[str]]:
-    """Compares the records of two files that have the same config, size, batch and precision.
+    """Compare the records of two files that have the same config, size, batch and precision.
 
     Overrides may differ, so that two ways to compute the same can be compared.
 
@@ -163,7 +163,7 @@ def _figures(record: Record, wanted: Mapping[str, str]) -> dict[str, float]:
 
 
 def _numbers_at(value: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """The numbers that a way leads to, with the keys that stood at its stars."""
+    """Return the numbers that a way leads to, with the keys that stood at its stars."""
     if not path:
         yield (), value
         return
@@ -180,7 +180,7 @@ def _numbers_at(value: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ..
 
 
 def compare_table(rows: list[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`compare` returned; ``tablefmt`` is tabulate's."""
+    """Format what :func:`compare` returned; ``tablefmt`` is tabulate's."""
     cells = [
         [
             row["record"],

@@ -76,7 +76,7 @@ class FlopCount:
 
 
 def mean_flops(counts: Iterable[tuple[FlopCount, int]]) -> FlopCount:
-    """The weighted mean of counts, each with how often it occurs.
+    """Return the weighted mean of counts, each with how often it occurs.
 
     Raises:
         ValueError: if there is none.
@@ -97,7 +97,7 @@ def mean_flops(counts: Iterable[tuple[FlopCount, int]]) -> FlopCount:
 
 
 def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:
-    """Counts the multiply-adds of whatever ``run`` does, module by module of ``model``.
+    """Count the multiply-adds of whatever ``run`` does, module by module of ``model``.
 
     Args:
         model: whose modules the counts are told apart by.
@@ -124,7 +124,7 @@ def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:
 def count_detector_flops(
     model: nn.Module, size: tuple[int, int], all_layers: bool = True
 ) -> FlopCount:
-    """Counts the multiply-adds of a detector for one image without padding, in evaluation mode.
+    """Count the multiply-adds of a detector for one image without padding, in evaluation mode.
 
     Args:
         model: a :class:`DetectionTransformer`, best on the meta device; or any other Detectron2

@@ -22,7 +22,7 @@ def grid_table(
     cell: Callable[[Record], str],
     tablefmt: str = "pipe",
 ) -> str:
-    """A row per config, and a column per something else.
+    """Return a row per config, and a column per something else.
 
     Args:
         records: of speed or memory.
@@ -95,5 +95,5 @@ def _record_of(records: Sequence[Record], config: str, side: int) -> Record:
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The e with values[1] / values[0] = (sizes[1] / sizes[0]) ** e."""
+    """Return the e with values[1] / values[0] = (sizes[1] / sizes[0]) ** e."""
     return math.log(values[1] / values[0]) / math.log(sizes[1] / sizes[0])

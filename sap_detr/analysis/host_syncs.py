@@ -46,7 +46,7 @@ def count_host_syncs(
     device: torch.device,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> dict[str, int]:
-    """Counts where the host waits for the device.
+    """Count where the host waits for the device.
 
     Args:
         run: what is looked at; it must have run before, because first runs wait more.

@@ -96,7 +96,7 @@ def loader_record(
 
 
 def folder_records(folder: str) -> list[Record]:
-    """The training images, with their objects, of a data set in COCO format."""
+    """Return the training images of a data set in COCO format, with their objects."""
     return get_dataset_dicts(register_coco_folder(_DATASET, folder)[0])
 
 
@@ -114,7 +114,7 @@ def file_records(files: Sequence[Path]) -> list[Record]:
 
 
 def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`loader_record` returned; ``tablefmt`` is tabulate's."""
+    """Format what :func:`loader_record` returned; ``tablefmt`` is tabulate's."""
     rows = [
         [
             f"{record['images']} of {record['data']}",

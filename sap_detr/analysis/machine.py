@@ -9,7 +9,7 @@ import torch
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
-    """The device, its name, threads, and versions: what figures have to be compared on."""
+    """Return the device, its name, threads, and versions: what figures have to be compared on."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -24,7 +24,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 
 def processor_name() -> str:
-    """The processor as the system calls it."""
+    """Return the processor as the system calls it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")

@@ -14,7 +14,7 @@ class MarkError(ValueError):
 
 
 def block_marks(name: str) -> tuple[str, str]:
-    """The lines before and after a block."""
+    """Return the lines before and after a block."""
     return f"<!-- benchmark:{name}:begin -->", f"<!-- benchmark:{name}:end -->"
 
 
@@ -28,7 +28,7 @@ def marked_blocks(text: str) -> dict[str, str]:
 
 
 def replace_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """The document with other blocks.
+    """Return the document with other blocks.
 
     Args:
         text: the document.

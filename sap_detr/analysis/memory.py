@@ -77,7 +77,7 @@ def _in_new_process(workload: Workload, mode: str, threads: int | None) -> Mappi
 
 
 def memory_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`memory_record` returned; ``tablefmt`` is tabulate's."""
+    """Format what :func:`memory_record` returned; ``tablefmt`` is tabulate's."""
     blocks = []
     for device in dict.fromkeys(record["device"] for record in records):
         chosen = [record for record in records if record["device"] == device]

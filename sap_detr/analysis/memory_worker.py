@@ -82,7 +82,7 @@ def reset_peak_resident() -> None:
 
 
 def _status(key: str) -> int | None:
-    """A size of this process in bytes, as Linux has it."""
+    """Return a size of this process in bytes, as Linux has it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def _status(key: str) -> int | None:
 
 
 def main() -> None:
-    """Serves the request on the command line."""
+    """Serve the request on the command line."""
     request = json.loads(sys.argv[1])
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])

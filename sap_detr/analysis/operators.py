@@ -61,7 +61,7 @@ def profile_record(workload: Workload, mode: str, depth: int = 4, rounds: int = 
 def operator_times(
     run: Callable[[], object], device: torch.device, rounds: int = 1
 ) -> list[Record]:
-    """The time in each operator, without those that it calls; on a GPU, of its kernels there.
+    """Return the time in each operator, without what it calls; on a GPU, of its kernels there.
 
     Args:
         run: what is looked at.
@@ -114,7 +114,7 @@ def _ranked(rows: list[Record]) -> list[Record]:
 
 
 def profile_report(records: Sequence[Record], top: int = 20, tablefmt: str = "simple") -> str:
-    """Formats what :func:`profile_record` returned; ``tablefmt`` is tabulate's.
+    """Format what :func:`profile_record` returned; ``tablefmt`` is tabulate's.
 
     Args:
         records: the records.

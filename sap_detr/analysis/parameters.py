@@ -21,7 +21,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Counts the parameters of a model; works on the meta device as well."""
+    """Count the parameters of a model; works on the meta device as well."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return ParameterCount(
         total=sum(size for size, _ in sizes), trained=sum(size for size, train in sizes if train)
@@ -29,7 +29,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, ParameterCount]:
-    """Counts the parameters of each part of a model.
+    """Count the parameters of each part of a model.
 
     Args:
         model: the model.
@@ -58,5 +58,5 @@ def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, Para
 
 
 def part_of(name: str, depth: int) -> str:
-    """The part that a module belongs to: the first ``depth`` pieces of its dotted name."""
+    """Return the part that a module belongs to: the first ``depth`` pieces of its dotted name."""
     return ".".join(name.split(".")[:depth])

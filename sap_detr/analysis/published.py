@@ -56,7 +56,7 @@ def _(decoder: SapDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
 
 
 def count_published_flops(model: nn.Module, size: tuple[int, int]) -> tuple[FlopCount, FlopCount]:
-    """Counts the multiply-adds of all layers for one image: as executed, and as published.
+    """Count the multiply-adds of all layers for one image: as executed, and as published.
 
     Args:
         model, size: see :func:`count_detector_flops`.

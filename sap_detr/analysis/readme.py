@@ -75,7 +75,7 @@ _SPEED_NOTE = (
 def cost_cells(
     row: PublishedCost, model: nn.Module, sizes: Mapping[str, Sequence[tuple[int, int]]]
 ) -> tuple[list[str], list[str]]:
-    """The cells of a config, computed.
+    """Return the cells of a config, computed.
 
     Args:
         row: the config, and what is published about it.
@@ -97,7 +97,7 @@ def cost_cells(
 
 
 def cost_table() -> str:
-    """The table of parameters and FLOPs; takes minutes."""
+    """Return the table of parameters and FLOPs; takes minutes."""
     sizes = {
         f"GFLOPs at {SIZE[0]}x{SIZE[1]}": [SIZE],
         "mean, order of the file": coco_val2017_sizes("file"),
@@ -114,7 +114,7 @@ def cost_table() -> str:
 
 
 def measured_tables(folder: Path) -> str:
-    """The tables of memory and speed, from all ``memory_*.json`` and ``speed_*.json``.
+    """Return the tables of memory and speed, from all ``memory_*.json`` and ``speed_*.json``.
 
     Raises:
         CompareError: if there is none, or one of them is something else.
@@ -243,7 +243,7 @@ def known_blocks(text: str) -> list[str]:
 
 
 def write_blocks(text: str, folder: Path) -> str:
-    """A document with its blocks, see :mod:`sap_detr.analysis.marks`, written anew.
+    """Return a document with its blocks, see :mod:`sap_detr.analysis.marks`, written anew.
 
     Args:
         text: the document.

@@ -44,7 +44,7 @@ class ReferenceBody(nn.Module):
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> None:
-        """The forward pass without gradients."""
+        """Run the forward pass without gradients."""
         self(images)
 
     def train_step(self, images: Tensor) -> None:

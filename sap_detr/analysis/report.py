@@ -29,7 +29,7 @@ Record = dict[str, Any]
 def parameter_record(
     config: str, num_classes: int | None = None, overrides: Sequence[str] = (), depth: int = 1
 ) -> Record:
-    """Counts the parameters of a config; see :func:`build_without_weights` for arguments.
+    """Count the parameters of a config; see :func:`build_without_weights` for arguments.
 
     Returns:
         ``config``, ``classes``, ``total``, ``trained``, and ``parts`` with both for each part down
@@ -49,7 +49,7 @@ def parameter_record(
 def flop_records(
     model: nn.Module, images: Mapping[str, Sequence[tuple[int, int]]], depth: int = 1
 ) -> list[Record]:
-    """Counts the multiply-adds of a model, as means over sets of images.
+    """Count the multiply-adds of a model, as means over sets of images.
 
     Args:
         model: see :func:`build_without_weights`.
@@ -87,7 +87,7 @@ def flop_records(
 
 
 def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`parameter_record` returned; ``tablefmt`` is tabulate's."""
+    """Format what :func:`parameter_record` returned; ``tablefmt`` is tabulate's."""
     parts = _names(record["parts"] for record in records)
     rows = [
         [
@@ -104,7 +104,7 @@ def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
 
 
 def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`flop_records` returned, with ``config`` and ``classes`` added.
+    """Format what :func:`flop_records` returned, with ``config`` and ``classes`` added.
 
     Numbers are in units of 1e9. Parts are those of "all heads", as executed.
     """
@@ -154,7 +154,7 @@ def format_table(
     tablefmt: str = "simple",
     text_columns: int = 1,
 ) -> str:
-    """A table whose first ``text_columns`` columns are text, the others numbers.
+    """Return a table whose first ``text_columns`` columns are text, the others numbers.
 
     Args:
         rows, headers: formatted cells.

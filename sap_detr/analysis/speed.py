@@ -97,7 +97,7 @@ def speed_record(
 def _runs(
     subject: Subject, timer: PartTimer, relative_to_body: bool, training: bool
 ) -> dict[str, Callable[[], Split]]:
-    """What is measured in a round, in an order that puts next to each other what is compared."""
+    """Return what is measured in a round, ordered so that what is compared stands together."""
     batch = subject.workload.batch
     image, images = subject.images(1), subject.images(batch)
 
@@ -153,7 +153,7 @@ def _inference_macs(workload: Workload) -> dict[str, float]:
 
 
 def summary(splits: Splits, batch: int) -> Record:
-    """The figures of a speed record that come from measured times.
+    """Return the figures of a speed record that come from measured times.
 
     Args:
         splits: seconds by part of every round of ``inference``, and where measured of ``batch``,
@@ -212,7 +212,7 @@ def roofline(splits: Splits, macs: Mapping[str, float], matmul_flop: float) -> R
 
 
 def speed_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Formats what :func:`speed_record` returned; ``tablefmt`` is tabulate's."""
+    """Format what :func:`speed_record` returned; ``tablefmt`` is tabulate's."""
     blocks = [_inference_table(records, tablefmt)]
     trained = [record for record in records if "step" in record]
     if trained:
@@ -227,7 +227,7 @@ def speed_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
 
 
 def workload_cells(record: Record) -> list[str]:
-    """The first cells of a record's row: config, and what else was chosen."""
+    """Return the first cells of a record's row: config, and what else was chosen."""
     config = " ".join([record["config"], *record["overrides"]])
     return [config, size_of(record), precision_of(record)]
 
@@ -238,7 +238,7 @@ def size_of(record: Record) -> str:
 
 
 def precision_of(record: Record) -> str:
-    """The precision of a record, and whether it was compiled."""
+    """Return the precision of a record, and whether it was compiled."""
     result: str = record["dtype"] + (", compiled" if record["compiled"] else "")
     return result
 

@@ -22,10 +22,10 @@ class Clock(Protocol):
     """Marks moments in the work of a device."""
 
     def now(self) -> Any:
-        """A mark behind all work that was given to the device so far."""
+        """Return a mark behind all work that was given to the device so far."""
 
     def finish(self) -> None:
-        """Waits for the device; only then can marks be compared."""
+        """Wait for the device; only then can marks be compared."""
 
     def seconds(self, start: Any, end: Any) -> float:
         """Time between two marks."""
@@ -64,7 +64,7 @@ class CudaClock:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock for work on a device."""
+    """Return the clock for work on a device."""
     return CudaClock(device) if device.type == "cuda" else HostClock()
 
 
@@ -106,7 +106,7 @@ class PartTimer:
         self._marks: list[tuple[str, Any]] = []
 
     def run(self, function: Callable[[], object], own: str = "other") -> Split:
-        """Calls a function and measures how long it takes.
+        """Call a function and measure how long it takes.
 
         Args:
             function: what is measured.
@@ -127,7 +127,7 @@ class PartTimer:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What runs inside belongs to this part."""
+        """Count what runs inside as this part."""
         self._enter(name)
         try:
             yield
@@ -154,7 +154,7 @@ class PartTimer:
 def in_turns(
     runs: Mapping[str, Callable[[], T]], rounds: int, warm_up: int = 0
 ) -> dict[str, list[T]]:
-    """Calls functions one after the other, round by round, and collects what each returns.
+    """Call functions one after the other, round by round, and collect what each returns.
 
     What slows a shared machine down for a while then meets all of them, and a comparison of
     neighbours is hardly disturbed.

@@ -140,21 +140,21 @@ class Subject:
         return parts
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the workload."""
+        """Return the precision of the workload."""
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.workload.dtype == "bfloat16"
         )
 
     @torch.no_grad()
     def infer(self, images: list[dict[str, Any]]) -> Any:
-        """Detects in images, from the loader's output to detections."""
+        """Detect in images, from the loader's output to detections."""
         if self.model.training:
             self.model.eval()
         with self.autocast():
             return self.model(images)
 
     def trainer(self, timer: PartTimer | None = None) -> StepTrainer:
-        """What makes training steps of this model; each ``run_step()`` is one.
+        """Return what makes training steps of this model; each ``run_step()`` is one.
 
         Args:
             timer: gets the parts ``data`` and ``backward``. Others are modules, see
@@ -259,7 +259,7 @@ def synthetic_batch(
 
 
 def _load(workload: Workload) -> tuple[DictConfig, int | None]:
-    """The config of a workload with classes and data settled."""
+    """Return the config of a workload with classes and data settled."""
     num_classes = workload.num_classes
     if workload.data is None:
         return load_with_classes(workload.config, num_classes, workload.overrides)
