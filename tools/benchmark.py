@@ -8,7 +8,6 @@
     benchmark.py profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
     benchmark.py loader --folder coco
     benchmark.py compare old.json new.json
-    benchmark.py readme docs/costs.md
 
 Prints tables, and writes them to files where asked to. No weights are needed, and no data: images
 and objects are random, except for `loader`, which times the reading of files.
@@ -29,7 +28,6 @@ import torch
 from sap_detr.analysis import (
     CONVENTION,
     CompareError,
-    MarkError,
     MeasureError,
     Workload,
     build_without_weights,
@@ -41,7 +39,6 @@ from sap_detr.analysis import (
     flop_records,
     flop_table,
     folder_records,
-    known_blocks,
     load_benchmark,
     loader_record,
     loader_report,
@@ -55,7 +52,6 @@ from sap_detr.analysis import (
     speed_record,
     speed_report,
     uncounted_note,
-    write_blocks,
 )
 from sap_detr.analysis.image_sizes import ORDERS
 from sap_detr.analysis.memory import MODES
@@ -67,9 +63,8 @@ from sap_detr.data import DatasetError
 from sap_detr.data.mapper import READERS
 from sap_detr.engine.setup import choose_device
 
-BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks"
 # What can't be done, as against what is broken.
-EXPECTED = (ConfigError, CompareError, DatasetError, MarkError, MeasureError, OSError)
+EXPECTED = (ConfigError, CompareError, DatasetError, MeasureError, OSError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,18 +172,6 @@ def run_compare(args: argparse.Namespace) -> None:
         print(f"benchmark: warning: {warning}", file=sys.stderr)
     print(compare_table(rows))
     _write(args, rows, compare_table(rows, "github"))
-
-
-def run_readme(args: argparse.Namespace) -> None:
-    """``benchmark.py readme``."""
-    texts = {file: file.read_text(encoding="utf-8") for file in args.file}
-    # All documents before the first table, which takes minutes.
-    for text in texts.values():
-        known_blocks(text)
-    written = {file: write_blocks(text, args.benchmarks) for file, text in texts.items()}
-    for file, text in written.items():
-        file.write_text(text, encoding="utf-8")
-        print(f"wrote the tables of {file}")
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
@@ -360,17 +343,6 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("old", type=Path)
     compared.add_argument("new", type=Path)
     compared.set_defaults(run=run_compare)
-
-    readme = commands.add_parser("readme", help="write the tables of a document; takes minutes")
-    readme.add_argument("file", nargs="+", type=Path)
-    readme.add_argument(
-        "--benchmarks",
-        type=Path,
-        default=BENCHMARKS,
-        metavar="FOLDER",
-        help="of the --json files of speed and memory that it shows (default: docs/benchmarks)",
-    )
-    readme.set_defaults(run=run_readme, json=None, markdown=None)
     return parser
 
 

@@ -7,12 +7,10 @@ from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
 from .loader_speed import file_records, folder_records, loader_record, loader_report
 from .machine import describe_machine, machine_line
-from .marks import MarkError
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
 from .parameters import ParameterCount, count_parameters, count_parameters_by_part
 from .published import count_published_flops, reformulation_savings
-from .readme import known_blocks, write_blocks
 from .reference_body import ReferenceBody
 from .report import (
     CONVENTION,
@@ -30,7 +28,6 @@ __all__ = [
     "CONVENTION",
     "CompareError",
     "FlopCount",
-    "MarkError",
     "MeasureError",
     "ParameterCount",
     "PartTimer",
@@ -53,7 +50,6 @@ __all__ = [
     "flop_table",
     "folder_records",
     "in_turns",
-    "known_blocks",
     "load_benchmark",
     "load_with_classes",
     "loader_record",
@@ -72,5 +68,4 @@ __all__ = [
     "speed_report",
     "synthetic_batch",
     "uncounted_note",
-    "write_blocks",
 ]

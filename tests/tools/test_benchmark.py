@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sap_detr.analysis import readme
-from sap_detr.analysis.marks import block_marks
-
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 CONFIGS = ("common/models/detr_small.py", "common/models/sap_detr_small.py")
 
@@ -150,20 +147,6 @@ def test_compare(main, tmp_path, capsys):
     # The spelling as an option.
     assert main("--compare", old, new) == 0
     assert "1.000" in capsys.readouterr().out
-
-
-def test_readme(main, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(readme.BLOCKS, "costs", lambda folder: f"| costs | {folder.name} |")
-    begin, end = block_marks("costs")
-    file, other = tmp_path / "README.md", tmp_path / "other.md"
-    file.write_text(f"# Title\n\n{begin}\n{end}\n\nEnd\n")
-    other.write_text("# Title\n")
-    before = file.read_text()
-    assert main("readme", file, other, "--benchmarks", tmp_path) == 2
-    assert "<!-- benchmark:NAME:begin -->" in capsys.readouterr().err
-    assert file.read_text() == before
-    assert main("readme", file, "--benchmarks", tmp_path) == 0
-    assert f"begin -->\n\n| costs | {tmp_path.name} |\n\n<!--" in file.read_text()
 
 
 @pytest.mark.parametrize(
