@@ -1,8 +1,9 @@
-"""Types of command line arguments."""
+"""The command lines of tools: their parser, and types of arguments."""
 
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
 
 
 def positive_int(text: str) -> int:
@@ -14,3 +15,20 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser of a tool: its description is printed as it stands, a mistake told in one line.
+
+    Args:
+        prog: the tool's file name.
+        description: what it does.
+    """
+
+    def __init__(self, prog: str, description: str | None) -> None:
+        super().__init__(prog, description=description)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit status 2."""
+        self.exit(2, f"error: {' '.join(message.split())}\n")

@@ -9,6 +9,9 @@
 Pictures and videos are written to the output folder. Weights may be ours or published ones.
 With --points (SAP-DETR only) pictures also show how the reference points of the detections move
 through the decoder, and the folder attention/ what their queries look at in each layer.
+
+Images that can't be used are left out, counted and listed at the end. The exit status is 0 if all
+were used, 1 if some were, 2 if none was or if what is asked for can't be done.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import argparse
 import contextlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +34,8 @@ from omegaconf import DictConfig
 from PIL import Image
 from tqdm import tqdm
 
+from sap_detr.arguments import ArgumentParser
+from sap_detr.bad_files import BadFiles
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
 from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config
 from sap_detr.data import (
@@ -41,6 +46,7 @@ from sap_detr.data import (
     read_image,
 )
 from sap_detr.engine import build_model, choose_device, prepare_data
+from sap_detr.text import listing
 from sap_detr.visualization import (
     AttentionRecorder,
     BoxSet,
@@ -66,24 +72,33 @@ class DemoError(ValueError):
     """What was asked for can't be done; the message says why."""
 
 
-USER_ERRORS = (DemoError, VideoError, ConfigError, DatasetError, CheckpointError, OSError)
+class ImageError(DemoError):
+    """An image, or a folder of images, can't be used; others can."""
+
+
+USER_ERRORS = (
+    DemoError,
+    VideoError,
+    ConfigError,
+    DatasetError,
+    CheckpointError,
+    FloatingPointError,
+    OSError,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one line for what can't be done."""
+    """Run the command line; return the exit status, after one line for what can't be done."""
     args = _parser().parse_args(argv)
     try:
-        run(args)
+        return run(args)
     except USER_ERRORS as error:
-        print(f"demo: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("demo.py", __doc__)
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="a config, or the name of one"
     )
@@ -125,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the points' paths, and the attention of the N best detections (default: "
         "%(const)s) of each image",
     )
+    parser.add_argument(
+        "--stop-at-first-error",
+        action="store_true",
+        help="end at the first image that can't be used, with exit status 2",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the config's)")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
@@ -132,8 +152,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     """Check what can be checked before the model is built, then do what was asked for.
+
+    Returns:
+        The exit status.
 
     Raises:
         DemoError: or another of ``USER_ERRORS``, with what is wrong.
@@ -142,6 +165,10 @@ def run(args: argparse.Namespace) -> None:
         raise DemoError(
             "no weights: give --weights FILE (or --random-weights, whose boxes mean nothing)"
         )
+    if not 0 <= args.threshold <= 1:
+        raise DemoError(f"--threshold must be from 0 to 1, as scores are, got {args.threshold:g}")
+    if args.top_k < 1:
+        raise DemoError(f"--top-k must be positive, got {args.top_k}")
     if args.max_frames is not None and args.max_frames < 1:
         raise DemoError(f"--max-frames must be positive, got {args.max_frames}")
     if args.points is not None and (args.input is None or args.points < 1):
@@ -149,18 +176,24 @@ def run(args: argparse.Namespace) -> None:
     if args.output.exists() and not args.output.is_dir():
         raise DemoError(f"--output {args.output} is a file, it must be a folder")
     if args.input is not None:
-        images = find_images(args.input)
+        bad = BadFiles(ImageError, stop_at_first=args.stop_at_first_error)
+        images = find_images(args.input, bad)
+        if not images:
+            raise DemoError(listing(bad.reasons.values(), separator="; "))
         detector = build_detector(args)
         painter = None if args.points is None else PointPainter(detector, args.points)
         args.output.mkdir(parents=True, exist_ok=True)
-        detect_in_images(detector, images, args.output, painter)
-        return
+        num_drawn = detect_in_images(detector, images, args.output, bad, painter)
+        if bad.reasons:
+            print(bad, file=sys.stderr)
+        return bad.exit_status(num_drawn)
     reader = FrameReader(args.video if args.webcam is None else args.webcam)
     detector = build_detector(args)
     args.output.mkdir(parents=True, exist_ok=True)
     name = f"{args.video.stem}_detections" if args.webcam is None else f"webcam_{args.webcam}"
     out = args.output / f"{name}.mp4"
     detect_in_frames(detector, reader, out, args.max_frames, window=args.webcam is not None)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -267,34 +300,60 @@ def _class_names_of_data(cfg: DictConfig) -> ClassNames:
         return None
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
     """Return the images that files and folders (without their sub-folders) stand for, in order.
 
+    Of a folder these are the files that are named like an image of a known format and not hidden;
+    how many files are left out is printed.
+
+    Args:
+        paths: files and folders.
+        bad: gets paths that are missing, files that are no images, and folders without images.
+
     Raises:
-        DemoError: if a path is missing, a file is no image or a folder has none.
+        ImageError: for the first of these, if it is to stop there.
     """
     images: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in image_suffixes())
-            if not found:
-                known = ", ".join(sorted(image_suffixes()))
-                raise DemoError(f"the folder {path} has no images ({known})")
-            images += found
-        elif path.is_file():
-            images.append(path)
-        else:
-            raise DemoError(f"there is no file or folder {path}")
-    for path in images:
-        try:
-            inspect_image(path)
-        except BadImageError as error:
-            raise _not_an_image(path, error) from error
+        with bad.skipping(path):
+            for file in _images_of_folder(path) if path.is_dir() else [path]:
+                with bad.skipping(file):
+                    if not file.is_file():
+                        raise ImageError(f"there is no file or folder {file}")
+                    with _image_errors(file):
+                        inspect_image(file)
+                    images.append(file)
     return images
 
 
-def _not_an_image(path: Path, error: BadImageError) -> DemoError:
-    return DemoError(f"{path} can't be read as an image: {error.reason}")
+def _images_of_folder(folder: Path) -> list[Path]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise ImageError(f"the folder {folder} can't be read: {error.strerror}") from error
+    images = [
+        file
+        for file in files
+        if file.suffix.lower() in image_suffixes() and not file.name.startswith(".")
+    ]
+    if not images:
+        known = ", ".join(sorted(image_suffixes()))
+        raise ImageError(f"the folder {folder} has no images ({known}) that are not hidden")
+    if others := sorted(set(files).difference(images)):
+        names = listing((file.name for file in others), most=3)
+        print(f"{folder}: left out, as hidden or not named like an image: {names}")
+    return images
+
+
+@contextlib.contextmanager
+def _image_errors(path: Path) -> Iterator[None]:
+    """Make ImageErrors, which name the file, of what is wrong with an image."""
+    try:
+        yield
+    except BadImageError as error:
+        raise ImageError(f"{path} can't be read as an image: {error.reason}") from error
+    except FloatingPointError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
@@ -315,38 +374,61 @@ def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def detect_in_images(
-    detector: Detector, images: Sequence[Path], folder: Path, painter: PointPainter | None = None
-) -> None:
+    detector: Detector,
+    images: Sequence[Path],
+    folder: Path,
+    bad: BadFiles,
+    painter: PointPainter | None = None,
+) -> int:
     """Write one picture per image, small ones enlarged; with a painter, sheets of attention too.
 
+    Args:
+        detector: finds and draws.
+        images: files.
+        folder: where to write.
+        bad: gets images that turn out to be damaged, or on which the model's predictions are not
+            finite.
+        painter: draws points.
+
+    Returns:
+        The number of images that were drawn.
+
     Raises:
-        DemoError: if an image turns out to be damaged.
+        ImageError: for the first bad image, if it is to stop there.
     """
     sheets = output_files(images, folder / "attention")
+    num_drawn = 0
     for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
-        try:
+        with bad.skipping(path), _image_errors(path):
             image = read_image(path)
-        except BadImageError as error:
-            raise _not_an_image(path, error) from error
-        if painter is None:
-            drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
-        else:
-            drawn, count = painter(image, path.name, sheet)
-        Image.fromarray(drawn).save(out)
-        see = f"{out} and {sheet}" if painter is not None and count else out
-        print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {see}")
+            if painter is None:
+                drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
+            else:
+                drawn, count = painter(image, path.name, sheet)
+            Image.fromarray(drawn).save(out)
+            num_drawn += 1
+            see = f"{out} and {sheet}" if painter is not None and count else out
+            print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {see}")
+    return num_drawn
 
 
 def detect_in_frames(
     detector: Detector, reader: FrameReader, out: Path, max_frames: int | None, window: bool
 ) -> None:
-    """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window."""
+    """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window.
+
+    Raises:
+        VideoError: if it can't be written, or the model's predictions for a frame are not finite.
+    """
     frames = itertools.islice(reader, max_frames)
     total = min(filter(None, (reader.num_frames, max_frames)), default=None)
     done = 0
     with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
         for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
-            drawn, _ = detector(frame)
+            try:
+                drawn, _ = detector(frame)
+            except FloatingPointError as error:
+                raise VideoError(f"{reader.name}, frame {done + 1}: {error}") from error
             writer.write(drawn)
             done += 1
             if window:

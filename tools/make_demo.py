@@ -7,7 +7,6 @@ python tools/make_demo.py --config-file detr/detr_small_shapes.py --output outpu
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from detectron2.config import instantiate
 from tabulate import tabulate
 
+from sap_detr.arguments import ArgumentParser
 from sap_detr.config import load_config
 from sap_detr.data import get_dataset_dicts
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
@@ -26,17 +26,15 @@ DEFAULT_CONFIG = "sap_detr/sap_detr_small_shapes.py"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("make_demo.py", __doc__)
     parser.add_argument("--config-file", default=DEFAULT_CONFIG, help="file or zoo name")
     parser.add_argument("--output", default="output/demo", help="folder for everything")
     parser.add_argument("opts", nargs="*", metavar="key=value", help="changes to the config")
     args = parser.parse_args(argv)
     try:
         run(args.config_file, Path(args.output), args.opts)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (*USER_ERRORS, FloatingPointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

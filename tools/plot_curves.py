@@ -3,6 +3,9 @@
 
 plot_curves.py output/sap_detr output/detr --labels SAP-DETR DETR --out curves.png
 plot_curves.py output/sap_detr --x epoch --iterations-per-epoch 7392
+
+Runs that can't be used are left out, counted and listed at the end. The exit status is 0 if all
+were drawn, 1 if some were, 2 if none was or if what is asked for can't be done.
 """
 
 from __future__ import annotations
@@ -12,29 +15,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sap_detr.arguments import ArgumentParser
+from sap_detr.bad_files import BadFiles
 from sap_detr.visualization import MetricsError, plot_curves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one message for what can't be done."""
+    """Run the command line; return the exit status, after one line for what can't be done."""
     parser = _parser()
     args = parser.parse_args(argv)
     runs, steps = named_runs(parser, args)
+    bad = bad_runs(args)
     try:
-        out = plot_curves(runs, args.out, x=args.x, iterations_per_epoch=steps)
-    except (MetricsError, OSError, ValueError) as error:
-        print(f"plot_curves: {error}", file=sys.stderr)
+        out = plot_curves(runs, args.out, x=args.x, iterations_per_epoch=steps, bad=bad)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    print(out)
-    return 0
+    return tell(out, bad)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="plot_curves.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("plot_curves.py", __doc__)
     add_run_arguments(parser, nargs="+", needs_steps="for --x epoch")
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), help="file to write (default: %(default)s)"
@@ -46,6 +47,19 @@ def _parser() -> argparse.ArgumentParser:
         help="what the horizontal axis counts (default: %(default)s)",
     )
     return parser
+
+
+def bad_runs(args: argparse.Namespace) -> BadFiles:
+    """Return what takes the runs that can't be used."""
+    return BadFiles(MetricsError, FileNotFoundError, stop_at_first=args.stop_at_first_error)
+
+
+def tell(out: Path, bad: BadFiles) -> int:
+    """Print which file was drawn, and which runs it lacks; return the exit status."""
+    print(out)
+    if bad.reasons:
+        print(bad, file=sys.stderr)
+    return bad.exit_status(num_used=1)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, nargs: str, needs_steps: str) -> None:
@@ -69,6 +83,11 @@ def add_run_arguments(parser: argparse.ArgumentParser, nargs: str, needs_steps: 
         type=int,
         default=[],
         help=f"{needs_steps}: one number, or one for each run",
+    )
+    parser.add_argument(
+        "--stop-at-first-error",
+        action="store_true",
+        help="end at the first run that can't be used, without a picture",
     )
 
 

@@ -4,34 +4,37 @@
 plot_published_curves.py --out published.png
 plot_published_curves.py output/mine --models sam_detr_r50_12ep sam_detr_r50_smca_12ep
 plot_published_curves.py output/mine --models 12 --metric APs --labels "smaller batch"
+
+Runs that can't be used are left out, counted and listed at the end. The exit status is 0 if all
+were drawn, 1 if some were, 2 if none was or if what is asked for can't be done.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plot_curves import add_run_arguments, named_runs
+from plot_curves import add_run_arguments, bad_runs, named_runs, tell
 
+from sap_detr.arguments import ArgumentParser
 from sap_detr.projects.sam_detr.training_curves import (
     METRICS,
     plot_published,
     published_table,
     select_published,
 )
-from sap_detr.visualization import MetricsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 with one message for what can't be done."""
+    """Run the command line; return the exit status, after one line for what can't be done."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.table:
         print(published_table())
         return 0
     runs, steps = named_runs(parser, args)
+    bad = bad_runs(args)
     try:
         out = plot_published(
             args.out,
@@ -39,20 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             metric=args.metric,
             runs=runs,
             iterations_per_epoch=steps,
+            bad=bad,
         )
-    except (MetricsError, OSError, ValueError) as error:
-        print(f"plot_published_curves: {error}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    print(out)
-    return 0
+    return tell(out, bad)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="plot_published_curves.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("plot_published_curves.py", __doc__)
     add_run_arguments(parser, nargs="*", needs_steps="for runs that have not logged their epochs")
     parser.add_argument(
         "--models",

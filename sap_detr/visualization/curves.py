@@ -20,7 +20,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from ..bad_files import BadFiles
 from ..engine.metrics_file import METRICS_FILE
+from ..text import listing
 from .palette import SERIES_COLORS
 
 logger = logging.getLogger(__name__)
@@ -168,6 +170,7 @@ def plot_curves(
     x: XAxis = "iteration",
     iterations_per_epoch: int | Mapping[str, int] | None = None,
     dpi: int = 160,
+    bad: BadFiles | None = None,
 ) -> Path:
     """Draw the losses and APs of runs into one picture.
 
@@ -179,13 +182,15 @@ def plot_curves(
         iterations_per_epoch: needed for ``x="epoch"``: one number for all runs or one for each
             label. Without it the runs must have logged ``epoch``.
         dpi: pixels per inch; the picture is 10 inches wide.
+        bad: gets runs that can't be used, and the others are drawn; without it, the first of them
+            is an error.
 
     Returns:
         The file.
 
     Raises:
         FileNotFoundError: if a run has no metrics.
-        MetricsError: if metrics can't be read, or lack what ``x`` needs.
+        MetricsError: if metrics can't be read, or lack what ``x`` needs, or no run can be used.
         ValueError: if there are no runs or ``x`` is unknown.
     """
     if not runs:
@@ -198,7 +203,12 @@ def plot_curves(
         steps = steps.get(label) if isinstance(steps, Mapping) else steps
         color = SERIES_COLORS[index % len(SERIES_COLORS)]
         dash = ("-", "--", ":")[index // len(SERIES_COLORS) % 3]
-        drawn.append(_Run(label, read_metrics(path), color, dash, x, steps))
+        with (bad or BadFiles()).skipping(path):
+            run = _Run(label, read_metrics(path), color, dash, x, steps)
+            run.places(np.zeros(0, np.int64))  # fails now if there is nothing to place it by
+            drawn.append(run)
+    if bad is not None and not drawn:
+        raise MetricsError(listing(bad.reasons.values(), separator="; "))
     terms = sorted({term for run in drawn for term in last_layer_losses(run.metrics)})
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .palette import RGB, class_color, load_font, shorten, text_color_on
+from .pixels import Pixels, check_image
 
-Pixels = NDArray[np.uint8]
 Labels = Literal["full", "score", "none"]
 Place = tuple[float, float, float, float]
 
@@ -120,10 +120,7 @@ def draw_detections(
     Raises:
         ValueError: if the image is not an 8-bit RGB image.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(
-            f"an image must be uint8 with shape (H, W, 3), got {image.dtype} {image.shape}"
-        )
+    check_image(image)
     shown = _as_box_set(detections).select(score_threshold, top_k)
     true = None if truth is None else _as_box_set(truth)
     canvas = Image.fromarray(np.ascontiguousarray(image))

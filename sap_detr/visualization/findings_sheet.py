@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 
 from ..data import BadImageError, Finding, Findings, read_image
 from ..data.findings import Example, Severity
-from .detections import BoxSet, Pixels, draw_detections
+from .detections import BoxSet, draw_detections
 from .layout import beside
 from .palette import class_color
+from .pixels import Pixels
 from .sheet import SheetRow, detection_sheet
 
 _SIZE = (480, 360)  # of a tile's picture, width and height in pixels

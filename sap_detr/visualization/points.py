@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from .attention import QueryTrace
-from .detections import BoxSet, Pixels, class_name, line_width
+from .detections import BoxSet, class_name, line_width
 from .layout import (
     GAP,
     INK,
@@ -31,6 +31,7 @@ from .layout import (
     text_line,
 )
 from .palette import RGB, class_color, load_font, text_color_on
+from .pixels import Pixels
 
 Region = tuple[float, float, float, float]
 Floats = NDArray[np.floating]

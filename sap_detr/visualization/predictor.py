@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from numpy.typing import NDArray
 from torch import nn
+
+from .pixels import Pixels, check_image
 
 
 class Predictor:
@@ -19,7 +20,8 @@ class Predictor:
         model: a Detectron2 model; it is put in evaluation mode.
         augmentations: what is done to an image before, such as the ``augmentations`` of the mapper
             that the model was evaluated with.
-        image_format: channel order that the model takes, "RGB" or "BGR".
+        image_format: channel order that the model takes, "RGB" or "BGR". Images are given in RGB
+            whatever it is.
 
     Raises:
         ValueError: if ``image_format`` is neither.
@@ -40,15 +42,20 @@ class Predictor:
         self.image_format = image_format
 
     @torch.no_grad()
-    def __call__(self, image: NDArray[np.uint8]) -> Instances:
+    def __call__(self, image: Pixels) -> Instances:
         """Detect in one image.
 
         Args:
-            image: (H, W, 3), RGB, 0..255.
+            image: (H, W, 3), uint8, RGB.
 
         Returns:
             ``pred_boxes`` (XYXY pixels of ``image``), ``scores`` and ``pred_classes``, on the CPU.
+
+        Raises:
+            ValueError: if the image is something else, such as a float array or a path.
+            FloatingPointError: if boxes or scores of the model are not finite.
         """
+        check_image(image)
         height, width = image.shape[:2]
         if self.image_format == "BGR":
             image = image[:, :, ::-1]
@@ -57,4 +64,20 @@ class Predictor:
         pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
         outputs = self.model([{"image": pixels, "height": height, "width": width}])
         instances: Instances = outputs[0]["instances"].to("cpu")
+        check_finite(instances)
         return instances
+
+
+def check_finite(instances: Instances) -> None:
+    """Check the boxes and scores that a model found in an image.
+
+    Raises:
+        FloatingPointError: if any is NaN or infinite.
+    """
+    finite = instances.pred_boxes.tensor.isfinite().all(-1) & instances.scores.isfinite()
+    bad = len(finite) - int(finite.sum())
+    if bad:
+        raise FloatingPointError(
+            f"boxes or scores of {bad} of {len(finite)} detections are NaN or infinite: the "
+            "model's weights are damaged, or have diverged in training; take an earlier checkpoint"
+        )

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from ..data.images import read_image
-from .detections import BoxSet, Pixels, class_name, draw_detections
+from .detections import BoxSet, class_name, draw_detections
 from .layout import (
     GAP,
     INK,
@@ -32,6 +32,8 @@ from .layout import (
     text_line,
 )
 from .palette import class_color, load_font
+from .pixels import Pixels
+from .predictor import check_finite
 
 Layout = Literal["side_by_side", "overlay"]
 
@@ -125,6 +127,7 @@ def make_validation_sheet(
         The file.
 
     Raises:
+        FloatingPointError: if boxes or scores of the model are not finite.
         ValueError: if there are no images.
     """
     places = np.linspace(0, len(dataset_dicts) - 1, min(num_images, len(dataset_dicts)))
@@ -137,7 +140,9 @@ def make_validation_sheet(
             for record in chosen:
                 image = read_image(record["file_name"])
                 inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
-                found = BoxSet.from_instances(model([inputs])[0]["instances"])
+                instances = model([inputs])[0]["instances"]
+                check_finite(instances)
+                found = BoxSet.from_instances(instances)
                 found = found.select(score_threshold)
                 truth = BoxSet.from_annotations(record.get("annotations", ()))
                 caption = (

@@ -7,8 +7,10 @@ import torch
 from detectron2.config import instantiate
 from PIL import Image
 
-from sap_detr.checkpoint import save_checkpoint_file
+from sap_detr.bad_files import BadFiles
+from sap_detr.checkpoint import load_checkpoint_file, save_checkpoint_file
 from sap_detr.config import load_config
+from sap_detr.data import image_suffixes, read_image
 from sap_detr.visualization import FrameReader, FrameWriter
 
 CONFIG = "detr/detr_r50_500ep"
@@ -136,7 +138,7 @@ def test_points_and_sheet_are_of_the_queries_that_are_detected(
 
 
 def test_where_nothing_is_detected_there_is_no_sheet(tmp_path, sap_detr_arguments, capsys):
-    sap_detr_arguments[sap_detr_arguments.index("--threshold") + 1] = "1.1"
+    sap_detr_arguments[sap_detr_arguments.index("--threshold") + 1] = "1"
     assert demo.main(["--points", *sap_detr_arguments]) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.png"]
     assert "attention" not in capsys.readouterr().out
@@ -157,6 +159,8 @@ def test_where_nothing_is_detected_there_is_no_sheet(tmp_path, sap_detr_argument
         (["--random-weights", "--input", "{photo}", "--points"], "has a DetrDecoder"),
         (["--random-weights", "--input", "{photo}", "--points", "0"], "--points needs"),
         (["--random-weights", "--webcam", "0", "--points"], "--points needs"),
+        (["--random-weights", "--input", "{photo}", "--top-k", "0"], "--top-k"),
+        (["--random-weights", "--input", "{tmp}/none.jpg", "{tmp}/text.jpg"], "text.jpg"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):
@@ -165,9 +169,121 @@ def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):
     args = [arg.format(tmp=tmp_path, photo=photo) for arg in args]
     assert demo.main(arguments("--output", tmp_path / "out", *args)) == 2
     error = capfd.readouterr().err
+    assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("threshold", ["-0.1", "1.01", "50", "nan", "inf", "-inf"])
+def test_thresholds_outside_of_0_to_1_are_refused(tmp_path, photo, capsys, threshold):
+    args = arguments("--random-weights", "--input", photo, "--output", tmp_path / "out")
+    place = args.index("--threshold")
+    args[place : place + 2] = [f"--threshold={threshold}"]
+    assert demo.main(args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --threshold must be from 0 to 1")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def folder_with_bad_files(photo, damage_image):
+    """A folder of two good images, and others that end differently."""
+    folder = photo.parent
+    photo.with_name("z.png").write_bytes(photo.read_bytes())
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    Image.fromarray(noise).save(photo.with_name("damaged.png"))
+    damage_image(photo.with_name("damaged.png"))
+    photo.with_name("text.jpg").write_text("not an image")
+    photo.with_name("._photo.png").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
+    photo.with_name("notes.txt").write_text("holidays")
+    photo.with_name("folder.jpg").mkdir()
+    return folder
+
+
+def test_bad_files_are_left_out_counted_and_listed(
+    tmp_path, weights, folder_with_bad_files, capsys
+):
+    folder, out = folder_with_bad_files, tmp_path / "out"
+    paths = [tmp_path / "none.jpg", folder]
+    assert demo.main(arguments("--weights", weights, "--input", *paths, "--output", out)) == 1
+    printed = capsys.readouterr()
+    assert sorted(p.name for p in out.iterdir()) == ["photo.png", "z.png"]
+    assert printed.out.count(" objects, see ") == 2
+    assert "left out, as hidden or not named like an image: ._photo.png, notes.txt" in printed.out
+    count, *reasons = printed.err.splitlines()
+    assert count == "3 files left out:"
+    for reason, name in zip(reasons, ["none.jpg", "text.jpg", "damaged.png"], strict=True):
+        assert name in reason
+
+
+def test_the_first_bad_file_ends_everything_on_request(
+    tmp_path, weights, folder_with_bad_files, capsys
+):
+    folder, out = folder_with_bad_files, tmp_path / "out"
+    common = arguments("--weights", weights, "--stop-at-first-error", "--output", out, "--input")
+    split = common.index("--config-file")
+    for paths, name in (([folder], "text.jpg"), ([folder / "damaged.png"], "damaged.png")):
+        args = [*common[:split], *map(str, paths), *common[split:]]
+        assert demo.main(args) == 2
+        error = capsys.readouterr().err
+        assert name in error
+        assert error.count("\n") == 1
+    assert not list(out.glob("*"))
+
+
+def test_where_every_image_turns_out_to_be_damaged_the_status_says_so(
+    tmp_path, weights, folder_with_bad_files, capsys
+):
+    damaged = folder_with_bad_files / "damaged.png"
+    args = arguments("--weights", weights, "--input", damaged, "--output", tmp_path / "out")
+    assert demo.main(args) == 2
+    assert "damaged.png can't be read as an image" in capsys.readouterr().err
+
+
+def test_a_folder_with_nothing_but_hidden_files_has_no_images(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / ".hidden.png")
+    assert demo.main(arguments("--random-weights", "--input", tmp_path / "photos")) == 2
+    assert "has no images" in capsys.readouterr().err
+
+
+def test_folders_have_images_of_every_format_that_is_read(tmp_path):
+    image = Image.new("RGB", (16, 16), (200, 100, 50))
+    files = []
+    for suffix in sorted(image_suffixes()):
+        kind = Image.registered_extensions()[suffix]
+        if kind not in Image.SAVE or (suffix == ".pfm"):
+            continue
+        file = tmp_path / f"image{suffix.upper() if suffix == '.gif' else suffix}"
+        (image.convert("L") if suffix in (".pgm", ".pbm") else image).save(file, kind)
+        files.append(file)
+    assert {".gif", ".jfif", ".jpg", ".png", ".webp"} <= {file.suffix.lower() for file in files}
+    assert (".avif" in {file.suffix for file in files}) == ("AVIF" in Image.SAVE)
+    bad = BadFiles(demo.ImageError)
+    assert sorted(demo.find_images([tmp_path], bad)) == sorted(files)
+    assert not bad.reasons
+    for file in files:
+        assert read_image(file).shape == (16, 16, 3)
+
+
+def test_predictions_that_are_not_finite_are_told(tmp_path, weights, photo, capsys):
+    state = load_checkpoint_file(weights)
+    state["model"]["decoder.norm.bias"][0] = torch.nan
+    diverged = tmp_path / "diverged.pth"
+    save_checkpoint_file(state, diverged)
+    out = tmp_path / "out"
+    assert demo.main(arguments("--weights", diverged, "--input", photo, "--output", out)) == 2
+    error = capsys.readouterr().err
+    assert "NaN" in error
+    assert not list(out.glob("*"))
+    video = tmp_path / "street.mp4"
+    with FrameWriter(video, rate=10) as writer:
+        writer.write(np.full((64, 96, 3), 90, np.uint8))
+    assert demo.main(arguments("--weights", diverged, "--video", video, "--output", out)) == 2
+    error = capsys.readouterr().err
+    assert "street.mp4, frame 1: " in error
+    assert "NaN" in error
 
 
 def test_images_above_the_limit_are_refused_before_anything_is_built(

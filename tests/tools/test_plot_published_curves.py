@@ -208,7 +208,7 @@ def test_what_can_not_be_drawn_is_told_in_one_line(tmp_path, monkeypatch, capsys
     write_run(tmp_path / "no_epochs", 2, logs_epochs=False, AP=10.0)
     assert command_line.main([*arguments, "--out", "out.png"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("plot_published_curves: ")
+    assert error.startswith("error: ")
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
@@ -234,3 +234,15 @@ def test_table_is_printed(capsys, tmp_path, monkeypatch):
     assert command_line.main(["--table"]) == 0
     assert capsys.readouterr().out == "| the table |\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_bad_runs_are_left_out_and_listed(tmp_path, drawn, capsys):
+    runs = [tmp_path / "nowhere", write_run(tmp_path / "good", 3, AP=10.0)]
+    args = [*map(str, runs), "--models", "12", "--out", str(tmp_path / "out.png")]
+    assert command_line.main(args) == 1
+    assert named_curves(drawn[0].axes[0])["good"].get_ydata().tolist() == [11, 12, 13]
+    count, reason = capsys.readouterr().err.splitlines()
+    assert count == "1 file left out:"
+    assert "nowhere" in reason
+    assert command_line.main([*args, "--stop-at-first-error"]) == 2
+    assert len(drawn) == 1

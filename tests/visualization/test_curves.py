@@ -257,3 +257,21 @@ def test_command_line(tmp_path, capsys):
     assert "nowhere" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command_line.main([str(run), "--labels", "one", "two"])
+
+
+def test_bad_runs_are_left_out_and_listed(tmp_path, drawn, capsys):
+    good = write(tmp_path / "good", training([19]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metrics.json").write_text("")
+    runs = [tmp_path / "nowhere", tmp_path / "empty", good]
+    out = ["--out", str(tmp_path / "out.png")]
+    assert command_line.main([*map(str, runs), *out]) == 1
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["good"]
+    count, *reasons = capsys.readouterr().err.splitlines()
+    assert count == "2 files left out:"
+    assert ["nowhere" in reasons[0], "empty" in reasons[1]] == [True, True]
+    assert command_line.main([*map(str, runs), *out, "--stop-at-first-error"]) == 2
+    assert command_line.main([*map(str, runs[:2]), *out]) == 2
+    assert command_line.main([*map(str, runs), *out, "--x", "epoch"]) == 2
+    assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
+    assert len(drawn) == 1

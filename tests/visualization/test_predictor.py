@@ -1,22 +1,30 @@
 """Images reach the model as evaluation would give them."""
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from torch import nn
 
 from sap_detr.visualization import Predictor
 
 
 class Remembers(nn.Module):
+    scores = boxes = ()
+
     def forward(self, batch):
         assert not self.training
         assert not torch.is_grad_enabled()
         [self.inputs] = batch
         size = (self.inputs["height"], self.inputs["width"])
-        return [{"instances": Instances(size, pred_boxes=Boxes(torch.zeros(0, 4)))}]
+        boxes = torch.tensor(self.boxes).reshape(-1, 4)
+        found = Instances(size, pred_boxes=Boxes(boxes), scores=torch.tensor(self.scores))
+        return [{"instances": found}]
 
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
@@ -36,3 +44,49 @@ def test_the_image_is_resized_and_in_the_models_channel_order(image_format):
 def test_unknown_channel_orders_are_refused():
     with pytest.raises(ValueError, match="image_format"):
         Predictor(Remembers(), [], "GBR")
+
+
+RGB = np.zeros((4, 6, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "remedy"),
+    [
+        (RGB / 255, r"float64 \(4, 6, 3\) with values from 0 to 0", "255 \\* image"),
+        (RGB.astype(np.float32) + 7, "values from 7 to 7", ""),
+        (RGB.astype(np.float32) + np.nan, "values from nan to nan", ""),
+        (RGB.astype(np.uint16), "uint16", ""),
+        (RGB > 0, "bool", ""),
+        (RGB[:, :, 0], r"uint8 \(4, 6\)", "grey"),
+        (RGB[:, :, :1], r"\(4, 6, 1\)", "grey"),
+        (np.zeros((4, 6, 4), np.uint8), r"\(4, 6, 4\)", "alpha"),
+        (RGB.transpose(2, 0, 1), r"\(3, 4, 6\)", "channels come first"),
+        (RGB[None], r"\(1, 4, 6, 3\)", "one image at a time"),
+        (RGB[:0], r"uint8 \(0, 6, 3\)", ""),
+        (RGB[:, :0] / 255, r"float64 \(4, 0, 3\)", ""),
+        (np.zeros(()), r"float64 \(\)", ""),
+        (np.array(None), "object", ""),
+        (torch.zeros(3, 4, 6), r"torch.Tensor of torch.float32 \(3, 4, 6\)", "permute"),
+        (Image.new("L", (6, 4)), "PIL image of mode L", 'convert\\("RGB"\\)'),
+        ("a.jpg", "a path, 'a.jpg'", "read_image"),
+        (Path("a.jpg"), "a path, 'a.jpg'", "read_image"),
+        (None, "NoneType", ""),
+        ([RGB], "list", ""),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_was_given(image, given, remedy):
+    predictor = Predictor(Remembers(), [])
+    with pytest.raises(ValueError, match=f"uint8 array.*{given}.*{remedy}"):
+        predictor(image)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["scores", "boxes"])
+def test_predictions_that_are_not_finite_are_an_error(bad, where):
+    model = Remembers()
+    model.boxes, model.scores = (1.0, 2.0, 3.0, 4.0) * 2, (0.5, 0.4)
+    predictor = Predictor(model, [])
+    assert len(predictor(RGB)) == 2
+    setattr(model, where, (*getattr(model, where)[:-1], bad))
+    with pytest.raises(FloatingPointError, match="1 of 2 detections"):
+        predictor(RGB)

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from sap_detr.analysis import build_without_weights, count_parameters
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
 from sap_detr.analysis.report import format_table
-from sap_detr.visualization import plot_by_epoch, read_by_epoch
+from sap_detr.bad_files import BadFiles
+from sap_detr.text import listing
+from sap_detr.visualization import MetricsError, plot_by_epoch, read_by_epoch
 from sap_detr.visualization.palette import SERIES_COLORS
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -108,6 +110,7 @@ def plot_published(
     metric: str = "AP",
     runs: Mapping[str, str | os.PathLike[str]] | None = None,
     iterations_per_epoch: Mapping[str, int] | None = None,
+    bad: BadFiles | None = None,
 ) -> Path:
     """Draw published models by epoch, in a panel for each schedule, and own runs over them.
 
@@ -120,13 +123,16 @@ def plot_published(
         runs: folders (or ``metrics.json`` files) by the label that each shall have. They are drawn
             in every panel, as far as it goes; the last one goes as far as they do.
         iterations_per_epoch: for runs, by label, that have not logged ``epoch``.
+        bad: gets runs that can't be used, and the others are drawn; without it, the first of them
+            is an error.
 
     Returns:
         The file.
 
     Raises:
         FileNotFoundError: if a run has no metrics.
-        MetricsError: if a run has not logged this AP, or can't be placed on the axis.
+        MetricsError: if a run has not logged this AP, or can't be placed on the axis; with ``bad``
+            if that holds for every run.
         ValueError: if there is no model, or no such metric.
     """
     if metric not in METRICS:
@@ -134,12 +140,14 @@ def plot_published(
     steps, colors = iterations_per_epoch or {}, SERIES_COLORS[: len(_VARIANTS) - 1 : -1]
     own: list[tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]] = []
     for index, (label, path) in enumerate((runs or {}).items()):
-        epochs, values = read_by_epoch(path, f"bbox/{metric}", steps.get(label))
         dash = "-" if index < len(colors) else ":"
         look: dict[str, Any] = dict(
             color=colors[index % len(colors)], linestyle=dash, linewidth=2.4, label=label
         )
-        own.append((epochs, values, look))
+        with (bad or BadFiles()).skipping(path):
+            own.append((*read_by_epoch(path, f"bbox/{metric}", steps.get(label)), look))
+    if bad is not None and runs and not own:
+        raise MetricsError(listing(bad.reasons.values(), separator="; "))
     schedules = sorted({model.schedule for model in models})
     panels = {}
     for schedule in schedules:
