@@ -20,12 +20,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sap_detr
 
-if TYPE_CHECKING:
+try:
     from packaging.requirements import Requirement
+    from packaging.version import InvalidVersion, Version
+except ImportError:
+    PACKAGING = False  # a problem that is told with the others
+else:
+    PACKAGING = True
 
 MINIMUM_PYTHON = (3, 10)
 
@@ -43,8 +48,8 @@ MODULES = {"opencv-python-headless": "cv2", "Pillow": "PIL", "hydra-core": "hydr
 OTHER_OPENCV = ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 
 HINTS = {
-    "hydra-core": "without it no setting can be given on the command line",
-    "opencv-python-headless": "Detectron2's visualizer imports it",
+    "hydra-core": " (without it no setting can be given on the command line)",
+    "opencv-python-headless": " (Detectron2's visualizer imports it)",
 }
 # Part of the message of a failing import: what it means, and what to do.
 KNOWN_ERRORS = {
@@ -91,25 +96,23 @@ def installed_version(distribution: str) -> str | None:
 def required_packages() -> list[str]:
     """Return what this project's installation says it needs, such as ``torch>=2.5``.
 
-    Where it is not installed, or packaging is missing, only what nothing works without.
+    Where it is not installed, only what nothing works without.
     """
     try:
-        texts = importlib.metadata.requires("sap-detr") or []
-        needed = [read_requirement(text) for text in texts]
-    except ImportError:  # or PackageNotFoundError, which is one
+        requirements = importlib.metadata.requires("sap-detr") or []
+    except importlib.metadata.PackageNotFoundError:
         return ["torch", "torchvision", "packaging"]
-    return [str(r) for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [text for text in requirements if "extra ==" not in text]
 
 
-def read_requirement(text: str) -> Requirement:
-    """Return a requirement such as ``torch>=2.5`` in packaging's form.
-
-    Raises:
-        ImportError: if packaging is missing.
-    """
-    from packaging.requirements import Requirement
-
-    return Requirement(text)
+def import_error(*modules: str) -> Exception | None:
+    """Import modules; return the error with which the first of them fails, or None."""
+    try:
+        for module in modules:
+            import_module(module)
+    except Exception as error:  # compiled packages fail with whatever their loader raises
+        return error
+    return None
 
 
 def first_line(error: BaseException) -> str:
@@ -128,6 +131,11 @@ def check_python(report: Report, version: tuple[int, ...] = sys.version_info[:3]
     report.add("sap_detr", f"{sap_detr.__version__} at {location}")
 
 
+def requirement_name(requirement: str) -> str:
+    """Return the distribution that a requirement is about."""
+    return re.split(r"[^\w.-]", requirement)[0]
+
+
 def version_problem(requirement: str, version: str | None) -> str | None:
     """Return what is wrong with the installed version (None: not installed), or None.
 
@@ -135,16 +143,12 @@ def version_problem(requirement: str, version: str | None) -> str | None:
         requirement: such as ``torch>=2.5``.
         version: where it is a development or local version, its release counts.
     """
-    fix = f"`pip install '{requirement}'`"
-    try:
-        needed = read_requirement(requirement)
-        from packaging.version import InvalidVersion, Version
-    except ImportError:  # which is a problem of its own
-        return None if version else f"{requirement} is missing: {fix}"
-    name, specifier = needed.name, needed.specifier
+    name, fix = requirement_name(requirement), f"`pip install '{requirement}'`"
     if version is None:
-        reason = f" ({HINTS[name]})" if name in HINTS else ""
-        return f"{name} is missing{reason}: {fix}"
+        return f"{name} is missing{HINTS.get(name, '')}: {fix}"
+    if not PACKAGING:
+        return None
+    specifier = Requirement(requirement).specifier
     try:
         fits = specifier.contains(Version(version).base_version)
     except InvalidVersion:
@@ -159,32 +163,21 @@ def import_problem(module: str, error: BaseException) -> str:
     return f"{module} is installed but does not import ({first_line(error)}): {advice}"
 
 
-def check_packages(
-    report: Report,
-    requirements: Sequence[str] | None = None,
-) -> None:
+def check_packages(report: Report, requirements: Sequence[str] | None = None) -> None:
     """Add a row for every requirement; by default those of this project."""
     for requirement in required_packages() if requirements is None else requirements:
-        name = re.split(r"[^\w.-]", requirement)[0]
+        name = requirement_name(requirement)
         module = MODULES.get(name, name)
         names = (name, *OTHER_OPENCV) if module == "cv2" else (name,)
-        version = next((found for name in names if (found := installed_version(name))), None)
-        problem = version_problem(requirement, version)
-        value = version or "missing"
-        if version is not None:
-            # Compiled packages fail with whatever their loader raises, not only ImportError.
-            try:
-                import_module(module)
-            except Exception as error:
-                value = f"{version}, does not import"
-                problem = problem or import_problem(module, error)
+        version = next(filter(None, map(installed_version, names)), None)
+        problem, value = version_problem(requirement, version), version or "missing"
+        if version is not None and (error := import_error(module)):
+            value += ", does not import"
+            problem = problem or import_problem(module, error)
         report.add(name, value, problem)
 
 
-def check_pairing(
-    report: Report,
-    requirements: Sequence[str] | None = None,
-) -> None:
+def check_pairing(report: Report, requirements: Sequence[str] | None = None) -> None:
     """Add a problem if torchvision's metadata ask for another torch than the installed one.
 
     ``requirements`` are torchvision's; published wheels name one torch exactly.
@@ -194,11 +187,11 @@ def check_pairing(
         return
     if requirements is None:
         requirements = importlib.metadata.requires("torchvision") or []
-    for needed in map(read_requirement, requirements):
-        exact = [s.version.partition("+")[0] for s in needed.specifier if s.operator == "=="]
-        if needed.name == "torch" and exact and exact[0] != version.partition("+")[0]:
+    for requirement in requirements:
+        release = re.sub(r"\+[\w.]+", "", requirement)
+        if requirement_name(requirement) == "torch" and version_problem(release, version):
             report.problems.append(
-                f"torchvision belongs to torch {exact[0]}, but torch is {version}: "
+                f"torchvision belongs to {requirement}, but torch is {version}: "
                 "install a matching pair with one command, `pip install -U torch torchvision`"
             )
 
@@ -218,10 +211,9 @@ def check_devices(
 ) -> None:
     """Add the devices torch can use; ``gpus`` returns those that the driver knows."""
     if torch is None:
-        try:
-            torch = import_module("torch")
-        except Exception:  # which is a problem of its own
+        if import_error("torch"):  # which is a problem of its own
             return
+        torch = import_module("torch")
     if torch.cuda.is_available():
         report.add("CUDA", f"{torch.version.cuda or torch.version.hip}")
         for index in range(torch.cuda.device_count()):
@@ -244,38 +236,31 @@ def check_devices(
 def check_detectron2(report: Report) -> None:
     """Add which Detectron2 this is, where it is, and whether it has compiled operators."""
     version = installed_version("detectron2")
-    try:
-        module = import_module("detectron2")
-        import_module("detectron2.engine")
-        import_module("detectron2.model_zoo")
-    except Exception as error:
-        value = f"{version}, does not import"
-        problem = (
-            f"does not import ({first_line(error)}): repair what the message names, or uninstall "
-            "it and "
-        )
+    if error := import_error("detectron2", "detectron2.engine", "detectron2.model_zoo"):
         if isinstance(error, ModuleNotFoundError) and error.name == "detectron2":
             value, problem = "missing", "is missing: "
+        else:
+            value = f"{version}, does not import"
+            problem = f"does not import ({first_line(error)}): repair what the message names, or "
+            problem += "uninstall it and "
         report.add("detectron2", value, f"detectron2 {problem}{INSTALL_DETECTRON2}")
         return
+    module = import_module("detectron2")
     version = version or str(module.__version__)
     edition = "PyPI sources with edits" if version.startswith(PYPI_EDITION) else "official"
     report.add("detectron2", f"{version} ({edition})")
     report.add("detectron2 at", str(Path(str(module.__file__)).parent))
-
     operators = "detectron2._C"
     if find_spec(operators) is None:
         report.add(operators, "not compiled (no rotated boxes; nothing here needs it)")
-        return
-    try:
-        import_module(operators)
-        report.add(operators, "compiled")
-    except Exception as error:
+    elif error := import_error(operators):
         problem = (
             f"{operators} does not load ({first_line(error)}): Detectron2 was compiled for another "
             "torch; uninstall it and compile it again"
         )
         report.add(operators, "compiled, does not load", problem)
+    else:
+        report.add(operators, "compiled")
 
 
 def check_dataset_root(report: Report, environment: Mapping[str, str] = os.environ) -> None:
@@ -292,24 +277,15 @@ def check_dataset_root(report: Report, environment: Mapping[str, str] = os.envir
     report.add("data sets", f"{root}{missing} (DETECTRON2_DATASETS)", problem if missing else None)
 
 
-CHECKS: Sequence[tuple[str, Callable[[Report], None]]] = (
-    ("Python", check_python),
-    ("required packages", check_packages),
-    ("torch and torchvision", check_pairing),
-    ("devices", check_devices),
-    ("Detectron2", check_detectron2),
-    ("data sets", check_dataset_root),
-)
-
-
 def check_environment() -> Report:
     """Look at everything and return the report."""
     report = Report()
-    for title, check in CHECKS:
+    checks = (check_python, check_packages, check_pairing)
+    for check in (*checks, check_devices, check_detectron2, check_dataset_root):
         try:
             check(report)
         except Exception as error:  # a broken installation; the other checks still say something
-            report.problems.append(f"{title}: could not be checked ({first_line(error)})")
+            report.problems.append(f"{check.__name__} could not check ({first_line(error)})")
     return report
 
 

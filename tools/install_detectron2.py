@@ -117,7 +117,6 @@ class Edit:
 
 _GUARDED_C = "try:\n    from detectron2 import _C\nexcept ImportError:\n    _C = None\n"
 _WHY_C = "the archive has no C++ sources; operators that need them fail only when called"
-_WHY_NUMPY = "numpy 1.24 removed its aliases of the builtin types"
 
 EDITS: tuple[Edit, ...] = (
     *(
@@ -164,30 +163,27 @@ EDITS: tuple[Edit, ...] = (
         'os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", config_path)',
         "new setuptools releases have no pkg_resources",
     ),
-    Edit("data/build.py", "dtype=np.int", "dtype=int", _WHY_NUMPY, count=2),
-    Edit("evaluation/sem_seg_evaluation.py", "dtype=np.int)", "dtype=int)", _WHY_NUMPY, count=2),
-    Edit(
-        "evaluation/sem_seg_evaluation.py", "dtype=np.float)", "dtype=float)", _WHY_NUMPY, count=2
+    *(
+        Edit(
+            file,
+            old,
+            old.replace("np.", ""),
+            "numpy 1.24 removed its aliases of the builtin types",
+            count,
+        )
+        for file, old, count in (
+            ("data/build.py", "dtype=np.int", 2),
+            ("evaluation/sem_seg_evaluation.py", "dtype=np.int)", 2),
+            ("evaluation/sem_seg_evaluation.py", "dtype=np.float)", 2),
+            ("evaluation/sem_seg_evaluation.py", "astype(np.float)", 3),
+            ("data/datasets/pascal_voc.py", "dtype=np.str)", 1),
+            ("evaluation/pascal_voc_evaluation.py", "astype(np.bool)", 2),
+            ("structures/masks.py", "astype(np.bool)", 1),
+            ("structures/masks.py", "dtype=np.bool)", 1),
+            ("utils/visualizer.py", "astype(np.bool)", 3),
+            ("utils/video_visualizer.py", "dtype=np.bool)", 1),
+        )
     ),
-    Edit(
-        "evaluation/sem_seg_evaluation.py",
-        "astype(np.float)",
-        "astype(float)",
-        _WHY_NUMPY,
-        count=3,
-    ),
-    Edit("data/datasets/pascal_voc.py", "dtype=np.str)", "dtype=str)", _WHY_NUMPY),
-    Edit(
-        "evaluation/pascal_voc_evaluation.py",
-        "astype(np.bool)",
-        "astype(bool)",
-        _WHY_NUMPY,
-        count=2,
-    ),
-    Edit("structures/masks.py", "astype(np.bool)", "astype(bool)", _WHY_NUMPY),
-    Edit("structures/masks.py", "dtype=np.bool)", "dtype=bool)", _WHY_NUMPY),
-    Edit("utils/visualizer.py", "astype(np.bool)", "astype(bool)", _WHY_NUMPY, count=3),
-    Edit("utils/video_visualizer.py", "dtype=np.bool)", "dtype=bool)", _WHY_NUMPY),
     Edit(
         "engine/hooks.py",
         "torch.optim.lr_scheduler._LRScheduler",
@@ -277,12 +273,10 @@ def unpack(archive: Path, target: Path) -> Path:
         if hasattr(tarfile, "data_filter"):
             tar.extraction_filter = tarfile.data_filter
         tar.extractall(root, members)
-    folders = {Path(member.name).parts[0] for member in members}
-    if len(folders) != 1:
-        raise InstallError(
-            f"{archive.name}: expected one top-level folder, found {sorted(folders)}"
-        )
-    return root / folders.pop()
+    folder, *others = {Path(member.name).parts[0] for member in members}
+    if others:
+        raise InstallError(f"{archive.name}: there must be one top-level folder, not {others} too")
+    return root / folder
 
 
 def apply_edits(package: Path, edits: Sequence[Edit] = EDITS) -> None:
@@ -333,39 +327,26 @@ def _run_python(
         raise InstallError(f"{what} failed:\n{result.stdout.strip()}")
 
 
-def _write_requirement(folder: Path, requirement: str, sha256: str) -> str:
-    path = folder / f"{requirement.partition('==')[0]}.txt"
-    path.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-    return str(path)
+def _pip(command: str, requirement: str, sha256: str, folder: Path, path: str = "") -> None:
+    """Run a pip command on one requirement whose file has this SHA-256, from a folder.
+
+    `path` is where Python looks for modules first, such as another pip.
+    """
+    file = folder / f"{requirement.partition('==')[0]}.txt"
+    file.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    options = ["--quiet", "--no-deps", "--require-hashes", "-r", str(file)]
+    arguments = ["-m", "pip", *command.split(), *options]
+    environment = {"PYTHONPATH": path} if path else None
+    _run_python(arguments, folder, f"pip {command} of {requirement}", environment)
 
 
 def download_sdist(folder: Path) -> Path:
     """Download the sdist into `folder` with pip, hash-checked, and return its path."""
-    pip_folder = folder / "pip"
-    _run_python(
-        [
-            *("-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes"),
-            *("--target", str(pip_folder)),
-            *("-r", _write_requirement(folder, DOWNLOAD_PIP, DOWNLOAD_PIP_SHA256)),
-        ],
-        folder,
-        f"installing {DOWNLOAD_PIP} in a temporary folder",
-    )
-    sdist_folder = folder / "sdist"
-    _run_python(
-        [
-            *("-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"),
-            *("--no-binary", ":all:", "--require-hashes", "--dest", str(sdist_folder)),
-            *("-r", _write_requirement(folder, SDIST, SDIST_SHA256)),
-        ],
-        folder,
-        f"downloading {SDIST}",
-        {"PYTHONPATH": str(pip_folder)},
-    )
-    archives = list(sdist_folder.glob("*.tar.gz"))
-    if len(archives) != 1:
-        raise InstallError(f"downloading {SDIST}: expected one .tar.gz, found {archives}")
-    return archives[0]
+    _pip("install --target pip", DOWNLOAD_PIP, DOWNLOAD_PIP_SHA256, folder)
+    download = "download --no-build-isolation --no-binary :all: --dest sdist"
+    _pip(download, SDIST, SDIST_SHA256, folder, path=str(folder / "pip"))
+    (archive,) = (folder / "sdist").glob("*.tar.gz")
+    return archive
 
 
 def install(sdist: Path | None) -> str:
