@@ -1,6 +1,6 @@
 """Checkpoints: reading and writing that is safe, names of published ones, loading that is told."""
 
-from .checkpointer import SafeCheckpointer, non_finite_names
+from .checkpointer import SafeCheckpointer
 from .class_rows import (
     COCO_CATEGORY_IDS,
     UNUSED_CLASS_BIAS,
@@ -9,7 +9,7 @@ from .class_rows import (
     convert_class_rows,
     match_class_rows,
 )
-from .loading import LoadReport, load_weights, unwrap_model
+from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
 from .name_map import (
     NAME_MAPS,
     NameMap,

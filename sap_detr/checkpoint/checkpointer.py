@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
 from .class_rows import ClassNames
 from .integrity import fingerprint
-from .loading import LoadReport, load_weights, unwrap_model
+from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
 from .name_map import model_state
 from .processes import by_main_process
 from .run_files import TAG, iteration_of, newest_whole, run_checkpoints
@@ -284,20 +283,6 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
                 f"{path} is not the same file for all processes; put it on a shared disk."
             )
         return checkpoint
-
-
-@torch.no_grad()
-def non_finite_names(state: Mapping[str, Any]) -> list[str]:
-    """Return the names of the floating-point tensors that hold NaN or infinity."""
-    tensors = {
-        name: value
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-    }
-    if not tensors:
-        return []
-    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-    return [name for name, whole in zip(tensors, finite, strict=True) if not whole]
 
 
 def _disk_problem(path: Path, error: OSError) -> str:

@@ -138,7 +138,7 @@ def load_weights(
 
     Raises:
         CheckpointError: unreadable file, unknown names, nothing in common with the model, other
-            shapes, or class names that don't fit the number of rows.
+            shapes, class names that don't fit the number of rows, or values that are not finite.
         ValueError: a pattern that matches nothing.
     """
     if isinstance(path_or_state, Mapping):
@@ -208,11 +208,31 @@ def load_weights(
             f"{listing(wrong_shapes, 8, '; ')}. Is it for another configuration? Names given as "
             "`reinitialise` patterns keep the model's initial values."
         )
+    bad = non_finite_names(new_values)
+    if bad:
+        raise CheckpointError(
+            f"{source} has NaN or infinity in {len(bad)} tensors, e.g. {listing(bad, 3)}: the "
+            "training that it comes from diverged. Take an earlier checkpoint"
+        )
     model.load_state_dict(new_values, strict=False)
     kept = [*report.partially_loaded, *report.reinitialised, *report.missing]
     is_expected = not surplus and not any(name.startswith(needed) for name in kept)
     logger.log(logging.INFO if is_expected else logging.WARNING, "%s", report)
     return report
+
+
+@torch.no_grad()
+def non_finite_names(state: Mapping[str, Any]) -> list[str]:
+    """Return the names of the floating-point tensors that hold NaN or infinity."""
+    tensors = {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+    if not tensors:
+        return []
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return [name for name, whole in zip(tensors, finite, strict=True) if not whole]
 
 
 def _class_tensors(

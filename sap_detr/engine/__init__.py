@@ -2,6 +2,7 @@
 
 from ..config import prepare_data
 from .ema import EmaHook, ModelEma
+from .finite_detections import FiniteDetections, NonFiniteDetectionsError
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .launch import ProcessOptions, launch
 from .optimizer import get_parameter_groups
@@ -18,7 +19,9 @@ __all__ = [
     "DetectionTrainer",
     "EmaHook",
     "Evaluation",
+    "FiniteDetections",
     "ModelEma",
+    "NonFiniteDetectionsError",
     "Preempted",
     "PreemptionHook",
     "ProcessOptions",

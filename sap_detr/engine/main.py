@@ -29,6 +29,7 @@ from ..config import (
     register_data,
 )
 from ..data import DatasetError, check_datasets
+from .finite_detections import NonFiniteDetectionsError
 from .launch import (
     USER_ERROR_STATUS,
     ProcessOptions,
@@ -46,7 +47,13 @@ from .trainer import DetectionTrainer, accumulation_steps
 logger = logging.getLogger(__name__)
 
 # Mistakes of the user, told in one line instead of a traceback.
-USER_ERRORS = (ConfigError, DatasetError, CheckpointError, FileNotFoundError)
+USER_ERRORS = (
+    ConfigError,
+    DatasetError,
+    CheckpointError,
+    FileNotFoundError,
+    NonFiniteDetectionsError,
+)
 
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 

@@ -43,6 +43,7 @@ from ..config import ConfigError, as_list
 from ..data import EpochSampler, TrainLoader
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
+from .finite_detections import FiniteDetections
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .non_finite import NonFinitePolicy
@@ -306,11 +307,14 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         Returns:
             On the main process, metrics by task, such as ``{"bbox": {"AP": ...}}``; of several test
             sets, that by name of the set. {} on other processes.
+
+        Raises:
+            NonFiniteDetectionsError: a detection is NaN or infinite; the image is named.
         """
         results: dict[str, Any] = {}
         for name in as_list(cfg.dataloader.test.dataset.names):
             loader, evaluator = cls.build_test_loader(cfg, name), cls.build_evaluator(cfg, name)
-            found = inference_on_dataset(model, loader, evaluator) or {}
+            found = inference_on_dataset(model, loader, [FiniteDetections(), evaluator]) or {}
             results[name] = {task: dict(metrics) for task, metrics in found.items()}
             if comm.is_main_process():
                 logger.info(f"results on {name} in csv format:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -80,6 +81,10 @@ def make_instances(
 ) -> list[Instances]:
     """Packs detections for Detectron2.
 
+    pycocotools takes a box of NaN for one that overlaps every object. So a detection that is not
+    finite gets a box of size 0 and a score of minus infinity, which no threshold and no evaluator
+    takes for a find, and by which it can be told. No number has to be read on the host for that.
+
     Args:
         scores: (B, n).
         labels: (B, n).
@@ -87,6 +92,9 @@ def make_instances(
         queries: (B, n), which query each detection is of.
         output_sizes: (height, width) of each image in pixels.
     """
+    finite = scores.isfinite() & boxes.isfinite().all(-1)
+    scores = scores.where(finite, -math.inf)
+    boxes = boxes.where(finite[..., None], 0)
     sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
     pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
     return [

@@ -205,7 +205,7 @@ def test_nothing_in_common_and_only_the_backbone_in_common(ours, state_model, pu
 
 def test_values_are_cast_to_the_models_dtype(ours, model):
     target = model(3).double()
-    state = {name: value.half() for name, value in ours(3).items()}
+    state = {name: value.bfloat16() for name, value in ours(3).items()}
     checkpoint = {"model": state, "class_names": ["b", "a", "z"]}
     load_weights(target, checkpoint, class_names=["a", "b", "c"])
     assert {value.dtype for value in target.state_dict().values()} == {torch.float64}
@@ -216,3 +216,14 @@ def test_wrapped_model_is_loaded_inside(ours, model):
     wrapped = torch.compile(nn.DataParallel(inner))
     assert unwrap_model(wrapped) is inner
     assert load_weights(wrapped, ours(5)).complete
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_and_named(ours, model, value):
+    state, target = ours(5), model(5)
+    name = "decoder.query_embed.weight"
+    state[name] = torch.full_like(state[name], value)
+    with pytest.raises(CheckpointError, match=rf"the given .* 1 tensors, e.g. {name}: .*earlier"):
+        load_weights(target, {"model": state})
+    assert (target.state_dict()[name] == INITIAL).all()
+    load_weights(target, {"model": state}, reinitialise=[name])
