@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .data import DatasetError, dataset_class_names
+from .data import DatasetError, PixelRange, dataset_class_names
 from .text import listing
 
 logger = logging.getLogger(__name__)
@@ -338,6 +338,18 @@ def num_queries(cfg: DictConfig) -> int | None:
     if "num_queries" in decoder:
         return int(decoder.num_queries)
     return math.prod(decoder.grid_size) if "grid_size" in decoder else None
+
+
+def pixel_range(cfg: DictConfig) -> PixelRange:
+    """Return what a config makes of images of more than 8 bits.
+
+    Raises:
+        ConfigError: if ``dataloader.pixel_range`` is none.
+    """
+    try:
+        return PixelRange.parse(cfg.get("dataloader", {}).get("pixel_range", "full"))
+    except ValueError as error:
+        raise ConfigError(f"dataloader.{error}") from None
 
 
 def add_sap_detr_config(cfg: CfgNode) -> None:

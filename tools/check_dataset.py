@@ -28,8 +28,15 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from sap_detr.arguments import positive_int
-from sap_detr.config import ConfigError, as_list, load_config, num_queries, register_data
-from sap_detr.data import DatasetError, find_coco_splits
+from sap_detr.config import (
+    ConfigError,
+    as_list,
+    load_config,
+    num_queries,
+    pixel_range,
+    register_data,
+)
+from sap_detr.data import DatasetError, PixelRange, find_coco_splits
 from sap_detr.data.inspection import Inspection, Source, Split, inspect
 from sap_detr.data.inspection_report import exit_code, format_report, report_record
 from sap_detr.visualization.findings_sheet import findings_sheet
@@ -73,8 +80,18 @@ def inspect_data(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection
     queries = args.num_queries
     if queries is None and cfg is not None:
         queries = num_queries(cfg)
+    allowed = args.pixel_range
+    if allowed is None:
+        allowed = PixelRange() if cfg is None else pixel_range(cfg)
     with make_pool(args.workers) as pool, ProgressBar() as progress:
-        return inspect(sources, pool, num_queries=queries, decode=args.full, progress=progress)
+        return inspect(
+            sources,
+            pool,
+            num_queries=queries,
+            decode=args.full,
+            pixel_range=allowed,
+            progress=progress,
+        )
 
 
 def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Source]:
@@ -159,6 +176,13 @@ def _parser() -> argparse.ArgumentParser:
         help="a config: its number of queries, and its data sets if none are given",
     )
     parser.add_argument("--num-queries", type=positive_int, metavar="Q", help="of the model")
+    parser.add_argument(
+        "--pixel-range",
+        type=PixelRange.parse,
+        metavar="RANGE",
+        help="what becomes of images of more than 8 bits, as dataloader.pixel_range says it: full "
+        "(the default), bits=N, percentile=P, refuse",
+    )
     parser.add_argument(
         "--full",
         action="store_true",

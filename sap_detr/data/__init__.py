@@ -15,6 +15,7 @@ from .images import (
 from .inspection import Inspection, check_datasets
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
+from .pixels import PixelRange, PixelsError
 from .registry import dataset_class_names, get_dataset_dicts
 from .sampler import EpochSampler
 from .shapes import generate_shapes, register_shapes
@@ -40,6 +41,8 @@ __all__ = [
     "ImageFacts",
     "Inspection",
     "Kind",
+    "PixelRange",
+    "PixelsError",
     "ResizeShortSide",
     "TrainLoader",
     "UnreadableImages",

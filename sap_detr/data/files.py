@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -14,9 +14,12 @@ from pathlib import Path
 from .errors import DatasetError
 from .findings import Findings, Kind
 from .images import BadImageError, ImageFacts, image_suffixes, inspect_image
+from .pixels import FULL_RANGE, PixelRange, depth
 from .standard_dict import StandardDict, name_image
 
 _FILES_PER_TASK = 256
+# Darker by half or more than the brightest image of these bits could be.
+_FULL_BITS = 15
 
 
 def inspect_files(
@@ -26,6 +29,7 @@ def inspect_files(
     *,
     image_root: Path | None = None,
     decode: bool = False,
+    pixel_range: PixelRange = FULL_RANGE,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, ImageFacts]:
     """Check that images exist, can be read, are complete, and have the size of the annotations.
@@ -39,6 +43,7 @@ def inspect_files(
         pool: does the reading.
         image_root: folder that all images should be in; None if there is not one.
         decode: decode every image as well, which finds any damage but takes long.
+        pixel_range: for images of more than 8 bits.
         progress: called with the number of images that are done.
 
     Returns:
@@ -56,7 +61,7 @@ def inspect_files(
     named = [[str(record["file_name"]) for record in chunk] for chunk in chunks]
     facts: dict[str, ImageFacts] = {}
     try:
-        results = pool.map(partial(_inspect_all, decode=decode), named)
+        results = pool.map(partial(_inspect_all, decode=decode, pixel_range=pixel_range), named)
         for chunk, of_chunk in zip(chunks, results, strict=True):
             for record, result in zip(chunk, of_chunk, strict=True):
                 if isinstance(result, BadImageError):
@@ -71,7 +76,27 @@ def inspect_files(
             f"{findings.source}: a process that reads images died: out of memory, or a file that "
             "crashes the decoder. Try fewer processes."
         ) from error
+    _inspect_depths(facts, pixel_range, findings)
     return facts
+
+
+def _inspect_depths(
+    facts: Mapping[str, ImageFacts], pixel_range: PixelRange, findings: Findings
+) -> None:
+    """Note images of another depth than most, and sets that don't use the bits of their files."""
+    by_depth: dict[str, list[str]] = defaultdict(list)
+    for name, fact in facts.items():
+        by_depth[depth(fact.mode)].append(name)
+    (most, _), *others = sorted(by_depth.items(), key=lambda item: -len(item[1])) or [("", [])]
+    for other, names in others:
+        for name in names:
+            findings.add(Kind.MIXED_DEPTHS, repr(name), f"{other}, most have {most}", (name,))
+    names = by_depth["16 bits"]
+    highest = max((facts[name].highest or 0 for name in names), default=0)
+    bits = int(highest).bit_length()
+    if pixel_range == FULL_RANGE and 0 < bits < _FULL_BITS:
+        what = f"no pixel of the 16-bit images needs more than {bits} bits"
+        findings.add(Kind.DARK_PIXELS, "", f"{what}: pixel_range=bits={bits}", count=len(names))
 
 
 def find_copies(facts: Iterable[tuple[str, ImageFacts]]) -> dict[str, str]:
@@ -169,11 +194,13 @@ def _existing_records(records: Sequence[StandardDict], findings: Findings) -> li
     return existing
 
 
-def _inspect_all(file_names: Sequence[str], decode: bool) -> list[ImageFacts | BadImageError]:
+def _inspect_all(
+    file_names: Sequence[str], decode: bool, pixel_range: PixelRange
+) -> list[ImageFacts | BadImageError]:
     results: list[ImageFacts | BadImageError] = []
     for name in file_names:
         try:
-            results.append(inspect_image(name, decode))
+            results.append(inspect_image(name, decode, pixel_range))
         except BadImageError as error:
             # Its cause may hold what can't be sent to another process.
             results.append(error.with_traceback(None))

@@ -81,6 +81,21 @@ class Kind(Enum):
     EMPTY_FILE = "error", "empty image files", _REPLACE
     NOT_AN_IMAGE = "error", "files that are not images", _REPLACE
     DAMAGED_FILE = "error", "damaged image files", _REPLACE
+    UNUSABLE_PIXELS = (
+        "error",
+        "images whose pixels can't be converted to 8 bits",
+        "set dataloader.pixel_range to bits=N or percentile=P, or convert these images",
+    )
+    DARK_PIXELS = (
+        "warning",
+        "images of 16 bits that hold fewer, and become dark",
+        "set dataloader.pixel_range to bits=N",
+    )
+    MIXED_DEPTHS = (
+        "warning",
+        "images of another depth than most",
+        "look whether all are as bright; convert them to one depth if not",
+    )
     TOO_LARGE = (
         "error",
         "images above the size limit",

@@ -17,10 +17,11 @@ import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DatasetError
 from .findings import Kind
+from .pixels import FULL_RANGE, PLAIN_MODES, PixelRange, PixelsError, depth, to_rgb
 
 # Pillow knows many more; some of them start other programs (EPS), and data sets have none of them.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -31,6 +32,15 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 _EXIF_ORIENTATION = 0x0112
 _EXIF_SIDEWAYS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _HEAD_BYTES = _TAIL_BYTES = 4096
 _END_MARKS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 # Formats that Pillow can decode at a fraction of the size in less time.
@@ -100,12 +110,16 @@ class ImageFacts:
         width, height: in pixels, as stored.
         orientation: EXIF's, 1..8; 1 is upright.
         fingerprint: of the file's length and both ends: files that differ in it differ.
+        mode: Pillow's, of the pixels as stored.
+        highest: pixel value, of images with more than 8 bits.
     """
 
     width: int
     height: int
     orientation: int
     fingerprint: str
+    mode: str = "RGB"
+    highest: float | None = None
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -113,12 +127,17 @@ class ImageFacts:
         return _upright((self.width, self.height), self.orientation)
 
 
-def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> NDArray[np.uint8]:
-    """Read an image as Detectron2 does, turned upright by its EXIF data.
+def read_image(
+    file_name: str | os.PathLike[str],
+    image_format: str = "RGB",
+    pixel_range: PixelRange = FULL_RANGE,
+) -> NDArray[np.uint8]:
+    """Read an image of any pixel mode (see :func:`to_rgb`), turned upright by its EXIF data.
 
     Args:
         file_name: the file, or an address that Detectron2's PathManager knows.
         image_format: order of the channels, "RGB" or "BGR".
+        pixel_range: for images of more than 8 bits.
 
     Returns:
         (H, W, 3), uint8.
@@ -127,7 +146,7 @@ def read_image(file_name: str | os.PathLike[str], image_format: str = "RGB") -> 
         BadImageError: if that is not possible, or the image has more pixels than
             ``max_image_pixels``; no pixel is decoded then.
     """
-    with OpenImage(file_name) as image:
+    with OpenImage(file_name, pixel_range) as image:
         return image.decode(image_format)
 
 
@@ -136,6 +155,7 @@ class OpenImage:
 
     Args:
         file_name: the file, or an address that Detectron2's PathManager knows.
+        pixel_range: for images of more than 8 bits.
 
     Attributes:
         height, width: in pixels, upright.
@@ -144,8 +164,11 @@ class OpenImage:
         BadImageError: as ``read_image`` does, except for damaged pixels.
     """
 
-    def __init__(self, file_name: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, file_name: str | os.PathLike[str], pixel_range: PixelRange = FULL_RANGE
+    ) -> None:
         self.name = os.fspath(file_name)
+        self._pixel_range = pixel_range
         with _faults_of(self.name), contextlib.ExitStack() as on_error:
             self._file = on_error.enter_context(PathManager.open(self.name, "rb"))
             self._image = _open(self._file, self.name)
@@ -183,18 +206,26 @@ class OpenImage:
                 height, width = sufficient_size
                 self._image.draft(None, _upright((width, height), self._orientation))
             self._image.load()
-            upright = self._orientation == 1
-            image = self._image if upright else ImageOps.exif_transpose(self._image)
+            image = to_rgb(self._image, self._pixel_range)
+            if self._orientation in _TURNS:
+                image = image.transpose(_TURNS[self._orientation])
             pixels: NDArray[np.uint8] = convert_PIL_to_numpy(image, image_format)
             return pixels
 
 
-def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> ImageFacts:
+def inspect_image(
+    file_name: str | os.PathLike[str],
+    decode: bool = False,
+    pixel_range: PixelRange = FULL_RANGE,
+) -> ImageFacts:
     """Look at an image's header and at the end of its file, which shows whether it was cut off.
+
+    Where it depends on the pixels whether they can be used, they are decoded.
 
     Args:
         file_name: the file.
         decode: decode the pixels as well, which finds any damage but takes long.
+        pixel_range: for images of more than 8 bits.
 
     Raises:
         BadImageError: as ``read_image`` does.
@@ -208,12 +239,19 @@ def inspect_image(file_name: str | os.PathLike[str], decode: bool = False) -> Im
         file.seek(0)
         image = _open(file, name)
         size, orientation = image.size, _orientation(image)
+        if image.format == "TIFF":
+            # Pillow turns these itself, and says so from the start.
+            size = _upright(size, orientation)
         # Without the mark that ends an image, decoding shows whether it was cut off.
         mark = _END_MARKS.get(image.format or "")
         if decode or mark is None or mark not in tail:
             image.load()
+        highest = None
+        if image.mode not in PLAIN_MODES:
+            to_rgb(image, pixel_range)
+            highest = None if depth(image.mode) == "8 bits" else float(np.asarray(image).max())
     digest = hashlib.blake2b(head + tail, digest_size=16).hexdigest()
-    return ImageFacts(*size, orientation, f"{length}-{digest}")
+    return ImageFacts(*size, orientation, f"{length}-{digest}", image.mode, highest)
 
 
 def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -226,6 +264,8 @@ def _faults_of(name: str) -> Iterator[None]:
     """Make a BadImageError of everything that reading a file can raise."""
     try:
         yield
+    except PixelsError as error:
+        raise BadImageError(name, Kind.UNUSABLE_PIXELS, str(error)) from error
     except DatasetError:
         raise
     except FileNotFoundError as error:

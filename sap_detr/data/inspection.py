@@ -22,6 +22,7 @@ from .errors import DatasetError
 from .files import find_copies, inspect_files
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
+from .pixels import FULL_RANGE, PixelRange, depth
 from .registry import class_names, inspect_dicts, load_dataset, require_dataset
 from .standard_dict import StandardDict, name_image, objects
 
@@ -104,7 +105,11 @@ class Inspection:
 
 
 def check_datasets(
-    trained: Sequence[str] = (), evaluated: Sequence[str] = (), *, num_queries: int | None = None
+    trained: Sequence[str] = (),
+    evaluated: Sequence[str] = (),
+    *,
+    num_queries: int | None = None,
+    pixel_range: PixelRange = FULL_RANGE,
 ) -> Inspection:
     """Inspect registered data sets, builtin ones as well, before a run; log warnings.
 
@@ -114,6 +119,7 @@ def check_datasets(
         trained: names in Detectron2's catalog of what is trained on.
         evaluated: names of what is evaluated.
         num_queries: of the model; None if it is not known.
+        pixel_range: for images of more than 8 bits.
 
     Raises:
         FileNotFoundError: if an annotation file is missing; for builtin data sets it names
@@ -123,7 +129,7 @@ def check_datasets(
     sources = [Source.registered(name, training=True) for name in trained]
     sources += [Source.registered(name, training=False) for name in evaluated]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        inspection = inspect(sources, pool, num_queries=num_queries)
+        inspection = inspect(sources, pool, num_queries=num_queries, pixel_range=pixel_range)
     for findings in inspection.all_findings():
         findings.log()
     raise_errors(inspection.all_findings())
@@ -136,6 +142,7 @@ def inspect(
     *,
     num_queries: int | None = None,
     decode: bool = False,
+    pixel_range: PixelRange = FULL_RANGE,
     progress: Callable[[Split], Callable[[int], object]] | None = None,
 ) -> Inspection:
     """Check annotations and image files.
@@ -148,6 +155,7 @@ def inspect(
         pool: reads the images.
         num_queries: of the model; None if it is not known.
         decode: decode the images that are trained on as well.
+        pixel_range: for images of more than 8 bits.
         progress: called with each split before its images are read; what it returns is called with
             the number of images that are done.
 
@@ -169,12 +177,14 @@ def inspect(
             pool,
             image_root=source.image_root,
             decode=decode or not source.training,
+            pixel_range=pixel_range,
             progress=None if progress is None else progress(split),
         )
         inspect_boxes(split.dicts, split.findings, num_queries)
     result = Inspection(splits, Findings("between the splits"))
     _compare_classes(result)
     _compare_images(result)
+    _compare_depths(result)
     return result
 
 
@@ -239,3 +249,18 @@ def _compare_images(inspection: Inspection) -> None:
             what = f"is the same as {first!r}"
             what += f" in {other.source.name}" if other is not split else ""
             findings.add(kind, name_image(record), what, (name, first))
+
+
+def _compare_depths(inspection: Inspection) -> None:
+    """Note splits whose images are of another depth than those of the first."""
+    most = [
+        (split, Counter(depth(fact.mode) for fact in split.facts.values()).most_common(1)[0][0])
+        for split in inspection.splits
+        if split.facts
+    ]
+    for split, found in most[1:]:
+        first, expected = most[0]
+        if found != expected:
+            pair = f"{first.source.name} and {split.source.name}"
+            what = f"{expected} and {found}"
+            inspection.between.add(Kind.MIXED_DEPTHS, pair, what, count=len(split.facts))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .errors import DatasetError
 from .findings import Kind
 from .images import BadImageError, OpenImage
+from .pixels import PixelRange
 from .rendering import SizeInput, SizeOnly, render, require_size_only
 from .standard_dict import objects
 
@@ -40,9 +41,11 @@ class DetrDatasetMapper:
               JPEGs that shrink to less than half are decoded at a fraction of their size. See
               :func:`render`.
             * "device": as "fast", but an enlarging resize at the end is left to the model.
+        pixel_range: what becomes of images of more than 8 bits, as :meth:`PixelRange.parse` reads
+            it: full, bits=N, percentile=P or refuse.
 
     Raises:
-        ValueError: if the probability or the reader makes no sense, or augmentations need pixels
+        ValueError: if probability, reader or range make no sense, or augmentations need pixels
             to be drawn and the reader is not "pil".
     """
 
@@ -54,6 +57,7 @@ class DetrDatasetMapper:
         crop_probability: float = 0.5,
         image_format: str = "RGB",
         reader: str = "pil",
+        pixel_range: str = "full",
     ) -> None:
         if reader not in READERS:
             raise ValueError(f"reader must be one of {', '.join(READERS)}, got {reader!r}")
@@ -69,6 +73,7 @@ class DetrDatasetMapper:
         self.crop_probability = crop_probability
         self.image_format = image_format
         self.reader = reader
+        self.pixel_range = PixelRange.parse(pixel_range)
         if reader != "pil":
             for pipeline in (self.augmentations, self.augmentations_with_crop):
                 if pipeline is not None:
@@ -92,7 +97,7 @@ class DetrDatasetMapper:
             DatasetError: if a box is not finite.
         """
         result = {k: v for k, v in dataset_dict.items() if k != "annotations"}
-        with OpenImage(result["file_name"]) as file:
+        with OpenImage(result["file_name"], self.pixel_range) as file:
             original_size = (file.height, file.width)
             _check_size(result, original_size)
             transforms, new_size = self._augment(file, result)

@@ -25,6 +25,7 @@ from ..config import (
     as_list,
     load_config,
     num_queries,
+    pixel_range,
     prepare_data,
     register_data,
 )
@@ -210,7 +211,9 @@ def check_plan(plan: RunPlan) -> RunPlan:
         trained = as_list(cfg.dataloader.train.dataset.names)
     if cfg.train.check_data:
         evaluated = as_list(cfg.dataloader.test.dataset.names)
-        inspection = check_datasets(trained, evaluated, num_queries=num_queries(cfg))
+        inspection = check_datasets(
+            trained, evaluated, num_queries=num_queries(cfg), pixel_range=pixel_range(cfg)
+        )
         images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
         if trained and images < batch:
             raise ConfigError(

@@ -14,6 +14,8 @@ from sap_detr.data import (
 SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
 dataloader = dict(
+    # Of images with more than 8 bits: full, bits=12, percentile=1 (of each file) or refuse.
+    pixel_range="full",
     train=L(build_train_loader)(
         dataset=L(get_dataset_dicts)(names="coco_2017_train"),
         mapper=L(DetrDatasetMapper)(
@@ -29,6 +31,7 @@ dataloader = dict(
             # "pil" is published; "fast" differs from it by 1 of 255; "device" leaves the last
             # resize to the model as well.
             reader="fast",
+            pixel_range="${...pixel_range}",
         ),
         total_batch_size=16,
         num_workers=4,
@@ -40,6 +43,7 @@ dataloader = dict(
         mapper=L(DetrDatasetMapper)(
             is_train=False,
             augmentations=L(build_test_augmentations)(short_side=800, max_size=1333),
+            pixel_range="${...pixel_range}",
         ),
         num_workers=4,
     ),

@@ -19,10 +19,9 @@ dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
 
 # One size for all, so that no image is padded: SAP-DETR as published depends on padding.
-train_mapper = dataloader.train.mapper
-train_mapper.augmentations.short_sides = [64]
-train_mapper.augmentations.max_size = 96
-train_mapper.augmentations_with_crop = None
+dataloader.train.mapper.augmentations.short_sides = [64]
+dataloader.train.mapper.augmentations.max_size = 96
+dataloader.train.mapper.augmentations_with_crop = None
 dataloader.test.mapper.augmentations.short_side = 64
 dataloader.test.mapper.augmentations.max_size = 96
 dataloader.train.num_workers = 0

@@ -1,0 +1,188 @@
+"""What the pixels of an image file become: three channels of 8 bits, for every mode of Pillow.
+
+Order is kept: what is brighter in the file is never darker in the result, and an image that shows
+something never becomes a constant one. What can't be converted like that is refused. The table of
+the modes is in ``docs/own_data.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import DatasetError
+
+# Modes that every conversion to RGB keeps apart, so that nothing has to be looked at.
+PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
+# Pillow converts these by way of the mode that they are a form of.
+_BY_WAY_OF = {"La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}
+_RGB_MODES = (*PLAIN_MODES, "LA", "PA", "RGBA", "LAB", "HSV")
+_TIFF_BITS_PER_SAMPLE = 258
+_LEVELS = 256
+
+Values = NDArray[np.generic]
+
+
+class PixelsError(DatasetError):
+    """The pixels of an image can't be converted without losing what they show."""
+
+
+@dataclass(frozen=True)
+class PixelRange:
+    """Which values of images with one channel of more than 8 bits become black and white.
+
+    In between, values become ``floor(256 * (value - black) / (white - black))``, so that both ways
+    of storing 8 bits as 16 (times 256, times 257) give the 8 bits back.
+
+    Args:
+        rule: what ``number`` means:
+
+            * "full": all that the file can hold: 16 bits, unless a TIFF says that it has fewer;
+              0 to 1 for floating point.
+            * "bits": 0 up to 2 to the power of ``number``.
+            * "percentile": the percentiles ``number`` and 100 - ``number`` of each image, which
+              makes brightness depend on what is in the image.
+            * "refuse": such images are errors.
+        number: see there; otherwise 0.
+
+    Raises:
+        ValueError: if these are none.
+    """
+
+    rule: Literal["full", "bits", "percentile", "refuse"] = "full"
+    number: float = 0
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "full": self.number == 0,
+            "refuse": self.number == 0,
+            "bits": 1 <= self.number <= 32 and self.number == int(self.number),
+            "percentile": 0 <= self.number < 50,
+        }
+        if not allowed.get(self.rule, False):
+            raise ValueError(f"{self} is no pixel range")
+
+    @classmethod
+    def parse(cls, text: str) -> PixelRange:
+        """Read ``full``, ``refuse``, ``bits=12`` or ``percentile=0.5``.
+
+        Raises:
+            ValueError: if it is none of these.
+        """
+        match = re.fullmatch(r"(full|refuse)|(bits|percentile)=(\d+(?:\.\d+)?)", str(text))
+        if match is not None:
+            rule, number = match[1] or match[2], float(match[3] or 0)
+            try:
+                return cls(rule, number)  # type: ignore[arg-type]
+            except ValueError:
+                pass
+        raise ValueError(
+            f"pixel_range must be full, refuse, bits=N (N in 1..32) or percentile=P (P in 0..50), "
+            f"got {text!r}"
+        )
+
+    def __str__(self) -> str:
+        return self.rule if self.rule in ("full", "refuse") else f"{self.rule}={self.number:g}"
+
+
+FULL_RANGE = PixelRange()
+
+
+def depth(mode: str) -> str:
+    """Say what a value of an image of this mode is: "8 bits", "16 bits", "32 bits" or "float"."""
+    if mode.startswith("I;16"):
+        return "16 bits"
+    return {"I": "32 bits", "F": "float"}.get(mode, "8 bits")
+
+
+def to_rgb(image: Image.Image, pixel_range: PixelRange = FULL_RANGE) -> Image.Image:
+    """Convert an image of any of Pillow's modes to RGB, as described above.
+
+    Alpha is left out. ``LAB`` is converted to sRGB, ``CMYK`` as Pillow does without profiles.
+
+    Args:
+        image: decoded.
+        pixel_range: for images of more than 8 bits.
+
+    Raises:
+        PixelsError: if order would be lost, or the mode is not known.
+    """
+    mode = image.mode
+    if mode in _BY_WAY_OF:
+        return to_rgb(image.convert(_BY_WAY_OF[mode]), pixel_range)
+    if depth(mode) != "8 bits":
+        levels = to_levels(np.asarray(image), pixel_range, _full_range(image))
+        return Image.fromarray(levels).convert("RGB")
+    if mode not in _RGB_MODES:
+        raise PixelsError(f"pixels of mode {mode} can't be converted to RGB")
+    if "A" in image.getbands() and mode != "LAB":
+        return _without_alpha(image)
+    return image.convert("RGB")
+
+
+def _full_range(image: Image.Image) -> float:
+    """Return the value above the highest that an image can hold."""
+    if image.mode == "F":
+        return 1.0
+    bits = getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (16,))[0]
+    return float(2 ** min(bits, 16))
+
+
+def to_levels(values: Values, pixel_range: PixelRange, full: float) -> NDArray[np.uint8]:
+    """Convert pixel values of one channel to 8 bits.
+
+    Args:
+        values: (H, W), whole or floating point.
+        pixel_range: what becomes black and white.
+        full: the upper end of the range "full".
+
+    Returns:
+        (H, W).
+
+    Raises:
+        PixelsError: if a value lies outside of the range, or different values become all the same.
+    """
+    exact = values.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise PixelsError("it has pixels that are not finite")
+    low, high = float(exact.min()), float(exact.max())
+    found = f"its pixels go from {low:g} to {high:g}"
+    if pixel_range.rule == "refuse":
+        raise PixelsError(f"{found}, and pixel_range=refuse allows 8 bits only")
+    black, white = 0.0, full
+    if pixel_range.rule == "bits":
+        white = 2.0**pixel_range.number
+    elif pixel_range.rule == "percentile":
+        ends = (pixel_range.number, 100 - pixel_range.number)
+        black, white = (float(end) for end in np.percentile(exact, ends))
+        if black == white:
+            black, white = low, high
+    elif low < 0 or high > full:
+        raise PixelsError(f"{found}, which is not within 0 to {full:g}")
+    if pixel_range.rule == "bits" and (low < 0 or high >= white):
+        raise PixelsError(f"{found}, which is not within the range of pixel_range={pixel_range}")
+    scaled = np.floor((exact - black) * (_LEVELS / (white - black or 1)))
+    levels = np.clip(scaled, 0, _LEVELS - 1).astype(np.uint8)
+    if low < high and levels.min() == levels.max():
+        raise PixelsError(f"{found}, which pixel_range={pixel_range} makes all the same")
+    return levels
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    rgb = image.convert("RGB")
+    if _is_constant(rgb) and not _is_constant(image.getchannel("A")):
+        raise PixelsError(
+            "all that it shows is in its alpha channel, which is left out; put it on a background"
+        )
+    return rgb
+
+
+def _is_constant(image: Image.Image) -> bool:
+    extrema = image.getextrema()
+    pairs = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(low == high for low, high in pairs)
