@@ -218,7 +218,7 @@ def _convert_classes(
     row_names = name_map.class_row_names(state)
     new_names = coco_class_names(wanted)
     match = match_class_rows(new_names, wanted, coco_class_names(rows), rows)
-    state = convert_class_rows(state, row_names, match, name_map.no_object_row)
+    state = convert_class_rows(state, row_names, match)
     if wanted == 80:
         line = "classes: 91 to 80, the rows of the category ids in use"
     else:

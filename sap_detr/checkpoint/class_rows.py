@@ -49,30 +49,32 @@ class RowMatch:
     rows: int
     note: str
 
-    def merge(self, target: Tensor, source: Tensor, no_object: bool) -> tuple[Tensor, int]:
+    def merge(self, target: Tensor, source: Tensor) -> tuple[Tensor, int]:
         """Return the target with the rows of the source in it, and how many rows those are.
 
         Args:
             target: tensor (classes, ...); rows without a source keep its values. Not changed.
             source: tensor (its classes, ...).
-            no_object: whether one more row, for "no object", follows the classes on both sides.
+
+        On both sides one more row may follow those of the classes ("no object"; DINO's unused one).
 
         Raises:
             CheckpointError: the rows have other shapes or another number.
         """
+        extra = len(target) - len(self.sources)
         if target.shape[1:] != source.shape[1:]:
             raise CheckpointError(
                 f"The rows of the class head have shape {tuple(source.shape[1:])} in the "
                 f"checkpoint, {tuple(target.shape[1:])} in the model. Is it for another "
                 "configuration?"
             )
-        if len(source) != self.rows + no_object:
+        if len(source) != self.rows + extra:
             raise CheckpointError(
-                f"The class head has {len(source)} rows, but {self.rows + no_object} are needed "
+                f"The class head has {len(source)} rows, but {self.rows + extra} are needed "
                 f"for {self.rows} classes."
             )
         pairs = [(row, found) for row, found in enumerate(self.sources) if found is not None]
-        if no_object:
+        if extra:
             pairs.append((len(target) - 1, len(source) - 1))
         merged = target.detach().clone()
         for row, found in pairs:
@@ -131,7 +133,7 @@ def match_class_rows(
 
 
 def convert_class_rows(
-    state: Mapping[str, Tensor], row_names: Iterable[str], match: RowMatch, no_object: bool
+    state: Mapping[str, Tensor], row_names: Iterable[str], match: RowMatch
 ) -> dict[str, Tensor]:
     """Give class tensors other rows: the 80 that are in use of 91, for example, or the way back.
 
@@ -140,9 +142,8 @@ def convert_class_rows(
 
     Args:
         state: state dict; not changed.
-        row_names: tensors whose first dimension is classes (and "no object", last).
+        row_names: tensors whose first dimension is classes (and "no object", last, which stays).
         match: the rows to take, see `match_class_rows`.
-        no_object: whether there is a "no object" row, which then stays last.
 
     Raises:
         CheckpointError: a tensor has another number of rows than the match.
@@ -151,8 +152,9 @@ def convert_class_rows(
     for name in row_names:
         old = state[name]
         filler = UNUSED_CLASS_BIAS if old.dim() == 1 else 0.0
-        target = old.new_full((len(match.sources) + no_object, *old.shape[1:]), filler)
-        result[name], _ = match.merge(target, old, no_object)
+        rows = len(match.sources) + (len(old) == match.rows + 1)
+        target = old.new_full((rows, *old.shape[1:]), filler)
+        result[name], _ = match.merge(target, old)
     return result
 
 

@@ -172,8 +172,7 @@ def load_weights(
     class_tensors = _class_tensors(state, target, num_classes)
     if class_tensors and num_classes is not None:
         name = class_tensors[0]
-        no_object = len(target[name]) > num_classes
-        found = len(state[name]) - no_object
+        found = len(state[name]) - (len(target[name]) - num_classes)
         stored = checkpoint.get("class_names")
         if not stored and form != "ours":
             stored = coco_class_names(found)
@@ -190,7 +189,7 @@ def load_weights(
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in reinitialise):
             report.reinitialised.append(name)
         elif rows is not None and name in class_tensors:
-            new_values[name], taken = rows.merge(current, state[name], no_object)
+            new_values[name], taken = rows.merge(current, state[name])
             if taken == len(current):
                 report.loaded.append(name)
             elif taken:

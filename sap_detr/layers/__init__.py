@@ -18,6 +18,7 @@ from .gaussian import (
     gaussian_attention,
     gaussian_bias,
     gaussian_features,
+    point_towards_sides,
 )
 from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
@@ -55,6 +56,7 @@ __all__ = [
     "linear_side_by_side",
     "masked_group_norm",
     "merge_heads",
+    "point_towards_sides",
     "point_weights",
     "relu_dropout",
     "resize_pixels",

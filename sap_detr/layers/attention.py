@@ -33,6 +33,7 @@ def attention(
     value: Tensor,
     *,
     key_padding_mask: Tensor | None = None,
+    allowed: Tensor | None = None,
     bias: AxisBias | None = None,
     dropout: float = 0.0,
     scale: float | None = None,
@@ -45,6 +46,8 @@ def attention(
         value: (B, M, N, V); V may differ from E.
         key_padding_mask: (B, N) bool, True on tokens that must not be attended to, or None.
             Every image needs at least one token that is not padding.
+        allowed: (B or 1, 1, Q, N) bool, False where a query must not attend to a key; or None. Not
+            together with the others.
         bias: added to the scaled dot products, in their dtype; or None. Then N = H * W.
         dropout: probability of dropping an attention weight; pass 0 outside training.
         scale: factor of the dot products; ``E ** -0.5`` by default.
@@ -54,10 +57,10 @@ def attention(
     """
     without_kernel = dropout > 0 or key.shape[1] != query.shape[1] or _needs_gradient(bias)
     drawable = dropout == 0 or can_draw(dropout)
-    if without_kernel and drawable and cpu_form_applies(query):
+    if without_kernel and drawable and allowed is None and cpu_form_applies(query):
         query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
         return merge_heads(portioned_attention(query, key, value, key_padding_mask, bias, dropout))
-    mask = None if bias is None else bias.full()
+    mask = allowed if bias is None else bias.full()
     if key_padding_mask is not None:
         padded = key_padding_mask[:, None, None, :]
         mask = ~padded if mask is None else mask.masked_fill(padded, -torch.inf)
@@ -186,7 +189,12 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> Tensor:
         """Attends from ``query`` to ``key`` and reads ``value``.
 
@@ -195,6 +203,7 @@ class MultiheadAttention(nn.Module):
             key: (B, N, D). Passing the same object as ``query`` shares one product for both.
             value: (B, N, D).
             key_padding_mask: (B, N) bool, True on padding, or None.
+            allowed: (B or 1, 1, Q, N) bool, see :func:`attention`; or None.
 
         Returns:
             (B, Q, D).
@@ -213,6 +222,7 @@ class MultiheadAttention(nn.Module):
             split_heads(k, self.num_heads),
             split_heads(v, self.num_heads),
             key_padding_mask=key_padding_mask,
+            allowed=allowed,
             dropout=self.dropout if self.training else 0.0,
         )
         result: Tensor = self.out_proj(attended)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .cpu import cpu_form_applies
 from .cpu.deformable_attention import sums_of_rows
+from .gaussian import point_towards_sides
 from .mlp import Linear, linear_side_by_side
 from .precision import full_precision
 
@@ -146,7 +147,7 @@ class DeformableAttention(nn.Module):
         sizes: Sequence[tuple[int, int]],
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Read ``value`` around the reference points.
+        """Read ``value`` around the reference points, at distances in cells.
 
         Args:
             query: (B, Q, D).
@@ -159,17 +160,54 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
+        value = self.value_proj(value)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0)
+        return self.read(query, reference_points, value, sizes)
+
+    def read(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        sides: Tensor | None = None,
+        gaussian: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Read a value that has gone through ``value_proj`` and is 0 on padding.
+
+        Args:
+            query: (B, Q, D).
+            reference_points: (B or 1, Q, L, 2), see :meth:`forward`.
+            value: (B, N, D).
+            sizes: (H, W) of every level.
+            sides: (B or 1, Q, L, 4), distances from the reference point to left, top, right and
+                bottom of a box, in cells of each level. An offset of P, the number of points, leads
+                to the side in its direction (DINO, SAP-DINO-DETR). None: offsets are in cells.
+            gaussian: which offset, in units of P, a head prefers, and how sharply, (B, M, Q, 2)
+                each; lowers the attention logit of a point by an eighth of the squared distance
+                times the squared sharpness. None for no preference.
+
+        Returns:
+            (B, Q, D).
+        """
         offsets, logits = linear_side_by_side(
             query, (self.sampling_offsets, self.attention_weights)
         )
         samples = (self.num_heads, self.num_levels, self.num_points)
         offsets = full_precision(offsets).unflatten(-1, (*samples, 2))
-        locations = reference_points[:, :, None, :, None] + offsets
         logits = full_precision(logits).unflatten(-1, (samples[0], -1))
+        if gaussian is not None:
+            centre, sharpness = (x.transpose(1, 2)[..., None, None, :] for x in gaussian)
+            distance = sharpness * (offsets - self.num_points * centre)
+            logits = logits - distance.square().sum(-1).flatten(-2) / 8
+        points = reference_points[:, :, None, :, None]
+        if sides is None:
+            locations = points + offsets
+        else:
+            sides = sides[:, :, None, :, None]
+            locations = point_towards_sides(points, sides, offsets / self.num_points)
         weights = _softmax(logits).unflatten(-1, samples[1:])
-        value = self.value_proj(value)
-        if padding_mask is not None:
-            value = value.masked_fill(padding_mask[..., None], 0)
         summed = deformable_attention(value, sizes, locations, weights)
         result: Tensor = self.output_proj(summed)
         return result

@@ -28,6 +28,22 @@ def cell_centres(length: int, like: Tensor) -> Tensor:
     return torch.arange(length, dtype=like.dtype, device=like.device) + 0.5
 
 
+def point_towards_sides(points: Tensor, sides: Tensor, direction: Tensor) -> Tensor:
+    """Move points towards a side of their box, horizontally and vertically.
+
+    Args:
+        points: (..., 2).
+        sides: (..., 4).
+        direction: (..., 2), where -1 is the left or top side, 0 the point, 1 the right or bottom
+            side; usually within -1 .. 1.
+
+    Returns:
+        (..., 2).
+    """
+    before, after = sides.split(2, dim=-1)
+    return points + direction * torch.where(direction > 0, after, before)
+
+
 def gaussian_bias(centre: Tensor, sharpness: Tensor, size: tuple[int, int]) -> AxisBias:
     """Return the Gaussian, with each of its terms shifted so that its largest value is 0.
 

@@ -10,6 +10,7 @@ from .decoders import (
     SAP_DETR,
     DetrDecoder,
     DetrDecoderLayer,
+    DinoDecoder,
     LayerMemory,
     MemoryAttention,
     PostNormDecoderLayer,
@@ -17,6 +18,7 @@ from .decoders import (
     SapDetrDecoderLayer,
 )
 from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from .denoising import ContrastiveDenoiser, DenoisingQueries
 from .encoder import TransformerEncoder, TransformerEncoderLayer
 from .losses import (
     CardinalityError,
@@ -43,6 +45,7 @@ from .meta_arch import DetectionTransformer
 from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
 from .reference_points import inverse_sigmoid
+from .references import BoxReference, Reference
 from .resnet_name_map import (
     DETECTRON2_RESNET,
     TORCHVISION_RESNET,
@@ -53,6 +56,7 @@ from .structures import (
     FeatureMap,
     Matches,
     Predictions,
+    Pyramid,
     Targets,
     padded_image_sizes,
     padding_mask_at,
@@ -64,14 +68,18 @@ __all__ = [
     "DETR",
     "SAP_DETR",
     "TORCHVISION_RESNET",
+    "BoxReference",
     "CardinalityError",
     "ClassError",
+    "ContrastiveDenoiser",
     "CostTerm",
     "DeformableEncoder",
     "DeformableEncoderLayer",
+    "DenoisingQueries",
     "DetectionTransformer",
     "DetrDecoder",
     "DetrDecoderLayer",
+    "DinoDecoder",
     "FeatureMap",
     "FocalClassCost",
     "FocalClassLoss",
@@ -91,6 +99,8 @@ __all__ = [
     "PostNormDecoderLayer",
     "Predictions",
     "ProjectionNeck",
+    "Pyramid",
+    "Reference",
     "SapDetrDecoder",
     "SapDetrDecoderLayer",
     "SetCriterion",

@@ -17,6 +17,10 @@ from .structures import Matches, Predictions, Targets
 class SetCriterion(nn.Module):
     """The set prediction loss: a matcher and loss terms, for all layers in one go.
 
+    The same terms score every set of queries: the decoder's, in several groups the mean over them;
+    the first stage's ``proposals``, which are matched as well; and those of ``denoising``, whose
+    matches are known.
+
     Args:
         matcher: matches every layer on its own.
         losses: the terms of the loss by name. The result of the term ``class`` is ``loss_class``.
@@ -44,40 +48,77 @@ class SetCriterion(nn.Module):
         """Return the weighted losses by name; their sum is what is trained on.
 
         Layers before the last have their number as a suffix: ``loss_class_0``, ``loss_class_1``,
-        ..., ``loss_class``.
+        ..., ``loss_class``. Those of further sets are ``loss_proposal_class``, ``loss_dn_class_0``.
 
         Args:
             predictions: of all layers.
             targets: the objects of the batch.
             normalizer: what sums over objects are divided by, (); see :func:`object_normalizer`.
         """
-        matches = self.matcher(predictions, targets)
-        self._log_metrics(predictions, targets, matches, normalizer)
-        return self.weighted_losses(predictions, targets, matches, normalizer)
+        found = self.match(predictions, targets)
+        self._log_metrics(predictions, found, targets, normalizer)
+        losses: dict[str, Tensor] = {}
+        for prefix, scored in query_sets(predictions).items():
+            losses |= self.weighted_losses(scored, targets, found[prefix], normalizer, prefix)
+        return losses
+
+    def match(self, predictions: Predictions, targets: Targets) -> dict[str, Matches]:
+        """Return the matches of every set of queries, see :func:`query_sets`.
+
+        Groups count as layers, see :meth:`Predictions.by_group`.
+        """
+        sets = query_sets(predictions)
+        open_sets = {key: x.by_group() for key, x in sets.items() if x.matches is None}
+        found = self.matcher.match_all(list(open_sets.values()), targets)
+        known = {key: x.matches for key, x in sets.items() if x.matches is not None}
+        return known | dict(zip(open_sets, found, strict=True))
 
     def weighted_losses(
-        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+        self,
+        predictions: Predictions,
+        targets: Targets,
+        matches: Matches,
+        normalizer: Tensor,
+        prefix: str = "",
     ) -> dict[str, Tensor]:
-        """Return the losses of one set of queries whose matches are known; see :meth:`forward`."""
+        """Return the losses of one set of queries and its matches; see :meth:`forward`."""
         weighted: dict[str, Tensor] = {}
+        groups = predictions.groups
+        by_group = predictions.by_group()
+        divisor = normalizer * predictions.repeats
         for name, loss in self.losses.items():
-            values = loss.weight * loss(predictions, targets, matches, normalizer)
-            keys = layer_keys(f"loss_{name}", len(values))
+            values = loss.weight * loss(by_group, targets, matches, divisor)
+            values = values.unflatten(0, (-1, groups)).mean(1)
+            keys = layer_keys(f"loss_{prefix}{name}", len(values))
             weighted.update(zip(keys, values.unbind(), strict=True))
         return weighted
 
     @torch.no_grad()
     def _log_metrics(
-        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
+        self,
+        predictions: Predictions,
+        found: Mapping[str, Matches],
+        targets: Targets,
+        normalizer: Tensor,
     ) -> None:
         storage = _current_event_storage()
         if storage is None or not self.metrics or (storage.iter + 1) % self.metric_period:
             return
-        values = [
-            metric(predictions, targets, matches, normalizer)[-1]
-            for metric in self.metrics.values()
-        ]
-        storage.put_scalars(**dict(zip(self.metrics, torch.stack(values).tolist(), strict=True)))
+        values = {
+            # Of the first group, in the last layer.
+            prefix + name: metric(x.by_group(), targets, found[prefix], normalizer)[-x.groups]
+            for prefix, x in query_sets(predictions).items()
+            if x.matches is None
+            for name, metric in self.metrics.items()
+        }
+        numbers = torch.stack(list(values.values())).tolist()
+        storage.put_scalars(**dict(zip(values, numbers, strict=True)))
+
+
+def query_sets(predictions: Predictions) -> dict[str, Predictions]:
+    """Return the sets of queries that are scored, by the prefix of their losses."""
+    further = {"proposal_": predictions.proposals, "dn_": predictions.denoising}
+    return {"": predictions, **{key: x for key, x in further.items() if x is not None}}
 
 
 def object_normalizer(num_objects: float, like: Tensor) -> Tensor:

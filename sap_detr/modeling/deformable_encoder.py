@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..layers import DeformableAttention, cell_centres, xavier_init_matrices
+from ..layers import DeformableAttention, xavier_init_matrices
 from .encoder import PostNormEncoderLayer
-from .structures import FeatureMap
+from .structures import FeatureMap, Pyramid
 
 
 class DeformableEncoderLayer(PostNormEncoderLayer):
@@ -52,7 +52,7 @@ class DeformableEncoderLayer(PostNormEncoderLayer):
         Args:
             tokens: (B, N, D), those of all levels, N = sum of all H * W.
             position: (B or 1, N, D), added to queries but not to values.
-            reference_points: (B or 1, N, L, 2), see :func:`level_reference_points`.
+            reference_points: (B or 1, N, L, 2), where the tokens are on each level, in cells.
             sizes: (H, W) of every level.
             padding_mask: (B, N) bool or None. Padding is read as 0, but padded tokens are computed
                 like any others.
@@ -108,34 +108,10 @@ class DeformableEncoder(nn.Module):
             replace(level, position=level.position + embed[:, None, None])
             for level, embed in zip(maps, self.level_embed, strict=True)
         ]
-        sizes = [(level.features.shape[-2], level.features.shape[-1]) for level in maps]
-        tokens = torch.cat([level.tokens for level in maps], dim=1)
-        position = torch.cat([level.token_position for level in maps], dim=1)
-        masks = [level.token_padding_mask for level in maps]
-        # Either all levels have one or none has.
-        padded = [mask for mask in masks if mask is not None]
-        mask = torch.cat(padded, dim=1) if padded else None
-        reference_points = level_reference_points(maps)
+        pyramid = Pyramid.of(maps)
+        tokens, sizes = pyramid.tokens, pyramid.sizes
+        reference_points = pyramid.centres[:, :, None] * pyramid.extents[:, None]
         for layer in self.layers:
-            tokens = layer(tokens, position, reference_points, sizes, mask)
+            tokens = layer(tokens, pyramid.position, reference_points, sizes, pyramid.padding_mask)
         memories = tokens.split([height * width for height, width in sizes], dim=1)
         return [level.with_tokens(x) for level, x in zip(maps, memories, strict=True)]
-
-
-def level_reference_points(maps: Sequence[FeatureMap]) -> Tensor:
-    """Where the tokens of all levels are on each of them.
-
-    A point is at the same fraction of the unpadded image on all levels. Padding makes that differ
-    from the same fraction of the map, since each level rounds it to cells of its own.
-
-    Returns:
-        (B or 1, N, L, 2), (x, y) in cells; the middle of the first one is at 0.5.
-    """
-    extents = [level.extent(valid_only=True) for level in maps]
-    fractions = []
-    for level, extent in zip(maps, extents, strict=True):
-        height, width = level.features.shape[-2:]
-        x = cell_centres(width, extent).expand(height, -1)
-        y = cell_centres(height, extent)[:, None].expand(-1, width)
-        fractions.append(torch.stack((x, y), dim=-1).flatten(0, 1) / extent[:, None])
-    return torch.cat(fractions, dim=1)[:, :, None] * torch.stack(extents, dim=1)[:, None]

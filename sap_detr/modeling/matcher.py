@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -126,7 +126,7 @@ class OutsidePointCost:
 class HungarianMatcher(nn.Module):
     """Assigns objects to queries so that the summed cost is the least, per layer and image.
 
-    The cost of all layers and images is one tensor and crosses to the host once; scipy solves
+    The costs of all layers, images and sets of queries cross to the host together; scipy solves
     each problem there.
 
     Args:
@@ -142,32 +142,61 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, predictions: Predictions, targets: Targets) -> Matches:
-        """Match all layers and images of a batch.
+        """Match all layers and images of a batch; see :meth:`match_all`."""
+        return self.match_all([predictions], targets)[0]
+
+    @torch.no_grad()
+    def match_all(self, sets: Sequence[Predictions], targets: Targets) -> list[Matches]:
+        """Match several sets of queries, with one copy to the host for all of them.
 
         Non-finite costs, which a diverging model makes, count as very high: what becomes of such
         a step is decided where the loss is looked at, not by a crash here.
+
+        Args:
+            sets: predictions (L, B, Q, ...) of one group each, see :meth:`Predictions.by_group`; L
+                and Q may differ.
+            targets: the objects of the batch.
         """
-        num_layers, _, num_queries = predictions.logits.shape[:3]
-        counts = tuple(min(n, num_queries) for n in targets.counts)
+        shapes = [x.logits.shape[:3] for x in sets]
+        if not any(targets.counts):
+            return [
+                self._solve(None, shape, targets.counts, targets.labels.device) for shape in shapes
+            ]
+        costs = [functools.reduce(torch.add, self._costs(x, targets)) for x in sets]
+        flat = costs[0].flatten() if len(costs) == 1 else torch.cat([x.flatten() for x in costs])
+        limit = self.NON_FINITE_COST
+        flat = torch.nan_to_num(flat, nan=limit, posinf=limit, neginf=limit)
+        on_host = flat.cpu().split([x.numel() for x in costs])
+        return [
+            self._solve(x.view(cost.shape).numpy(), shape, targets.counts, cost.device)
+            for x, cost, shape in zip(on_host, costs, shapes, strict=True)
+        ]
+
+    def _costs(self, predictions: Predictions, targets: Targets) -> Iterator[Tensor]:
+        return (cost(predictions, targets) for cost in self.costs.values())
+
+    @staticmethod
+    def _solve(
+        cost: np.ndarray | None,
+        shape: Sequence[int],
+        num_objects: Sequence[int],
+        device: torch.device,
+    ) -> Matches:
+        """Assign by costs (L, B, Q, T), None where there is no object, of shape (L, B, Q)."""
+        num_layers, _, num_queries = shape
+        counts = tuple(min(n, num_queries) for n in num_objects)
         queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
         objects = np.zeros_like(queries)
-        if sum(counts):
-            costs = (cost(predictions, targets) for cost in self.costs.values())
-            total = functools.reduce(torch.add, costs)
-            limit = self.NON_FINITE_COST
-            cost = torch.nan_to_num(total, nan=limit, posinf=limit, neginf=limit).cpu().numpy()
+        ends = np.cumsum(counts).tolist()
+        for image, (end, count) in enumerate(zip(ends, counts, strict=True)):
+            if cost is None or not count:
+                continue
+            span = slice(end - count, end)
             for layer in range(num_layers):
-                start = 0
-                for index, (count, num_objects) in enumerate(
-                    zip(counts, targets.counts, strict=True)
-                ):
-                    span = slice(start, start + count)
-                    queries[layer, span], objects[layer, span] = linear_sum_assignment(
-                        cost[layer, index, :, :num_objects]
-                    )
-                    start += count
+                queries[layer, span], objects[layer, span] = linear_sum_assignment(
+                    cost[layer, image, :, : num_objects[image]]
+                )
         images = np.repeat(np.arange(len(counts)), counts)
-        device = predictions.logits.device
         indices = [
             torch.from_numpy(x).to(device, non_blocking=True) for x in (images, queries, objects)
         ]

@@ -13,8 +13,9 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import resize_pixels
+from ..layers import full_precision_dtype, resize_pixels
 from .criterion import object_normalizer
+from .denoising import DenoisingQueries
 from .structures import Predictions, Targets, padded_image_sizes
 
 
@@ -31,6 +32,8 @@ class DetectionTransformer(nn.Module):
         neck: features to feature maps.
         encoder: feature maps to the memory.
         decoder: memory to predictions.
+        denoiser: in training, objects to noised objects for the decoder, which shall find the true
+            ones; None for methods without.
         criterion: predictions and targets to a dict of losses.
         postprocessor: predictions to detections.
         num_classes: number of object classes.
@@ -60,6 +63,7 @@ class DetectionTransformer(nn.Module):
         criterion: nn.Module,
         postprocessor: nn.Module,
         num_classes: int,
+        denoiser: nn.Module | None = None,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
         input_format: str = "RGB",
@@ -75,6 +79,7 @@ class DetectionTransformer(nn.Module):
         self.neck = neck
         self.encoder = encoder
         self.decoder = decoder
+        self.denoiser = denoiser
         self.criterion = criterion
         self.postprocessor = postprocessor
         self.num_classes = num_classes
@@ -120,13 +125,15 @@ class DetectionTransformer(nn.Module):
             The dict of losses in training, else a list of ``{"instances": Instances}``.
         """
         images = self.preprocess(batched_inputs)
-        predictions = self.predict(images.tensor, images.image_sizes, all_layers=self.training)
         if self.training:
-            targets = self.collect_targets(batched_inputs, predictions)
+            targets = self.collect_targets(batched_inputs)
+            denoising = None if self.denoiser is None else self.denoiser(targets, self.num_classes)
+            predictions = self.predict(images.tensor, images.image_sizes, denoising=denoising)
             if num_objects is None:
                 num_objects = sum(targets.counts)
             normalizer = object_normalizer(num_objects, like=predictions.boxes)
             return self.criterion(predictions, targets, normalizer)
+        predictions = self.predict(images.tensor, images.image_sizes, all_layers=False)
         output_sizes = [
             (inputs.get("height", size[0]), inputs.get("width", size[1]))
             for inputs, size in zip(batched_inputs, images.image_sizes, strict=True)
@@ -142,7 +149,7 @@ class DetectionTransformer(nn.Module):
         Nothing is rounded up to a multiple of a stride: padding beyond need changes predictions.
         Unless ``size_multiple`` says so.
         """
-        dtype = next(self.backbone.parameters()).dtype
+        dtype = self._dtype
         mean, std = self.pixel_mean.to(dtype), self.pixel_std.to(dtype)
         images = []
         for inputs in batched_inputs:
@@ -156,7 +163,11 @@ class DetectionTransformer(nn.Module):
         return ImageList.from_tensors(images, size_divisibility=multiple)
 
     def predict(
-        self, images: Tensor, image_sizes: Sequence[tuple[int, int]], all_layers: bool = True
+        self,
+        images: Tensor,
+        image_sizes: Sequence[tuple[int, int]],
+        all_layers: bool = True,
+        denoising: DenoisingQueries | None = None,
     ) -> Predictions:
         """Run the network.
 
@@ -164,16 +175,18 @@ class DetectionTransformer(nn.Module):
             images: (B, 3, H, W), normalised and padded.
             image_sizes: (height, width) of each image in pixels, without padding.
             all_layers: whether to return the predictions of all decoder layers.
+            denoising: what the denoiser made, or None.
         """
         height, width = images.shape[-2:]
         sizes = padded_image_sizes(image_sizes, (height, width), images.device)
         if self.padding_invariant and sizes is not None:
-            features, padded_size = features_of_unpadded(self.backbone, images, image_sizes)
-            return self._decode(features, sizes, padded_size, all_layers)
+            stride = 2 ** getattr(self.neck, "extra_levels", 0)
+            features, padded_size = features_of_unpadded(self.backbone, images, image_sizes, stride)
+            return self._decode(features, sizes, padded_size, all_layers, denoising)
         if self.size_multiple > 1 and sizes is None:
             # One graph per padded size when compiled, not one more for full ones.
             sizes = torch.as_tensor([tuple(size) for size in image_sizes]).to(images.device)
-        return self._network(images, sizes, all_layers)
+        return self._network(images, sizes, all_layers, denoising)
 
     def compile_network(self, max_graphs: int = 256, **options: Any) -> None:
         """Compiles all between the normalised images and the predictions.
@@ -195,13 +208,25 @@ class DetectionTransformer(nn.Module):
             setattr(limits, name, max(getattr(limits, name), max_graphs))
         self._compiled = torch.compile(self._run_network, **options)
 
-    def _network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:
+    def _network(
+        self,
+        images: Tensor,
+        sizes: Tensor | None,
+        all_layers: bool,
+        denoising: DenoisingQueries | None,
+    ) -> Predictions:
         run = self._run_network if self._compiled is None else self._compiled
-        return run(images, sizes, all_layers)
+        return run(images, sizes, all_layers, denoising)
 
-    def _run_network(self, images: Tensor, sizes: Tensor | None, all_layers: bool) -> Predictions:
+    def _run_network(
+        self,
+        images: Tensor,
+        sizes: Tensor | None,
+        all_layers: bool,
+        denoising: DenoisingQueries | None,
+    ) -> Predictions:
         height, width = images.shape[-2:]
-        return self._decode(self.backbone(images), sizes, (height, width), all_layers)
+        return self._decode(self.backbone(images), sizes, (height, width), all_layers, denoising)
 
     def _decode(
         self,
@@ -209,24 +234,32 @@ class DetectionTransformer(nn.Module):
         sizes: Tensor | None,
         padded_size: tuple[int, int],
         all_layers: bool,
+        denoising: DenoisingQueries | None,
     ) -> Predictions:
-        maps = self.neck(features, sizes, padded_size)
-        result: Predictions = self.decoder(self.encoder(maps), all_layers=all_layers)
+        memory = self.encoder(self.neck(features, sizes, padded_size))
+        # Decoders of methods without a denoiser know nothing of it.
+        extra = {} if denoising is None else {"denoising": denoising}
+        result: Predictions = self.decoder(memory, all_layers=all_layers, **extra)
         return result
 
-    def collect_targets(
-        self, batched_inputs: list[dict[str, Any]], predictions: Predictions
-    ) -> Targets:
-        """Return the ground truth of a batch, in the dtype and on the device of the predictions."""
+    def collect_targets(self, batched_inputs: list[dict[str, Any]]) -> Targets:
+        """Return the ground truth of a batch, in the dtype and on the device of predictions."""
         return Targets.from_instances(
             [inputs["instances"] for inputs in batched_inputs],
-            predictions.boxes.device,
-            predictions.boxes.dtype,
+            self.device,
+            full_precision_dtype(self._dtype),
         )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.backbone.parameters()).dtype
 
 
 def features_of_unpadded(
-    backbone: Backbone, images: Tensor, image_sizes: Sequence[tuple[int, int]]
+    backbone: Backbone,
+    images: Tensor,
+    image_sizes: Sequence[tuple[int, int]],
+    stride: int = 1,
 ) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """Features that each image would have alone, padded with zeros afterwards.
 
@@ -238,17 +271,18 @@ def features_of_unpadded(
         backbone: images (1, 3, h, w) to a dict of features.
         images: (B, 3, H, W), padded at the bottom and the right.
         image_sizes: (height, width) of each image in pixels, without padding.
+        stride: of the coarsest level that is made of the coarsest features.
 
     Returns:
         Name to (B, C, H / stride, W / stride), and the size in pixels that these maps have: the
-        padded one, rounded up to whole cells of the coarsest.
+        padded one, rounded up to whole cells of the coarsest level.
     """
     single = [
         backbone(images[i : i + 1, :, :height, :width])
         for i, (height, width) in enumerate(image_sizes)
     ]
     shapes = backbone.output_shape()
-    coarsest = max(shape.stride for shape in shapes.values())
+    coarsest = stride * max(shape.stride for shape in shapes.values())
     padded_height, padded_width = (math.ceil(n / coarsest) * coarsest for n in images.shape[-2:])
     features = {}
     for name, shape in shapes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ class ProjectionNeck(nn.Module):
         embed_dim: width D of the result.
         position_encoding: makes (B, D, H, W) from a padding mask.
         norm_groups: groups of a group normalisation after each projection; None for none.
+        extra_levels: coarser levels more, each by a 3x3 convolution of stride 2: the first one of
+            the last of ``in_features``, as it is, any further one of the level before (DINO).
+        xavier_init: draw the weights of the convolutions from Xavier's uniform distribution, and
+            start their biases at 0 (DINO); else PyTorch's default.
         padding_invariant: keep padding out of the statistics of that normalisation, where the
             published codes count it in.
 
@@ -35,6 +40,8 @@ class ProjectionNeck(nn.Module):
         position_encoding: SinePositionEncoding,
         norm_groups: int | None = None,
         padding_invariant: bool = False,
+        extra_levels: int = 0,
+        xavier_init: bool = False,
     ) -> None:
         super().__init__()
         if len(in_features) != len(in_channels):
@@ -43,11 +50,23 @@ class ProjectionNeck(nn.Module):
                 "must have the same length"
             )
         self.in_features = list(in_features)
-        self.projections = nn.ModuleList(nn.Conv2d(c, embed_dim, 1) for c in in_channels)
+        self.extra_levels = extra_levels
+        extra_channels = [in_channels[-1], *[embed_dim] * extra_levels][:extra_levels]
+        self.projections = nn.ModuleList(
+            [
+                *(nn.Conv2d(c, embed_dim, 1) for c in in_channels),
+                *(nn.Conv2d(c, embed_dim, 3, stride=2, padding=1) for c in extra_channels),
+            ]
+        )
         self.norms = nn.ModuleList(
             nn.Identity() if norm_groups is None else nn.GroupNorm(norm_groups, embed_dim)
-            for _ in in_channels
+            for _ in self.projections
         )
+        if xavier_init:
+            for projection in self.projections:
+                convolution = cast(nn.Conv2d, projection)
+                nn.init.xavier_uniform_(convolution.weight)
+                nn.init.zeros_(cast(Tensor, convolution.bias))
         self.position_encoding = position_encoding
         self.padding_invariant = padding_invariant
 
@@ -66,13 +85,13 @@ class ProjectionNeck(nn.Module):
             padded_size: (height, width) of the batch in pixels.
 
         Returns:
-            One feature map per entry of ``in_features``.
+            One feature map per entry of ``in_features``, then the extra levels.
         """
-        maps = []
-        for name, projection, norm in zip(
-            self.in_features, self.projections, self.norms, strict=True
-        ):
-            x = projection(features[name])
+        maps: list[FeatureMap] = []
+        inputs = [features[name] for name in self.in_features]
+        for level, (projection, norm) in enumerate(zip(self.projections, self.norms, strict=True)):
+            last = len(inputs) - 1
+            x = projection(inputs[min(level, last)] if level <= last + 1 else maps[-1].features)
             height, width = x.shape[-2:]
             mask = padding_mask_at(image_sizes, padded_size, (height, width))
             if self.padding_invariant and mask is not None and isinstance(norm, nn.GroupNorm):

@@ -40,22 +40,6 @@ def boxes_from_sides(points: Tensor, sides: Tensor) -> Tensor:
     return torch.cat((points + (after - before) / 2, before + after), dim=-1)
 
 
-def point_towards_sides(points: Tensor, sides: Tensor, direction: Tensor) -> Tensor:
-    """Move points towards a side of their box, horizontally and vertically.
-
-    Args:
-        points: (..., 2).
-        sides: (..., 4).
-        direction: (..., 2) of -1 .. 1: -1 is the left or top side, 0 the point, 1 the right or
-            bottom side.
-
-    Returns:
-        (..., 2).
-    """
-    before, after = sides.split(2, dim=-1)
-    return points + direction * torch.where(direction > 0, after, before)
-
-
 def points_outside_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """Whether points (..., 2) are outside of XYXY boxes (..., 4), with broadcasting: (...)."""
     x, y = points.unbind(-1)

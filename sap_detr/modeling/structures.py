@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -68,6 +67,71 @@ class FeatureMap:
         return replace(self, features=tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
+@dataclass(frozen=True)
+class Pyramid:
+    """All levels of features as one sequence of N tokens, level by level and row by row.
+
+    Attributes:
+        tokens: (B, N, D).
+        position: (B or 1, N, D).
+        padding_mask: (B, N) bool, True on padding; None where no image is padded.
+        sizes: (H, W) of every level; N is the sum of all H * W.
+        extents: (B or 1, L, 2), width and height in cells of what of each level is not padding.
+    """
+
+    tokens: Tensor
+    position: Tensor
+    padding_mask: Tensor | None
+    sizes: list[tuple[int, int]]
+    extents: Tensor
+
+    @classmethod
+    def of(cls, maps: Sequence[FeatureMap]) -> Pyramid:
+        """Put the levels one after the other."""
+        # Either all levels have a mask or none has.
+        masks = [level.token_padding_mask for level in maps]
+        padded = [mask for mask in masks if mask is not None]
+        return cls(
+            tokens=torch.cat([level.tokens for level in maps], dim=1),
+            position=torch.cat([level.token_position for level in maps], dim=1),
+            padding_mask=torch.cat(padded, dim=1) if padded else None,
+            sizes=[(level.features.shape[-2], level.features.shape[-1]) for level in maps],
+            extents=torch.stack([level.extent(valid_only=True) for level in maps], dim=1),
+        )
+
+    @property
+    def level(self) -> Tensor:
+        """The level of every token, (N,) int64."""
+        levels = [
+            torch.full((h * w,), level, device=self.tokens.device)
+            for level, (h, w) in enumerate(self.sizes)
+        ]
+        return torch.cat(levels)
+
+    @property
+    def corners(self) -> Tensor:
+        """Top left corners (x, y) of the cells as fractions of the unpadded images: (B or 1, N, 2).
+
+        A point is at the same fraction of the unpadded image on all levels. Padding makes that
+        differ from the same fraction of the map, since each level rounds it to cells of its own.
+        """
+        return self._fractions(0.0)
+
+    @property
+    def centres(self) -> Tensor:
+        """Centres of the cells, like :attr:`corners`."""
+        return self._fractions(0.5)
+
+    def _fractions(self, shift: float) -> Tensor:
+        fractions = []
+        for (height, width), extent in zip(self.sizes, self.extents.unbind(1), strict=True):
+            x = torch.arange(width, dtype=extent.dtype, device=extent.device) + shift
+            y = torch.arange(height, dtype=extent.dtype, device=extent.device) + shift
+            cells = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), dim=-1)
+            fractions.append(cells.flatten(0, 1) / extent[:, None])
+        return torch.cat(fractions, dim=1)
+
+
 def single_level(maps: Sequence[FeatureMap]) -> FeatureMap:
     """Return the only one of a list of levels.
 
@@ -90,20 +154,52 @@ class Predictions:
             None where the method has none.
         objectness: (L, B, Q, 1), logit of being an object at all; None where the method has none,
             and where only inference's needs are computed.
+        groups: K, sets of queries that do not see each other and are each matched with all objects:
+            Q is K times the queries of a group, group after group.
+        matches: which query predicts which object, where that is known; else the matcher decides.
+        repeats: how many queries of known matches predict one and the same object. Sums over
+            objects are divided by it as well.
+        tokens: (B, Q) int64, of which token of the memory each proposal is.
+        proposals: the first stage's predictions (L = 1), the best first, where there is one.
+        denoising: predictions of the noised objects, in training.
     """
 
     logits: Tensor
     boxes: Tensor
     points: Tensor | None = None
     objectness: Tensor | None = None
+    groups: int = 1
+    matches: Matches | None = None
+    repeats: int = 1
+    tokens: Tensor | None = None
+    proposals: Predictions | None = None
+    denoising: Predictions | None = None
 
     @property
     def last_layer(self) -> Predictions:
         """The predictions of the last layer alone, still with a leading dimension of 1."""
-        layers: dict[str, Any] = {
-            name: x if x is None else x[-1:] for name, x in vars(self).items()
+        return self._map(lambda x: x[-1:])
+
+    def by_group(self) -> Predictions:
+        """Make group g of layer l the layer l * K + g: (L, B, K * Q, ...) to (L * K, B, Q, ...)."""
+        groups = self.groups
+        if groups == 1:
+            return self
+        split = self._map(lambda x: x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1))
+        return replace(split, groups=1)
+
+    def slice_queries(self, start: int, stop: int | None = None) -> Predictions:
+        """Return the predictions of the queries ``start`` to ``stop`` (excluded)."""
+        return self._map(lambda x: x[:, :, start:stop])
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Predictions:
+        """Apply a function to all that has the shape (L, B, Q, ...)."""
+        stacked = {
+            name: None if x is None else function(x)
+            for name, x in vars(self).items()
+            if name in ("logits", "boxes", "points", "objectness")
         }
-        return replace(self, **layers)
+        return replace(self, **stacked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import full_precision
+from ..layers import full_precision, point_towards_sides
 from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
 from ..modeling.decoders.sap_detr import PointCrossAttention, split_gaussian
-from ..modeling.reference_points import corners_from_sides, point_towards_sides
+from ..modeling.reference_points import corners_from_sides
 from ..modeling.structures import single_level
 
 Floats = NDArray[np.float32]

@@ -38,13 +38,13 @@ def test_class_rows_there_and_back(no_object):
     names = ["head.weight", "head.bias"]
     coco80, coco91 = coco_class_names(80), coco_class_names(91)
     selection = match_class_rows(coco80, 80, coco91, 91)
-    small = convert_class_rows(state, names, selection, no_object)
+    small = convert_class_rows(state, names, selection)
     assert small["head.bias"].tolist() == [*COCO_CATEGORY_IDS, *([91] if no_object else [])]
     assert small["head.weight"][11].tolist() == [26.0, 27.0]
     assert len(small["other"]) == len(state["head.bias"]) == rows
 
     expansion = match_class_rows(coco91, 91, coco80, 80)
-    large = convert_class_rows(small, names, expansion, no_object)
+    large = convert_class_rows(small, names, expansion)
     used = [*COCO_CATEGORY_IDS, *([91] if no_object else [])]
     unused = sorted(set(range(rows)) - set(used))
     for name in names:
@@ -58,5 +58,5 @@ def test_class_rows_there_and_back(no_object):
 @pytest.mark.parametrize(("rows", "wanted", "wrong"), [(91, 80, 81), (80, 91, 92)])
 def test_class_rows_of_the_wrong_number(rows, wanted, wrong):
     match = match_class_rows(coco_class_names(wanted), wanted, coco_class_names(rows), rows)
-    with pytest.raises(CheckpointError, match=f"{wrong} rows, but {rows + 1}"):
-        convert_class_rows({"head": torch.ones(wrong)}, ["head"], match, True)
+    with pytest.raises(CheckpointError, match=f"{wrong} rows, but {rows}"):
+        convert_class_rows({"head": torch.ones(wrong)}, ["head"], match)

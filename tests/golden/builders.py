@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import torch
 from detectron2.config import instantiate
 from omegaconf import DictConfig
@@ -16,7 +17,9 @@ from sap_detr.checkpoint import (
     convert_class_rows,
     match_class_rows,
 )
-from sap_detr.projects import sam_detr  # noqa: F401, for its names of parameters
+from sap_detr.modeling import DenoisingQueries, Targets
+from sap_detr.modeling.denoising import positive_matches
+from sap_detr.projects import dino, sam_detr  # noqa: F401, for their names of parameters
 
 
 def resnet_config(variant: dict, name: str) -> DictConfig:
@@ -36,7 +39,37 @@ def sam_detr_config(variant: dict) -> DictConfig:
     return cfg.model
 
 
+def dino_config(variant: dict) -> DictConfig:
+    cfg = model_zoo.get_config("dino/common/dino_r50.py")
+    cfg.model.backbone.depth = variant["depth"]
+    cfg.model.decoder.num_queries = variant["num_queries"]
+    cfg.model.denoiser.number = variant["dn_number"]
+    return cfg.model
+
+
+class RecordedDenoiser(nn.Module):
+    """Gives the noise of a case in place of random noise."""
+
+    def __init__(self, outputs: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        names = ("known_labels", "known_bboxes", "known_image", "known_slot")
+        self.noise = {name: torch.as_tensor(outputs[f"dn:{name}"]) for name in names}
+        self.groups, self.slots = int(outputs["dn:groups"]), int(outputs["dn:slots"])
+
+    def forward(self, targets: Targets, num_classes: int) -> DenoisingQueries:
+        where = self.noise["known_image"], self.noise["known_slot"]
+        labels = torch.full((len(targets.counts), self.slots), -1)
+        labels[where] = self.noise["known_labels"]
+        boxes = torch.full((*labels.shape, 4), 0.5, dtype=torch.float64)
+        boxes[where] = self.noise["known_bboxes"]
+        matches = positive_matches(
+            targets.counts, self.groups, max(targets.counts), targets.boxes.device
+        )
+        return DenoisingQueries(labels, boxes, self.groups, matches)
+
+
 CONFIGS = {
+    "dino": dino_config,
     "detr": partial(resnet_config, name="detr_r50"),
     "sam_detr": sam_detr_config,
     "sap_detr": partial(resnet_config, name="sap_detr_r50"),
@@ -59,6 +92,8 @@ def build(case: dict, weights: dict, num_classes: int) -> nn.Module:
     if num_classes != case["num_classes"]:
         rows = names.class_row_names(state)
         match = match_class_rows(coco_class_names(80), 80, coco_class_names(91), 91)
-        state = convert_class_rows(state, rows, match, names.no_object_row)
+        state = convert_class_rows(state, rows, match)
     model.load_state_dict(state)
+    if any(name.startswith("dn:") for name in case["outputs"]):
+        model.denoiser = RecordedDenoiser(case["outputs"])
     return model

@@ -19,9 +19,12 @@ from detectron2.structures import Boxes, Instances
 
 from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS
 from sap_detr.modeling import Predictions, layer_keys, object_normalizer
+from sap_detr.modeling.criterion import query_sets
 
 # Published names of losses that are called otherwise here, and of what is not trained on here.
 LOSS_NAMES = {"loss_class": "loss_ce", "loss_objectness": "loss_ce_obj"}
+# Where the published codes put the name of a further set of queries: after that of the loss.
+SUFFIXES = {"": "", "proposal_": "_interm", "dn_": "_dn"}
 
 
 def pytest_generate_tests(metafunc):
@@ -73,7 +76,10 @@ def run_model(case: dict, num_classes: int) -> Run:
     model = build(case, weights, num_classes)
     inputs = make_inputs(case)
     images = model.preprocess(inputs)
-    predictions = model.predict(images.tensor, images.image_sizes)
+    denoising = None
+    if case["num_targets"] is not None and getattr(model, "denoiser", None) is not None:
+        denoising = model.denoiser(model.collect_targets(inputs), num_classes)
+    predictions = model.predict(images.tensor, images.image_sizes, denoising=denoising)
     return Run(case, model, inputs, predictions)
 
 
@@ -83,7 +89,9 @@ def run(request) -> Run:
     case = golden_cases.load(request.param, request.config.getoption("--golden-dir"))
     if case["method"] not in CONFIGS:
         pytest.fail(f"{request.param}: there is no method {case['method']!r} here")
-    return run_model(case, 80 if case["num_classes"] == 91 else case["num_classes"])
+    # Selection by rows would change which tokens DINO's first stage selects.
+    select = case["num_classes"] == 91 and case["method"] != "dino"
+    return run_model(case, 80 if select else case["num_classes"])
 
 
 def test_predictions(run: Run):
@@ -102,6 +110,26 @@ def test_predictions(run: Run):
     for name in ("points", "objectness"):
         if name in expected:
             run.check(getattr(predictions, name), expected[name], name)
+
+
+def test_first_stage_and_denoising(run: Run):
+    expected, predictions = run.expected, run.predictions
+    compared = {key for key in expected if re.match("dn:known|dn:groups|dn:slots", key)}
+    for prefix, found in (("interm", predictions.proposals), ("dn", predictions.denoising)):
+        if f"{prefix}:boxes" not in expected:
+            continue
+        layers = slice(None) if prefix == "dn" else 0
+        run.check(found.boxes[layers], expected[f"{prefix}:boxes"], f"{prefix}:boxes")
+        logits = found.logits[layers]
+        run.check(
+            logits[..., :40, :], expected[f"{prefix}:logits_first40"], f"{prefix}:logits_first40"
+        )
+        compared |= {f"{prefix}:boxes", f"{prefix}:logits_first40"}
+    if "interm:index" in expected:
+        assert np.array_equal(predictions.proposals.tokens.numpy(), expected["interm:index"])
+        run.check(predictions.proposals.logits[0].amax(-1), expected["interm:score"], "score")
+        compared |= {"interm:index", "interm:score"}
+    assert {key for key in expected if re.match("dn:|interm:", key)} == compared
 
 
 def test_detections(run: Run):
@@ -124,13 +152,18 @@ def test_losses_matches_and_gradients(run: Run):
         # Labels may be ids that COCO does not use, so losses need all 91 classes.
         run = run_model(run.case, run.case["num_classes"])
     criterion, predictions = run.model.criterion, run.predictions
-    targets = run.model.collect_targets(run.inputs, predictions)
-    matches = criterion.matcher(predictions, targets)
+    targets = run.model.collect_targets(run.inputs)
+    found = criterion.match(predictions, targets)
     compared = set()
 
     for layer in range(len(predictions.logits)):
-        for image, pair in enumerate(matches.per_image(layer)):
+        for image, pair in enumerate(found[""].per_image(layer)):
             key = f"match:{layer}:{image}"
+            assert np.array_equal(torch.stack(pair).numpy(), run.expected[key]), key
+            compared.add(key)
+    if predictions.proposals is not None:
+        for image, pair in enumerate(found["proposal_"].per_image(0)):
+            key = f"match:interm:{image}"
             assert np.array_equal(torch.stack(pair).numpy(), run.expected[key]), key
             compared.add(key)
 
@@ -138,10 +171,17 @@ def test_losses_matches_and_gradients(run: Run):
     normalizer = object_normalizer(sum(targets.counts), like=predictions.boxes)
     total = sum(criterion(predictions, targets, normalizer).values())
     losses = {f"loss_{name}": term for name, term in criterion.losses.items()}
-    for key, term in (losses | criterion.metrics).items():
+    terms = [
+        (prefix, scored, key, term)
+        for prefix, scored in query_sets(predictions).items()
+        for key, term in (losses | criterion.metrics).items()
+    ]
+    for prefix, scored, key, term in terms:
         published = LOSS_NAMES.get(key, key)
-        values = term(predictions, targets, matches, normalizer)
-        for name, value in zip(layer_keys(published, len(values)), values, strict=True):
+        values = term(scored, targets, found[prefix], normalizer * scored.repeats)
+        for name, value in zip(
+            layer_keys(published + SUFFIXES[prefix], len(values)), values, strict=True
+        ):
             if f"loss:{name}" in run.expected:
                 run.check(value, run.expected[f"loss:{name}"], name)
                 compared.add(f"loss:{name}")

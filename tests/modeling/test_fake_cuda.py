@@ -113,7 +113,7 @@ def test_training_stays_on_the_device(model, fake, precision, sizes):
         inputs = make_inputs(sizes)
         images = model.preprocess(inputs)
         predictions = model.predict(images.tensor, images.image_sizes)
-        targets = model.collect_targets(inputs, predictions)
+        targets = model.collect_targets(inputs)
         for cost in criterion.matcher.costs.values():
             assert cost(predictions, targets).device.type == "cuda"
         layers = len(predictions.logits)

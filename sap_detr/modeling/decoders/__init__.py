@@ -2,6 +2,7 @@
 
 from .detr import DetrDecoder, DetrDecoderLayer
 from .detr_name_map import DETECTRON2_DETR, DETR
+from .dino import DeformableDecoderLayer, DinoDecoder
 from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer
 from .sap_detr import SapDetrDecoder, SapDetrDecoderLayer
 from .sap_detr_name_map import SAP_DETR
@@ -10,8 +11,10 @@ __all__ = [
     "DETECTRON2_DETR",
     "DETR",
     "SAP_DETR",
+    "DeformableDecoderLayer",
     "DetrDecoder",
     "DetrDecoderLayer",
+    "DinoDecoder",
     "LayerMemory",
     "MemoryAttention",
     "PostNormDecoderLayer",

@@ -24,6 +24,7 @@ from ...layers import (
     full_precision,
     linear_side_by_side,
     masked_group_norm,
+    point_towards_sides,
     split_heads,
     xavier_init_matrices,
 )
@@ -32,7 +33,6 @@ from ..reference_points import (
     corners_from_sides,
     grid_points,
     inverse_sigmoid,
-    point_towards_sides,
 )
 from ..structures import FeatureMap, Predictions, single_level
 from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer

@@ -63,7 +63,11 @@ def predict(model, inputs, **options):
 
 
 def largest_difference(a, b) -> float:
-    names = [name for name, x in vars(b).items() if x is not None and getattr(a, name) is not None]
+    names = [
+        name
+        for name, x in vars(b).items()
+        if torch.is_tensor(x) and torch.is_tensor(getattr(a, name))
+    ]
     assert {"logits", "boxes", "points"} <= set(names)
     return max((getattr(a, name) - getattr(b, name)).abs().max().item() for name in names)
 

@@ -1,0 +1,5 @@
+"""DINO: contrastive denoising, mixed query selection and look forward twice."""
+
+from .name_map import DINO
+
+__all__ = ["DINO"]
