@@ -34,6 +34,8 @@ def mapped_packages() -> dict[str, str]:
     """Map packages outside `sap_detr/` to their folders: configs, projects and their configs."""
     mapped = config_packages(ROOT / "configs", "sap_detr.model_zoo.configs")
     for project in sorted((ROOT / "projects").glob("*/")):
+        configs = f"sap_detr.model_zoo.configs.{project.name}"
+        mapped.update(config_packages(project / "configs", configs))
         code = project / project.name
         if not (code / "__init__.py").is_file():
             continue
@@ -41,8 +43,6 @@ def mapped_packages() -> dict[str, str]:
         mapped[package] = code.as_posix()
         for name in find_packages(str(code)):
             mapped[f"{package}.{name}"] = (code / name.replace(".", "/")).as_posix()
-        configs = f"sap_detr.model_zoo.configs.{project.name}"
-        mapped.update(config_packages(project / "configs", configs))
     return mapped
 
 

@@ -84,10 +84,23 @@ def _parser() -> argparse.ArgumentParser:
         "(row = category id). coco91: the way back; rows of unused ids can't be recovered and are "
         "set so that they are never detected. (default: %(default)s)",
     )
+    parser.add_argument(
+        "--drop-training-only",
+        action="store_true",
+        help="leave out what inference does not read and a published file has no name for: the "
+        "further groups of SAP-Group-DETR",
+    )
     return parser
 
 
-def convert(input: Path, output: Path, to: str, method: str | None, classes: str) -> list[str]:
+def convert(
+    input: Path,
+    output: Path,
+    to: str,
+    method: str | None,
+    classes: str,
+    drop_training_only: bool = False,
+) -> list[str]:
     """Convert one file.
 
     Args:
@@ -96,6 +109,7 @@ def convert(input: Path, output: Path, to: str, method: str | None, classes: str
         to: "ours" or "published".
         method: published form, or None to recognise it.
         classes: "keep", "coco80" or "coco91".
+        drop_training_only: leave out what inference does not read.
 
     Returns:
         What was done, in lines for a reader.
@@ -113,6 +127,15 @@ def convert(input: Path, output: Path, to: str, method: str | None, classes: str
     state = model_state(checkpoint)
     form = detect_format(state)
     done = [f"{input}: {len(state)} tensors, {form} names"]
+    surplus = [n for n in state if any(known.is_training_only(n) for known in NAME_MAPS.values())]
+    if surplus and drop_training_only:
+        state = {name: value for name, value in state.items() if name not in surplus}
+        done.append(f"left out, as only training reads them: {', '.join(surplus)}")
+    elif surplus and to == "published":
+        raise CheckpointError(
+            f"There are no published names for {', '.join(surplus)}, which only training reads. "
+            "--drop-training-only leaves them out."
+        )
     name_map = _find_name_map(state, form, method, needed=to == "published" or classes != "keep")
     if form != "ours":
         assert name_map is not None

@@ -37,6 +37,7 @@ class LoadReport:
             rows).
         reinitialised: tensors that the checkpoint has but that keep the model's initial values.
         missing: tensors of the model that the checkpoint lacks; they keep their initial values.
+        training_only: those of them that inference does not read.
         ignored: tensors of the checkpoint that the model has no use for.
         notes: sentences on the class rows, for a reader.
     """
@@ -47,6 +48,7 @@ class LoadReport:
     partially_loaded: dict[str, tuple[int, int]] = field(default_factory=dict)
     reinitialised: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    training_only: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -75,6 +77,7 @@ class LoadReport:
             "rows": self.partially_loaded,
             "re-initialised": self.reinitialised,
             "missing": self.missing,
+            "missing (training only)": self.training_only,
             "ignored": self.ignored,
         }
         counts = {title: Counter(map(_module, names)) for title, names in columns.items() if names}
@@ -184,7 +187,9 @@ def load_weights(
     wrong_shapes = []
     for name, current in target.items():
         if name not in state:
-            if not name.endswith("num_batches_tracked"):
+            if any(known.is_training_only(name) for known in NAME_MAPS.values()):
+                report.training_only.append(name)
+            elif not name.endswith("num_batches_tracked"):
                 report.missing.append(name)
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in reinitialise):
             report.reinitialised.append(name)

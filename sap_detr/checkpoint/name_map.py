@@ -73,6 +73,8 @@ class NameMap:
         class_rows: our templates of the tensors whose first dimension counts classes.
         no_object_row: whether those tensors have one more row, after the classes, for "no object".
         backbone_only: the form is that of ImageNet weights, with no detector.
+        training_only: our templates of tensors that a published file lacks and inference does not
+            read.
 
     Raises:
         ValueError: the templates of a pair have different fields.
@@ -85,6 +87,7 @@ class NameMap:
     class_rows: tuple[str, ...] = ()
     no_object_row: bool = False
     backbone_only: bool = False
+    training_only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for left, right in (*self.pairs, *self.aliases):
@@ -110,6 +113,10 @@ class NameMap:
     def knows(self, name: str) -> bool:
         """Return whether a published name has a meaning in this form."""
         return self.is_dropped(name) or self.ours(name) is not None
+
+    def is_training_only(self, name: str) -> bool:
+        """Return whether a tensor of ours has no published name and no use in inference."""
+        return _matches_any(name, self.training_only)
 
     def class_row_names(self, names: Iterable[str]) -> list[str]:
         """Return those of our names whose first dimension counts classes."""
@@ -226,6 +233,12 @@ def detect_format(state: Mapping[str, Any]) -> str:
         raise CheckpointError(
             "This is a panoptic checkpoint (it has mask_head.* or bbox_attention.*), which has no "
             "counterpart here; only detection checkpoints can be used."
+        )
+    if any(re.match(r"(transformer\.decoder\.)?class_embed\.6\.", name) for name in names):
+        raise CheckpointError(
+            "This is a checkpoint of detrex's DINO, which is another network than the authors': it "
+            "has seven pairs of heads, one for each layer and the first stage, where DINO has two. "
+            "Only checkpoints of the authors' repository can be used."
         )
     if any("_branch2a_" in name for name in names):
         raise CheckpointError(

@@ -134,12 +134,14 @@ class PositionedSelfAttention(nn.Module):
         self.out_proj = square()
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, content: Tensor, *positions: Tensor) -> Tensor:
+    def forward(self, content: Tensor, *positions: Tensor, groups: int = 1) -> Tensor:
         """Map content (B, Q, D) to (B, Q, D).
 
         Args:
             content: (B, Q, D).
             positions: (B or 1, Q, D) each, as many as there are projections.
+            groups: number of groups of Q / groups queries, group after group, that do not see each
+                other (Group DETR).
         """
         query, key, value = linear_side_by_side(
             content, (self.query_content, self.key_content, self.value)
@@ -151,13 +153,13 @@ class PositionedSelfAttention(nn.Module):
                 position, (cast(nn.Linear, to_query), cast(nn.Linear, to_key))
             )
             query, key = query + of_query, key + of_key
-        attended = attention(
-            split_heads(query, self.num_heads),
-            split_heads(key, self.num_heads),
-            split_heads(value, self.num_heads),
-            dropout=self.dropout if self.training else 0.0,
+        # A group is one more image: no mask, and no attention weight that counts for nothing.
+        query, key, value = (
+            split_heads(x.unflatten(1, (groups, -1)).flatten(0, 1), self.num_heads)
+            for x in (query, key, value)
         )
-        result: Tensor = self.out_proj(attended)
+        attended = attention(query, key, value, dropout=self.dropout if self.training else 0.0)
+        result: Tensor = self.out_proj(attended.unflatten(0, (-1, groups)).flatten(1, 2))
         return result
 
 

@@ -36,6 +36,9 @@ model.decoder = L(SapDetrDecoder)(
     gaussian_form="bias",
     content_from_memory=True,
     shared_box_heads=False,
+    # More than 1: SAP-Group-DETR, which trains so many groups of queries, on shifted grids.
+    num_groups=1,
+    shift_groups=True,
     padding_invariant="${..padding_invariant}",
 )
 model.criterion = L(SetCriterion)(

@@ -176,9 +176,17 @@ class SapDetrDecoderLayer(PostNormDecoderLayer):
         position: QueryPosition,
         memory: LayerMemory,
         shared_query: Tensor | None = None,
+        groups: int = 1,
     ) -> Tensor:
-        """Map content (B, Q, D) to (B, Q, D); see :class:`PointCrossAttention`."""
-        attended = self.self_attn(content, position.point_embed, position.sides_embed)
+        """Map content (B, Q, D) to (B, Q, D).
+
+        Args:
+            content, position, memory, shared_query: see :class:`PointCrossAttention`.
+            groups: of queries that do not see each other, group after group.
+        """
+        attended = self.self_attn(
+            content, position.point_embed, position.sides_embed, groups=groups
+        )
         content = self.add_self_attention(content, attended)
         return self.finish(content, self.cross_attn(content, position, memory, shared_query))
 
@@ -236,6 +244,10 @@ class SapDetrDecoder(nn.Module):
     distances from it to the sides of its box. Both are refined by every layer. The heads of layer
     k read the point that entered layer k - 1, but the sides that entered layer k, as published.
 
+    With ``num_groups`` K > 1 it is SAP-Group-DETR, which is ours: training as Group DETR does (Chen
+    et al., ICCV 2023), with K sets of queries that share all else and do not see each other.
+    Evaluation uses the first set alone, and is SAP-DETR's.
+
     Args:
         num_classes: number of object classes C.
         grid_size: (rows, columns) of the grid; their product is the number of queries Q.
@@ -249,13 +261,16 @@ class SapDetrDecoder(nn.Module):
         gaussian_form: "bias" or "folded"; equal, see :func:`sap_detr.layers.gaussian_attention`.
         content_from_memory: start the content with samples of the memory, or else with zeros.
         shared_box_heads: one point head and one box head for all layers, or one for each.
+        num_groups: groups of queries K, of ``grid_size`` each, in training.
+        shift_groups: shift the grid of every further group by another fraction of a cell, see
+            :func:`group_shifts`; if False, groups differ in their sides only.
         padding_invariant: measure points and sides of an image in its own cells and keep padding
             out of the initial content. If False, as published, they are fractions of the padded
             map in the Gaussian and in the initial content, so that predictions depend on how much
             an image is padded.
 
     Raises:
-        ValueError: if the grid is empty or ``gaussian_form`` unknown.
+        ValueError: if the grid is empty, ``gaussian_form`` unknown or ``num_groups`` below 1.
     """
 
     def __init__(
@@ -273,8 +288,13 @@ class SapDetrDecoder(nn.Module):
         content_from_memory: bool = True,
         shared_box_heads: bool = False,
         padding_invariant: bool = False,
+        num_groups: int = 1,
+        shift_groups: bool = True,
     ) -> None:
         super().__init__()
+        if num_groups < 1:
+            raise ValueError(f"num_groups must be at least 1, got {num_groups}")
+        self.num_groups = num_groups
         self.embed_dim = embed_dim
         self.temperature = temperature
         self.padding_invariant = padding_invariant
@@ -314,6 +334,21 @@ class SapDetrDecoder(nn.Module):
         self.object_head = nn.Linear(embed_dim, 1)
         nn.init.constant_(self.object_head.bias, rare)
 
+        # Apart from the first group's, so that checkpoints are SAP-DETR's but for these; and last,
+        # so that all else starts with the same random numbers.
+        self.group_points: nn.Parameter | None = None
+        self.group_sides: nn.Parameter | None = None
+        if num_groups > 1:
+            shifts = (
+                group_shifts(num_groups)[1:, None]
+                if shift_groups
+                else torch.zeros(num_groups - 1, 1, 2)
+            )
+            shifted = (grid_points(rows, columns) + shifts / self.grid_size).flatten(0, 1)
+            shifted = inverse_sigmoid(shifted, EPS)
+            self.group_points = nn.Parameter(shifted, requires_grad=False)
+            self.group_sides = nn.Parameter(torch.randn(len(shifted), 4))
+
     def forward(self, memory: Sequence[FeatureMap], all_layers: bool = True) -> Predictions:
         """Decode one batch.
 
@@ -326,8 +361,9 @@ class SapDetrDecoder(nn.Module):
             Predictions of all layers, or of the last one with L = 1.
         """
         level = single_level(memory)
-        grid = full_precision(self.reference_points).sigmoid()[None]
-        points, sides = grid, full_precision(self.reference_sides).sigmoid()[None]
+        groups = self.num_groups if self.training else 1
+        grid, sides = self.query_references(groups)
+        points = grid
         content = self.initial_content(level, grid)
         head_points, attended_sides = points, sides
         layer_memories = self.project_memory(level)
@@ -344,7 +380,7 @@ class SapDetrDecoder(nn.Module):
             if index == 0:
                 shared_query = self.first_query_point(position.point_embed)
                 shared_query = shared_query + self.first_query_sides(position.sides_embed)
-            content = layer(content, position, layer_memories[index], shared_query)
+            content = layer(content, position, layer_memories[index], shared_query, groups)
             contents.append(content)
             references.append((head_points, sides))
         first = 0 if all_layers else len(self.layers) - 1
@@ -362,7 +398,21 @@ class SapDetrDecoder(nn.Module):
             boxes=boxes_from_sides(points, sides),
             points=points,
             objectness=full_precision(self.object_head(hidden)) if all_layers else None,
+            groups=groups,
         )
+
+    def query_references(self, groups: int) -> tuple[Tensor, Tensor]:
+        """Return the corners of the cells, (1, Q, 2), and the first sides of queries, (1, Q, 4).
+
+        Q is ``groups``, 1 or K, times the number of cells.
+        """
+        references = self.reference_points, self.reference_sides
+        further = self.group_points, self.group_sides
+        points, sides = (
+            full_precision(first if groups == 1 or rest is None else torch.cat((first, rest)))
+            for first, rest in zip(references, further, strict=True)
+        )
+        return points.sigmoid()[None], sides.sigmoid()[None]
 
     def refine_points(self, layer: int, content: Tensor, points: Tensor, grid: Tensor) -> Tensor:
         """Move points inside their cells.
@@ -432,6 +482,16 @@ class SapDetrDecoder(nn.Module):
             point_sine = point_sine * scale
             sides_sine = sides_sine * torch.cat((scale, scale), dim=-1)
         return QueryPosition(points, sides, point_embed, sides_embed, point_sine, sides_sine)
+
+
+def group_shifts(num_groups: int) -> Tensor:
+    """Return by how much of a cell the grid of each group is shifted, (K, 2) for x and y.
+
+    A low-discrepancy sequence (Roberts' R2): the first is 0, and more groups change none of them.
+    """
+    steps = torch.tensor([0.7548776662466927, 0.5698402909980532], dtype=torch.float64)
+    shifts = torch.arange(num_groups)[:, None] * steps % 1
+    return shifts.to(torch.get_default_dtype())
 
 
 def _equal_heads(

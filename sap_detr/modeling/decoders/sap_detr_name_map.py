@@ -101,5 +101,7 @@ SAP_DETR = register_name_map(
             ),
         ),
         class_rows=("decoder.class_heads.{i}.layers.2.{p}",),
+        # Of SAP-Group-DETR.
+        training_only=("decoder.group_points", "decoder.group_sides"),
     )
 )
