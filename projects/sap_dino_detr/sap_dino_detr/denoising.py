@@ -20,7 +20,7 @@ class SalientDenoiser(ContrastiveDenoiser):
     """
 
     def num_groups(self, most_objects: int) -> int:
-        """Return the number of groups, at least 1, that gives an image about ``number`` positives."""
+        """Return how many groups give an image about ``number`` positives, at least 1."""
         return max(1, self.number // most_objects) if most_objects and self.number else 0
 
     def forward(self, targets: Targets, num_classes: int) -> DenoisingQueries:
