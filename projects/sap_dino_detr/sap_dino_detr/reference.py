@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from sap_detr.modeling import (
 )
 from sap_detr.modeling.reference_points import boxes_from_sides
 from sap_detr.modeling.references import EPS, PROPOSAL_SIZE
+
+Salient = TypeVar("Salient", bound="SalientReference")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class SalientReference(Reference):
         position = torch.stack((y, x), dim=-1)
         return torch.cat((position, before + after, (after - before) / 2), dim=-1)
 
-    def refine(self, update: Tensor) -> SalientReference:
+    def refine(self: Salient, update: Tensor) -> Salient:
         """Move the point in its cell and the sides, by an update (..., Q, 6) of the logits."""
         move, change = update.split((2, 4), dim=-1)
         return replace(
