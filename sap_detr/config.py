@@ -19,6 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .data import DatasetError, PixelRange, dataset_class_names
+from .data.registry import class_names
 from .text import listing
 
 logger = logging.getLogger(__name__)
@@ -380,7 +381,9 @@ def model_arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
         )
     lazy = load_config(name, cfg.MODEL.LAZY_OVERRIDES)
     trained = list(cfg.DATASETS.TRAIN)
-    names = dataset_class_names(trained) if trained else None
+    # Of data sets that give no names before they are loaded, nothing can be said here.
+    tested = [name for name in cfg.DATASETS.TEST if class_names(name) is not None]
+    names = dataset_class_names([*trained, *tested]) if trained else None
     resolve_num_classes(lazy, names, f"DATASETS.TRAIN {tuple(trained)}")
     parts = {key: instantiate(value) for key, value in lazy.model.items() if key != "_target_"}
     return {**parts, "input_format": cfg.INPUT.FORMAT}

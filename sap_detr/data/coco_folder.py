@@ -12,6 +12,7 @@ from ..text import listing
 from .coco_schema import CocoAnnotations, read_coco
 from .errors import DatasetError
 from .evaluation_file import repair, write_repaired
+from .registry import registered_categories
 from .standard_dict import StandardDict
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def register_coco(
     image_root: str | os.PathLike[str],
     *,
     require_annotations: bool = True,
+    classes_of: str | None = None,
 ) -> str:
     """Check annotations in COCO format and register them with Detectron2.
 
@@ -51,6 +53,9 @@ def register_coco(
         image_root: folder that the annotations' file names are relative to.
         require_annotations: False for images without known objects, which can be used for inference
             only.
+        classes_of: the registered data set that is trained on. Its class indices and category ids
+            hold for this one too, and classes go by their names. One that lacks here is one without
+            examples; annotations of one that lacks there are an error.
 
     Returns:
         The name.
@@ -75,8 +80,10 @@ def register_coco(
             f"{source[1]}, the folder of the images of data set {name!r}, is missing"
         )
 
+    categories = None if classes_of is None else registered_categories(classes_of)
+
     def read() -> CocoAnnotations:
-        annotations = read_coco(*source, training=require_annotations)
+        annotations = read_coco(*source, training=require_annotations, categories=categories)
         annotations.findings.raise_errors()
         return annotations
 
@@ -108,6 +115,8 @@ def register_coco_folder(
 ) -> list[str]:
     """Find the splits of a folder, and register them as ``{name}_train`` and ``{name}_val``.
 
+    Classes go by their names: see ``classes_of`` of :func:`register_coco`.
+
     These layouts are known, for each split:
 
     * ``train.json`` and ``train/``
@@ -133,8 +142,9 @@ def register_coco_folder(
         DatasetError: as ``register_coco`` does.
     """
     splits = find_coco_splits(folder, train, val)
-    names = [
-        register_coco(f"{name}_{split}", *source, require_annotations=split == "train")
+    trained = register_coco(f"{name}_train", *splits.pop("train"))
+    names = [trained] + [
+        register_coco(f"{name}_{split}", *source, require_annotations=False, classes_of=trained)
         for split, source in splits.items()
     ]
     if "val" not in splits:

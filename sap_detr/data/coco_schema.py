@@ -8,6 +8,7 @@ missing ``iscrowd`` (0).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from ..text import shorten
+from ..text import listing, shorten
 from .annotation_file import as_integer, is_plain_utf8, read_json
 from .boxes import Fault, check_box, clip_box
 from .errors import DatasetError
-from .evaluation_file import needs_repair
+from .evaluation_file import needs_repair, with_categories
 from .findings import Findings, Kind
 from .images import too_many_pixels
 from .standard_dict import StandardDict, require_objects
@@ -34,11 +35,12 @@ class CocoAnnotations:
     Args:
         json_file: what was read.
         categories: names by category id, ascending; the class index of an id is its place here.
+            Those of the training data if these were given.
         dicts: standard dicts in the order of image ids; boxes XYWH in pixels, clipped to the image.
             Crowd annotations are among them.
         findings: what is wrong, and what was repaired. If there are errors, entries are lacking.
-        to_repair: the file's json if COCO evaluation can't use the file itself, else None; see
-            :mod:`sap_detr.data.evaluation_file`.
+        to_repair: the file's json, with the ids of ``categories``, if COCO evaluation can't use the
+            file itself, else None; see :mod:`sap_detr.data.evaluation_file`.
     """
 
     json_file: str
@@ -58,6 +60,7 @@ def read_coco(
     image_root: str | os.PathLike[str],
     *,
     training: bool = True,
+    categories: Mapping[int, str] | None = None,
 ) -> CocoAnnotations:
     """Read an annotation file in COCO's detection format and check all of it.
 
@@ -65,6 +68,7 @@ def read_coco(
         json_file: path of the annotations.
         image_root: folder that ``file_name`` is relative to. The images are not looked at.
         training: False for images without known objects, which can be used for inference only.
+        categories: of the training data, if others are to be matched with these by name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -73,27 +77,41 @@ def read_coco(
     """
     name = os.fspath(json_file)
     content = read_json(json_file)
-    annotations = parse_coco(content, name, os.fspath(image_root), training=training)
+    annotations = parse_coco(
+        content, name, os.fspath(image_root), training=training, categories=categories
+    )
     if is_plain_utf8(json_file):
         return annotations
     annotations.findings.add(Kind.ENCODING)
-    return replace(annotations, to_repair=content)
+    return replace(annotations, to_repair=annotations.to_repair or content)
 
 
 def parse_coco(
-    content: Any, json_file: str, image_root: str, *, training: bool = True
+    content: Any,
+    json_file: str,
+    image_root: str,
+    *,
+    training: bool = True,
+    categories: Mapping[int, str] | None = None,
 ) -> CocoAnnotations:
     """Do what ``read_coco`` does with parsed json."""
     _require_sections(content, json_file, training)
     findings = Findings(json_file)
-    categories = _read_categories(content["categories"], findings)
+    own = _read_categories(content["categories"], findings)
+    categories = dict(categories or own)
+    ids = _match_categories(own, categories, findings)
     images = _read_images(content["images"], image_root, findings)
-    _read_annotations(content.get("annotations", []), images, categories, findings)
+    contiguous: dict[int | None, int] = {c: index for index, c in enumerate(categories)}
+    classes = {own_id: contiguous.get(other) for own_id, other in ids.items()}
+    _read_annotations(content.get("annotations", []), images, classes, findings)
     dicts = [images[image_id] for image_id in sorted(images)]
     to_repair = None
     if not findings.of("error"):
         require_objects(dicts, findings, training)
-        to_repair = content if needs_repair(content, findings) else None
+        if own != categories:
+            to_repair = with_categories(content, categories, ids)
+        if needs_repair(content, findings):
+            to_repair = to_repair or content
     return CocoAnnotations(json_file, categories, dicts, findings, to_repair)
 
 
@@ -137,6 +155,26 @@ def _read_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
     if duplicates:
         findings.add(Kind.SAME_NAME, count=duplicates)
     return dict(sorted(names.items()))
+
+
+def _match_categories(
+    own: Mapping[int, str], categories: Mapping[int, str], findings: Findings
+) -> dict[int, int | None]:
+    """Return the id among ``categories`` of the name of each own id; None if it is not there."""
+    if own == categories:
+        return {category_id: category_id for category_id in own}
+    ids = {name: category_id for category_id, name in categories.items()}
+    matched = {own_id: ids.get(name) for own_id, name in own.items()}
+    for names in (own.values(), categories.values()):
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            what = f"{listing(twice)}: used for several categories, which can't be told apart"
+            findings.add(Kind.DIFFERENT_CLASSES, "", what, count=len(twice))
+            return matched
+    moved = [own[i] for i, other in matched.items() if other is not None and i != other]
+    if moved:
+        findings.add(Kind.OTHER_IDS, "", listing(moved), count=len(moved))
+    return matched
 
 
 def _read_images(
@@ -187,15 +225,21 @@ def _read_id(entry: Any, kind: Kind) -> int:
 def _read_annotations(
     entries: list[Any],
     images: Mapping[int, StandardDict],
-    categories: Mapping[int, str],
+    classes: Mapping[int, int | None],
     findings: Findings,
 ) -> None:
-    """Put the annotations into their images' dicts."""
-    contiguous = {category_id: index for index, category_id in enumerate(categories)}
+    """Put the annotations into their images' dicts.
+
+    Args:
+        entries: the annotations.
+        images: standard dicts by image id.
+        classes: class index by category id; None if training does not know the class.
+        findings: gets what is wrong.
+    """
     for index, entry in enumerate(entries):
         try:
             image = _image_of(entry, images)
-            annotation = _read_annotation(entry, contiguous, findings)
+            annotation = _read_annotation(entry, classes, findings)
         except Fault as fault:
             findings.add(fault.kind, _name_annotation(entry, index, images), fault.what)
             continue
@@ -222,12 +266,16 @@ def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
     return images[image_id]
 
 
-def _read_annotation(entry: Entry, contiguous: Mapping[int, int], findings: Findings) -> Entry:
+def _read_annotation(entry: Entry, classes: Mapping[int, int | None], findings: Findings) -> Entry:
     """Return Detectron2's form of an annotation."""
     category_id = as_integer(entry.get("category_id"))
-    if category_id is None or category_id not in contiguous:
+    if category_id is None or category_id not in classes:
         what = f"category_id {shorten(entry.get('category_id'))} is not among the categories"
         raise Fault(Kind.UNKNOWN_CATEGORY, what)
+    class_index = classes[category_id]
+    if class_index is None:
+        what = f"category_id {category_id} is a class that the training data does not have"
+        raise Fault(Kind.NOT_A_TRAINED_CLASS, what)
     crowd = entry.get("iscrowd")
     if crowd is None:
         findings.add(Kind.NO_CROWD)
@@ -237,7 +285,7 @@ def _read_annotation(entry: Entry, contiguous: Mapping[int, int], findings: Find
     return {
         "bbox": check_box(entry.get("bbox")),
         "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": contiguous[category_id],
+        "category_id": class_index,
         "iscrowd": int(crowd),
     }
 

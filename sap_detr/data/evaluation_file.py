@@ -3,7 +3,8 @@
 pycocotools fails without ``id``, ``iscrowd``, ``area`` or ``info``, keeps one of several
 annotations with the same id, and takes an object with id 0 for one that was never found. Where a
 file would not do, evaluation gets a copy of it, in which nothing else is changed: boxes stay as
-they are in the file, so that AP is not measured against repaired ones.
+they are in the file, so that AP is not measured against repaired ones. Where a file numbers its
+classes otherwise than the training data, or lacks some, the copy has the categories of these.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,35 @@ def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
         findings.add(Kind.NO_AREA, count=bad_areas)
     crowd_is_complete = all(a.get("iscrowd") is not None for a in annotations)
     return bool(bad_ids or bad_areas or not crowd_is_complete or "info" not in content)
+
+
+def with_categories(
+    content: dict[str, Any], categories: Mapping[int, str], ids: Mapping[int, int | None]
+) -> dict[str, Any]:
+    """Return a copy of checked annotations with the categories of the training data.
+
+    pycocotools and Detectron2 take categories by their order, so those without examples have to be
+    there as well.
+
+    Args:
+        content: the json of the file.
+        categories: names by id, of the training data.
+        ids: the id in ``categories`` of each id in the file.
+    """
+    own = {as_integer(entry["id"]): entry for entry in content["categories"]}
+    entries = {other: own[own_id] for own_id, other in ids.items() if other is not None}
+    renumbered = {
+        "categories": [
+            {**entries.get(category_id, {}), "id": category_id, "name": name}
+            for category_id, name in categories.items()
+        ]
+    }
+    if "annotations" in content:
+        renumbered["annotations"] = [
+            {**a, "category_id": ids[as_integer(a["category_id"]) or 0]}
+            for a in content["annotations"]
+        ]
+    return {**content, **renumbered}
 
 
 def repair(content: dict[str, Any]) -> dict[str, Any]:

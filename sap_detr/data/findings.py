@@ -51,8 +51,14 @@ class Kind(Enum):
     DIFFERENT_CLASSES = (
         "error",
         "splits with different classes",
-        "give all splits the same categories, with the same ids",
+        "give them the same names; ids may differ where register_coco is told classes_of",
     )
+    NOT_A_TRAINED_CLASS = (
+        "error",
+        "annotations of classes that the training data does not have",
+        "leave them out of a copy of the file, or add their categories to the training data",
+    )
+    OTHER_IDS = "note", "categories with other ids than in the training data (matched by name)"
     # Annotations that are repaired.
     BOX_CLIPPED = "warning", "boxes clipped to their image"
     BOX_OUTSIDE = "warning", "boxes entirely outside their image (dropped)"

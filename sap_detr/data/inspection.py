@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,13 @@ from .files import find_copies, inspect_files
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
 from .pixels import FULL_RANGE, PixelRange, depth
-from .registry import class_names, inspect_dicts, load_dataset, require_dataset
+from .registry import (
+    class_names,
+    inspect_dicts,
+    load_dataset,
+    registered_categories,
+    require_dataset,
+)
 from .standard_dict import StandardDict, name_image, objects
 
 _NUM_THREADS = 16
@@ -39,12 +45,15 @@ class Source:
         json_file: its annotations.
         image_root: folder that file names are relative to.
         training: whether it is trained on; otherwise it is evaluated.
+        categories: names by category id that its classes are matched with; None for those of the
+            first split.
     """
 
     name: str
     json_file: Path | None = None
     image_root: Path | None = None
     training: bool = True
+    categories: Mapping[int, str] | None = None
 
     @classmethod
     def registered(cls, name: str, training: bool = True) -> Source:
@@ -57,7 +66,8 @@ class Source:
         require_dataset(name)
         files = MetadataCatalog.get(name).get("source_files", None)
         json_file, image_root = map(Path, files) if files else (None, None)
-        return cls(name, json_file, image_root, training)
+        categories = registered_categories(name) if files else None
+        return cls(name, json_file, image_root, training, categories)
 
 
 @dataclass
@@ -108,6 +118,7 @@ def check_datasets(
     trained: Sequence[str] = (),
     evaluated: Sequence[str] = (),
     *,
+    class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
     pixel_range: PixelRange = FULL_RANGE,
 ) -> Inspection:
@@ -118,6 +129,7 @@ def check_datasets(
     Args:
         trained: names in Detectron2's catalog of what is trained on.
         evaluated: names of what is evaluated.
+        class_names: of the model, in the order of its outputs; None for those of the first set.
         num_queries: of the model; None if it is not known.
         pixel_range: for images of more than 8 bits.
 
@@ -129,7 +141,13 @@ def check_datasets(
     sources = [Source.registered(name, training=True) for name in trained]
     sources += [Source.registered(name, training=False) for name in evaluated]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        inspection = inspect(sources, pool, num_queries=num_queries, pixel_range=pixel_range)
+        inspection = inspect(
+            sources,
+            pool,
+            class_names=class_names,
+            num_queries=num_queries,
+            pixel_range=pixel_range,
+        )
     for findings in inspection.all_findings():
         findings.log()
     raise_errors(inspection.all_findings())
@@ -140,6 +158,7 @@ def inspect(
     sources: Sequence[Source],
     pool: Executor,
     *,
+    class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
     decode: bool = False,
     pixel_range: PixelRange = FULL_RANGE,
@@ -153,6 +172,7 @@ def inspect(
     Args:
         sources: the splits.
         pool: reads the images.
+        class_names: of the model; None for those of the first split.
         num_queries: of the model; None if it is not known.
         decode: decode the images that are trained on as well.
         pixel_range: for images of more than 8 bits.
@@ -162,12 +182,14 @@ def inspect(
     Raises:
         DatasetError: if a process of the pool dies.
     """
-    splits = []
+    splits: list[Split] = []
+    categories: Mapping[int, str] | None = None
     for source in sources:
         split = Split(source, Findings(str(source.json_file or f"data set {source.name!r}")))
         splits.append(split)
         try:
-            _read_annotations(split)
+            found = _read_annotations(split, categories)
+            categories = categories or found
         except (DatasetError, FileNotFoundError) as error:
             split.findings.add(Kind.UNUSABLE_FILE, what=str(error))
             continue
@@ -182,39 +204,56 @@ def inspect(
         )
         inspect_boxes(split.dicts, split.findings, num_queries)
     result = Inspection(splits, Findings("between the splits"))
-    _compare_classes(result)
+    _compare_classes(result, class_names)
     _compare_images(result)
     _compare_depths(result)
     return result
 
 
-def _read_annotations(split: Split) -> None:
+def _read_annotations(
+    split: Split, categories: Mapping[int, str] | None
+) -> Mapping[int, str] | None:
+    """Read a split; returns its categories, if these are known.
+
+    Args:
+        split: gets what is read.
+        categories: of the first split.
+    """
     source = split.source
     if source.json_file is None or source.image_root is None:
         dicts, split.class_names = load_dataset(source.name), class_names(source.name)
         split.dicts = inspect_dicts(
             dicts, split.class_names, split.findings, training=source.training
         )
-    else:
-        read = read_coco(source.json_file, source.image_root, training=source.training)
-        split.dicts, split.class_names, split.findings = read.dicts, read.class_names, read.findings
+        return None
+    read = read_coco(
+        source.json_file,
+        source.image_root,
+        training=source.training,
+        categories=source.categories or categories,
+    )
+    split.dicts, split.findings = read.dicts, read.findings
+    if Kind.UNUSABLE_CATEGORY.title in read.findings.counts():
+        return None
+    split.class_names = read.class_names
+    return read.categories
 
 
-def _compare_classes(inspection: Inspection) -> None:
+def _compare_classes(inspection: Inspection, model_names: Sequence[str] | None) -> None:
     splits = [split for split in inspection.splits if split.class_names is not None]
     if not splits:
         return
     first, *others = splits
     names, counts = first.class_names or [], first.class_counts()
+    if model_names is not None and list(model_names) != names:
+        _add_difference(inspection, f"the model and {first.source.name}", model_names, names)
     if first.source.training and counts:
         unused = [name for index, name in enumerate(names) if not counts[index]]
         _add_classes(first.findings, Kind.UNUSED_CLASS, "", unused)
     for other in others:
         pair = f"{first.source.name} and {other.source.name}"
         if other.class_names != names:
-            both = (names, other.class_names or ())
-            what = " and ".join(listing(one, _MAX_CLASSES) for one in both)
-            inspection.between.add(Kind.DIFFERENT_CLASSES, pair, what)
+            _add_difference(inspection, pair, names, other.class_names or ())
             continue
         found = other.class_counts()
         if not found or other.source.training or not first.source.training:
@@ -223,6 +262,13 @@ def _compare_classes(inspection: Inspection) -> None:
         unknown = [n for i, n in enumerate(names) if found[i] and not counts[i]]
         _add_classes(inspection.between, Kind.NOT_EVALUATED, pair, lacking)
         _add_classes(inspection.between, Kind.NOT_TRAINED, pair, unknown)
+
+
+def _add_difference(
+    inspection: Inspection, pair: str, first: Sequence[str], second: Sequence[str]
+) -> None:
+    what = " and ".join(listing(names, _MAX_CLASSES) for names in (first, second))
+    inspection.between.add(Kind.DIFFERENT_CLASSES, pair, what)
 
 
 def _add_classes(findings: Findings, kind: Kind, where: str, names: Sequence[str]) -> None:

@@ -73,6 +73,16 @@ def class_names(name: str) -> list[str] | None:
     return None if names is None else list(names)
 
 
+def registered_categories(name: str) -> dict[int, str] | None:
+    """Return class names by category id, in the order of the class indices; None if not known."""
+    metadata = MetadataCatalog.get(name)
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", None)
+    names = class_names(name)
+    if ids is None or names is None:
+        return None
+    return {category_id: names[index] for category_id, index in ids.items()}
+
+
 def _as_names(names: str | Sequence[str]) -> list[str]:
     listed = [names] if isinstance(names, str) else list(names)
     if not listed:

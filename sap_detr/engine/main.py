@@ -203,7 +203,7 @@ def check_plan(plan: RunPlan) -> RunPlan:
     """
     cfg = plan.config()
     check_settings(cfg)
-    prepare_data(cfg)
+    class_names = prepare_data(cfg)
     batch = cfg.dataloader.train.total_batch_size
     trained: list[str] = []
     if not plan.eval_only:
@@ -212,7 +212,11 @@ def check_plan(plan: RunPlan) -> RunPlan:
     if cfg.train.check_data:
         evaluated = as_list(cfg.dataloader.test.dataset.names)
         inspection = check_datasets(
-            trained, evaluated, num_queries=num_queries(cfg), pixel_range=pixel_range(cfg)
+            trained,
+            evaluated,
+            class_names=class_names,
+            num_queries=num_queries(cfg),
+            pixel_range=pixel_range(cfg),
         )
         images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
         if trained and images < batch:

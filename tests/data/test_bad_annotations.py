@@ -344,7 +344,7 @@ def _without_objects(content: Coco) -> None:
         annotation["iscrowd"] = 1
 
 
-def _other_classes(content: Coco) -> None:
+def _other_ids(content: Coco) -> None:
     content["categories"][0]["id"], content["categories"][1]["id"] = 3, 7
 
 
@@ -379,8 +379,8 @@ def _other_size(content: Coco) -> None:
     [
         (_without_annotations, {"train"}),
         (_without_objects, {"train"}),
-        (_other_classes, {"train", "val"}),
-        (_one_class_less, {"train", "val"}),
+        (_other_ids, set()),
+        (_one_class_less, {"train"}),
         (_one_class_unused, set()),
         (_file_twice, set()),
         (_file_of_the_other_split, set()),

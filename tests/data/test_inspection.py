@@ -177,8 +177,15 @@ def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
     content = json.loads(source.json_file.read_text())
     content["categories"].append({"id": 9, "name": "bird"})
     source.json_file.write_text(json.dumps(content))
-    different = _inspect(source, val)
-    assert _kinds(different, "error") == {"splits with different classes": 1}
+    assert not _kinds(_inspect(source, val), "error")
+    lacking = _inspect(val, source)
+    assert not _kinds(lacking, "error")
+    content["annotations"][0]["category_id"] = 9
+    source.json_file.write_text(json.dumps(content))
+    unknown = {"annotations of classes that the training data does not have": 1}
+    assert _kinds(_inspect(val, source), "error") == unknown
+    content["annotations"][0]["category_id"] = 3
+    source.json_file.write_text(json.dumps(content))
     coco["categories"].append({"id": 9, "name": "bird"})
     coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 7]
     val.json_file.write_text(json.dumps(coco))
@@ -189,6 +196,15 @@ def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
     }
     assert "- bird" in format_report(report_record(inspection))
     assert "- train and val: dog" in format_report(report_record(inspection))
+
+
+def test_an_unusable_category_is_one_finding(write_coco: Write, val: Source) -> None:
+    source = _source(write_coco)
+    content = json.loads(source.json_file.read_text())
+    content["categories"][0]["name"] = ""
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3]
+    source.json_file.write_text(json.dumps(content))
+    assert _kinds(_inspect(source, val), "error") == {"unusable categories": 1}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}', None])
