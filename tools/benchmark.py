@@ -142,7 +142,7 @@ def run_profile(args: argparse.Namespace) -> None:
     """``benchmark.py profile``."""
     machine = _prepare(args)
     records = [
-        profile_record(workload, mode, args.depth)
+        profile_record(workload, mode, args.depth, top=args.top)
         for workload in _workloads(args, batch=args.batch)
         for mode in args.mode
     ]

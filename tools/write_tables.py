@@ -13,7 +13,7 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,16 @@ from sap_detr.analysis import (
     machine_line,
 )
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
-from sap_detr.analysis.memory import mebibytes
 from sap_detr.analysis.reference_body import DESCRIPTION
-from sap_detr.analysis.report import Record, format_table
-from sap_detr.analysis.speed import precision_of, size_of
+from sap_detr.analysis.report import (
+    Columns,
+    Record,
+    format_table,
+    mebibytes,
+    precision_of,
+    record_table,
+    size_of,
+)
 
 BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks"
 SIZE = (800, 1066)
@@ -58,7 +64,9 @@ COST_NOTE = (
 SPEED_NOTE = (
     "Measured by `tools/benchmark.py speed --relative-to-body` on random images. A training step "
     "is forward and backward pass, matching, losses, clipping and optimizer. Units of the body, "
-    f"medians over neighbouring measurements, hardly depend on the machine; {DESCRIPTION}"
+    f"medians over neighbouring measurements, hardly depend on the machine; {DESCRIPTION} The last "
+    "column compares multiply-adds per second of inference with those of a large matrix product; "
+    "more than 100% is possible, because convolutions may use instructions that it leaves unused."
 )
 GROWTH_NOTE = (
     "Exponents say how time, or the memory that came with the run, grew with the number of pixels "
@@ -195,8 +203,7 @@ def measured_tables(folder: Path) -> str:
     ):
         for file in sorted(folder.glob(f"{kind}_*.json")):
             content = load_benchmark(file, kind)
-            rows = [[cell(record) for cell in columns.values()] for record in content["records"]]
-            table = format_table(rows, list(columns), "pipe", text_columns=2)
+            table = record_table(content["records"], columns, "pipe", text_columns=2)
             blocks += [f"{title} on {machine_line(content['machine'])}:", table]
     if not blocks:
         raise CompareError(f"there is no memory_*.json or speed_*.json in {folder}")
@@ -214,17 +221,16 @@ def _milliseconds(record: Record, name: str) -> str:
     return f"{record[name]['median'] * 1e3:,.0f}" if name in record else ""
 
 
-_Columns = Mapping[str, Callable[[Record], str]]
-_WORKLOAD_COLUMNS: _Columns = {
+_WORKLOAD_COLUMNS: Columns = {
     "config": lambda record: Path(record["config"]).stem,
     "images": lambda record: f"{record['batch']} of {size_of(record)}, {precision_of(record)}",
 }
-_MEMORY_COLUMNS: _Columns = {
+_MEMORY_COLUMNS: Columns = {
     **_WORKLOAD_COLUMNS,
     "inference, MiB": lambda record: mebibytes(record["inference"]["peak"]),
     "training step, MiB": lambda record: mebibytes(record["training"]["peak"]),
 }
-_SPEED_COLUMNS: _Columns = {
+_SPEED_COLUMNS: Columns = {
     **_WORKLOAD_COLUMNS,
     "inference, ms": lambda record: _milliseconds(record, "inference"),
     "training step, ms": lambda record: _milliseconds(record, "step"),

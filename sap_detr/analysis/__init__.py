@@ -6,33 +6,38 @@ from .flops import FlopCount, count_detector_flops, count_flops, mean_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
 from .loader_speed import file_records, folder_records, loader_record, loader_report
-from .machine import describe_machine, machine_line
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
-from .parameters import ParameterCount, count_parameters, count_parameters_by_part
-from .published import count_published_flops, reformulation_savings
-from .reference_body import ReferenceBody
-from .report import (
-    CONVENTION,
-    flop_records,
-    flop_table,
+from .parameters import (
+    ParameterCount,
+    count_parameters,
+    count_parameters_by_part,
     parameter_record,
     parameter_table,
+)
+from .published import (
+    CONVENTION,
+    count_published_flops,
+    flop_records,
+    flop_table,
+    reformulation_savings,
     uncounted_note,
 )
+from .reference_body import ReferenceBody
+from .report import describe_machine, machine_line
 from .speed import speed_record, speed_report
 from .timing import PartTimer, in_turns, ratio_of_neighbours
-from .workload import Subject, Workload, synthetic_batch
+from .workload import BenchmarkModel, Workload, synthetic_batch
 
 __all__ = [
     "CONVENTION",
+    "BenchmarkModel",
     "CompareError",
     "FlopCount",
     "MeasureError",
     "ParameterCount",
     "PartTimer",
     "ReferenceBody",
-    "Subject",
     "Workload",
     "build_without_weights",
     "coco_val2017_sizes",

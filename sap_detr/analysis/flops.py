@@ -106,9 +106,10 @@ def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     others = _OtherOperators()
-    timer = PartTimer(_FlopClock(counter))
+    # Parts are told apart by multiply-adds instead of seconds.
+    timer = PartTimer(lambda: counter.get_total_flops() / PER_MULTIPLY_ADD)
     with _frozen(model), torch.no_grad(), timer.follow(model.named_modules()), others, counter:
-        modules = timer.run(run, own="").parts
+        modules = timer.run(run, own="")
     operators = counter.get_flop_counts()["Global"]
     return FlopCount(
         {name: flops for name, flops in modules.items() if flops},
@@ -162,22 +163,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-
-
-class _FlopClock:
-    """Tells the parts of a run apart by multiply-adds instead of seconds."""
-
-    def __init__(self, counter: FlopCounterMode) -> None:
-        self.counter = counter
-
-    def now(self) -> float:
-        return self.counter.get_total_flops() / PER_MULTIPLY_ADD
-
-    def finish(self) -> None:
-        pass
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
 
 
 class _OtherOperators(TorchDispatchMode):

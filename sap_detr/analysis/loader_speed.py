@@ -17,8 +17,8 @@ from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco
 from ..data.images import OpenImage
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
-from .report import Record, format_table
-from .timing import HostClock, PartTimer, Split, in_turns, split_statistics
+from .report import Cell, Columns, Record, record_table
+from .timing import PartTimer, Seconds, in_turns, run_statistics
 
 PARTS = ("decoding", "resizing", "rest")
 
@@ -29,15 +29,6 @@ LOADER_NOTE = (
     '"device" leaves most of the resizing to the model.'
 )
 
-_DATASET = "benchmark_loader"
-
-
-class ProcessorClock(HostClock):
-    """Time that the processor worked for this thread: other processes hardly change it."""
-
-    def now(self) -> float:
-        return time.thread_time()
-
 
 def loader_record(
     config: str,
@@ -47,7 +38,7 @@ def loader_record(
     rounds: int = 3,
     overrides: Sequence[str] = (),
 ) -> Record:
-    """Measures the training mapper of a config with several readers.
+    """Measure the training mapper of a config with several readers.
 
     One round maps every image once, with another augmentation in each round. torch should run on
     one thread, or what the others do is missing.
@@ -62,28 +53,28 @@ def loader_record(
 
     Returns:
         ``config``, ``overrides``, ``data``, ``images``, ``rounds``, and ``readers``: for each
-        ``images_per_second``, ``seconds`` per image (:func:`split_statistics`), and ``bytes`` of
+        ``images_per_second``, ``seconds`` per image (:func:`run_statistics`), and ``bytes`` of
         an image that is handed over.
 
     Raises:
         FileNotFoundError, ConfigError: if there is no such config, or its mapper has no reader.
         DatasetError: if an image can't be used.
     """
-    timer = PartTimer(ProcessorClock(), time.thread_time)
-    sizes: dict[str, list[int]] = {reader: [] for reader in readers}
-    runs = {
-        reader: _Run(TrainDataset(records, mapper, seed=0), timer, sizes[reader])
+    # What the processor worked for this thread: other processes hardly change it.
+    timer = PartTimer(time.thread_time)
+    rounds_of = {
+        reader: _Rounds(TrainDataset(records, mapper, seed=0), timer)
         for reader, mapper in _mappers(config, readers, overrides).items()
     }
     with _parts_of_mapping(timer):
-        splits = in_turns(runs, rounds, warm_up=1)
+        runs = in_turns(rounds_of, rounds, warm_up=1)
     measured = {}
-    for reader, samples in splits.items():
-        seconds = split_statistics([_per_image(split, len(records)) for split in samples])
+    for reader in readers:
+        seconds = run_statistics(runs[reader])
         measured[reader] = {
             "images_per_second": 1 / seconds["median"],
             "seconds": seconds,
-            "bytes": float(np.mean(sizes[reader])),
+            "bytes": float(np.mean(rounds_of[reader].sizes)),
         }
     return {
         "config": config,
@@ -97,7 +88,7 @@ def loader_record(
 
 def folder_records(folder: str) -> list[Record]:
     """Return the training images of a data set in COCO format, with their objects."""
-    return get_dataset_dicts(register_coco_folder(_DATASET, folder)[0])
+    return get_dataset_dicts(register_coco_folder("benchmark_loader", folder)[0])
 
 
 def file_records(files: Sequence[Path]) -> list[Record]:
@@ -116,39 +107,49 @@ def file_records(files: Sequence[Path]) -> list[Record]:
 def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`loader_record` returned; ``tablefmt`` is tabulate's."""
     rows = [
-        [
-            f"{record['images']} of {record['data']}",
-            reader,
-            f"{measured['images_per_second']:.0f}",
-            *(f"{measured['seconds']['parts'].get(part, 0.0) * 1e3:.2f}" for part in PARTS),
-            f"{measured['bytes'] / 1e6:.2f}",
-        ]
+        {"images": f"{record['images']} of {record['data']}", "reader": reader, **measured}
         for record in records
         for reader, measured in record["readers"].items()
     ]
-    headers = ["images", "reader", "images/s/core", *(f"{part} [ms]" for part in PARTS), "MB"]
-    return f"{format_table(rows, headers, tablefmt, text_columns=2)}\n\n{LOADER_NOTE}"
+    columns: Columns = {
+        "images": lambda row: row["images"],
+        "reader": lambda row: row["reader"],
+        "images/s/core": lambda row: f"{row['images_per_second']:.0f}",
+        **{f"{part} [ms]": _milliseconds_of(part) for part in PARTS},
+        "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
+    }
+    return f"{record_table(rows, columns, tablefmt, text_columns=2)}\n\n{LOADER_NOTE}"
 
 
-class _Run:
-    """One round: every image once, at positions of the training stream that no other round has."""
+def _milliseconds_of(part: str) -> Cell:
+    return lambda row: f"{row['seconds']['parts'].get(part, 0.0) * 1e3:.2f}"
 
-    def __init__(self, dataset: TrainDataset, timer: PartTimer, sizes: list[int]) -> None:
+
+class _Rounds:
+    """Maps every image once per call, at positions of the training stream that no other call has.
+
+    Attributes:
+        sizes: bytes of all images that were handed over.
+    """
+
+    def __init__(self, dataset: TrainDataset, timer: PartTimer) -> None:
         self.dataset = dataset
         self.timer = timer
-        self.sizes = sizes
-        self.position = 0
+        self.sizes: list[int] = []
+        self._position = 0
 
-    def __call__(self) -> Split:
-        return self.timer.run(self._map_all, own="rest")
+    def __call__(self) -> Seconds:
+        """Return seconds per image."""
+        seconds = self.timer.run(self._map_all, own="rest")
+        return {part: whole / len(self.dataset) for part, whole in seconds.items()}
 
     def _map_all(self) -> None:
         for index in range(len(self.dataset)):
-            sample = self.dataset[(self.position, index)]
+            sample = self.dataset[(self._position, index)]
             if UNREADABLE in sample:
                 raise DatasetError("{}: {}".format(*sample[UNREADABLE][0]))
             self.sizes.append(sample["image"].numel())
-            self.position += 1
+            self._position += 1
 
 
 def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -157,11 +158,6 @@ def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> d
     if mapper is None or "reader" not in mapper:
         raise ConfigError(f"{config} has no dataloader.train.mapper.reader to compare")
     return {reader: instantiate({**mapper, "reader": reader}) for reader in readers}
-
-
-def _per_image(split: Split, images: int) -> Split:
-    parts = {name: seconds / images for name, seconds in split.parts.items()}
-    return Split(parts, split.processor / images)
 
 
 @contextmanager

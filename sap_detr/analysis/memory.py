@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+import contextlib
+import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
-from .report import Record, format_table
-from .speed import WORKLOAD_HEADERS, workload_cells
-from .workload import Workload
+import torch
+
+from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, mebibytes, record_table
+from .workload import BenchmarkModel, Workload
 
 MODES = ("inference", "training")
 
@@ -31,6 +32,9 @@ MEMORY_NOTE = {
     ),
 }
 
+# The first step makes the state of the optimizer, the second has it from the start.
+_REPETITIONS = 2
+
 
 class MeasureError(RuntimeError):
     """A process that was to measure something failed."""
@@ -39,19 +43,19 @@ class MeasureError(RuntimeError):
 def memory_record(
     workload: Workload, threads: int | None = None, measure: Measure | None = None
 ) -> Record:
-    """Measures the largest memory of inference on one image, and of training steps.
+    """Measure the largest memory of inference on one image, and of training steps.
 
     Args:
         workload: what to measure, on random images.
         threads: of torch in the measuring process; None for its default.
-        measure: runs one mode; by default in a new process.
+        measure: runs one mode; by default :func:`peak_memory` in a new process.
 
     Returns:
         The identity of the workload, and for ``inference`` and ``training`` what
-        :func:`sap_detr.analysis.memory_worker.measure` says.
+        :func:`peak_memory` says.
 
     Raises:
-        MeasureError: if a measuring process fails; the message has its last words.
+        MeasureError: if a measuring process fails; the message says how.
     """
     measure = measure or _in_new_process
     return {
@@ -62,43 +66,111 @@ def memory_record(
 
 
 def _in_new_process(workload: Workload, mode: str, threads: int | None) -> Mapping[str, int]:
-    request = json.dumps({"workload": asdict(workload), "mode": mode, "threads": threads})
-    result = subprocess.run(
-        [sys.executable, "-m", "sap_detr.analysis.memory_worker", request],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        words = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise MeasureError(f"measuring {mode} of {workload.config} failed: {words[-1]}")
-    figures: dict[str, int] = json.loads(result.stdout.splitlines()[-1])
-    return figures
+    # A forked process would begin with the memory of this one.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        try:
+            return process.submit(peak_memory, workload, mode, threads).result()
+        except Exception as error:
+            raise MeasureError(f"measuring {mode} of {workload.config} failed: {error}") from error
+
+
+def peak_memory(workload: Workload, mode: str, threads: int | None = None) -> dict[str, int]:
+    """Measure the largest memory of one mode in this process.
+
+    Args:
+        workload: what runs.
+        mode: "inference" or "training".
+        threads: of torch; None for its default.
+
+    Returns:
+        Bytes: ``model`` after building it, and ``peak`` while it ran. On the CPU these are resident
+        memory, with ``imports``, that before building; on a GPU what was allocated there, with
+        ``reserved``, the largest that the allocator held.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    imports = resident()
+    benchmark = BenchmarkModel(workload)
+    on_gpu = benchmark.device.type == "cuda"
+    model = torch.cuda.memory_allocated() if on_gpu else resident()
+    if mode == "training":
+        run: Callable[[], object] = benchmark.trainer().run_step
+    else:
+        images = benchmark.images(1)
+        run = lambda: benchmark.infer(images)  # noqa: E731
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        reset_peak_resident()
+    for _ in range(_REPETITIONS):
+        run()
+    if on_gpu:
+        torch.cuda.synchronize()
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return {"model": model, "peak": peak, "reserved": reserved}
+    return {"imports": imports, "model": model, "peak": peak_resident()}
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes; its peak where the system does not say."""
+    return _status("VmRSS") or peak_resident()
+
+
+def peak_resident() -> int:
+    """Largest resident memory of this process in bytes, since its start or its last reset."""
+    size = _status("VmHWM")
+    if size is not None:
+        return size
+    # Not on Windows.
+    import resource
+
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else maximum * 1024
+
+
+def reset_peak_resident() -> None:
+    """Let :func:`peak_resident` begin anew where the system allows it."""
+    # Elsewhere the peak includes imports and building, which need less than most runs.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(key: str) -> int | None:
+    """Return a size of this process in bytes, as Linux has it."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")]
+    return sizes[0] if sizes else None
 
 
 def memory_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`memory_record` returned; ``tablefmt`` is tabulate's."""
     blocks = []
     for device in dict.fromkeys(record["device"] for record in records):
+        columns: Columns = {
+            **WORKLOAD_COLUMNS,
+            "batch": lambda record: str(record["batch"]),
+            **({"imports": _before_training("imports")} if device == "cpu" else {}),
+            "model": _before_training("model"),
+            **{mode: _peak(mode) for mode in MODES},
+        }
         chosen = [record for record in records if record["device"] == device]
-        rows = [_row(record) for record in chosen]
-        headers = [*WORKLOAD_HEADERS, "batch", *_BASELINES[device], *MODES]
-        blocks += [format_table(rows, headers, tablefmt, text_columns=3), MEMORY_NOTE[device]]
+        blocks.append(record_table(chosen, columns, tablefmt, text_columns=3))
+        blocks.append(MEMORY_NOTE[device])
     return "\n\n".join(blocks)
 
 
-_BASELINES = {"cpu": ["imports", "model"], "cuda": ["model"]}
+def _before_training(name: str) -> Cell:
+    return lambda record: mebibytes(record["training"][name])
 
 
-def _row(record: Record) -> list[str]:
-    baselines = [mebibytes(record["training"][name]) for name in _BASELINES[record["device"]]]
-    peaks = []
-    for figures in (record[mode] for mode in MODES):
+def _peak(mode: str) -> Cell:
+    def cell(record: Record) -> str:
+        figures = record[mode]
         other = figures.get("reserved", figures["peak"] - figures["model"])
-        peaks.append(f"{mebibytes(figures['peak'])} ({mebibytes(other)})")
-    return [*workload_cells(record), str(record["batch"]), *baselines, *peaks]
+        return f"{mebibytes(figures['peak'])} ({mebibytes(other)})"
 
-
-def mebibytes(size: Any) -> str:
-    """Bytes as a number of MiB."""
-    return f"{size / 2**20:,.0f}"
+    return cell

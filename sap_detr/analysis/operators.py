@@ -8,68 +8,71 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from .report import Record, format_table
-from .speed import workload_cells
-from .timing import PartTimer, clock_of, split_statistics
-from .workload import Subject, Workload
+from .report import WORKLOAD_COLUMNS, Record, record_table
+from .timing import PartTimer, clock_of, run_statistics
+from .workload import BenchmarkModel, Workload
 
 PROFILE_NOTE = (
-    "Operators: time in themselves, without those that they call. Modules: time in the forward "
-    "pass, without that of modules in the table below them; layers of one kind are added up. Hooks "
-    "and profiler make everything a little slower."
+    "Operators: torch.profiler's table, of all rounds together. Modules: time of one round in the "
+    "forward pass, without that of modules in the table below them; layers of one kind are added "
+    "up. Hooks and profiler make everything a little slower."
 )
 
 
-def profile_record(workload: Workload, mode: str, depth: int = 4, rounds: int = 3) -> Record:
-    """Profiles inference on one image, or a training step.
+def profile_record(
+    workload: Workload, mode: str, depth: int = 4, rounds: int = 3, top: int = 20
+) -> Record:
+    """Profile inference on one image, or a training step.
 
     Args:
         workload: what runs.
         mode: "inference" or "training".
         depth: of the modules, see :func:`fold`.
-        rounds: how often it is run: times of modules are medians, those of operators means.
+        rounds: how often it is run: times of modules are medians, those of operators sums.
+        top: rows of the table of operators.
 
     Returns:
-        The identity of the workload, ``mode``, ``operators`` and ``modules``: lists of ``name``,
-        ``calls`` (operators only), ``seconds``, and ``share`` of the whole, the longest first.
+        The identity of the workload, ``mode``, ``rounds``, ``operators``, see
+        :func:`operator_table`, and ``modules``: a list of ``name``, ``seconds``, and ``share`` of
+        the whole, the longest first.
     """
-    subject = Subject(workload)
-    timer = PartTimer(clock_of(subject.device))
+    benchmark = BenchmarkModel(workload)
+    timer = PartTimer(clock_of(benchmark.device))
     # Timers inside of a compiled network would break it into pieces.
-    modules = subject.parts if subject.compiled else modules_down_to(subject.model, depth)
+    compiled = workload.compiled
+    modules = benchmark.parts if compiled else modules_down_to(benchmark.model, depth)
     if mode == "training":
-        run: Callable[[], object] = subject.trainer(timer).run_step
-        parts = [*subject.training_parts, *modules]
+        run: Callable[[], object] = benchmark.trainer(timer).run_step
+        parts = [*benchmark.training_parts, *modules]
         own = "optimizer"
     else:
-        subject.model.eval()
-        images = subject.images(1)
-        run = lambda: subject.infer(images)  # noqa: E731
-        parts, own = modules, subject.rest
+        images = benchmark.images(1)
+        run = lambda: benchmark.infer(images)  # noqa: E731
+        parts, own = modules, benchmark.rest
     timer.run(run)
     with timer.follow(parts):
-        splits = [timer.run(run, own) for _ in range(rounds)]
-    seconds = split_statistics(splits)["parts"]
+        seconds = run_statistics([timer.run(run, own) for _ in range(rounds)])["parts"]
+    whole = sum(seconds.values())
+    ranked = sorted(seconds.items(), key=lambda item: -item[1])
     return {
         **workload.identity,
         "mode": mode,
-        "operators": operator_times(run, subject.device, rounds),
-        "modules": _ranked([{"name": name, "seconds": s} for name, s in seconds.items()]),
+        "rounds": rounds,
+        "operators": operator_table(run, benchmark.device, rounds, top),
+        "modules": [{"name": n, "seconds": s, "share": s / whole} for n, s in ranked],
     }
 
 
-def operator_times(
-    run: Callable[[], object], device: torch.device, rounds: int = 1
-) -> list[Record]:
-    """Return the time in each operator, without what it calls; on a GPU, of its kernels there.
+def operator_table(
+    run: Callable[[], object], device: torch.device, rounds: int = 1, top: int = 20
+) -> str:
+    """Return torch.profiler's table of operators, by the time in themselves, the longest first.
 
     Args:
         run: what is looked at.
-        device: where it computes.
+        device: where it computes; on a GPU, the time is that of kernels there.
         rounds: how often it is run.
-
-    Returns:
-        ``name``, ``calls``, ``seconds`` and ``share`` of each, for one run, the longest first.
+        top: rows.
     """
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -78,20 +81,13 @@ def operator_times(
             run()
         if on_gpu:
             torch.cuda.synchronize(device)
-    attribute = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    rows = [
-        {
-            "name": e.key,
-            "calls": e.count // rounds,
-            "seconds": getattr(e, attribute) / rounds / 1e6,
-        }
-        for e in profiler.key_averages()
-    ]
-    return _ranked([row for row in rows if row["seconds"] > 0])
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    table: str = profiler.key_averages().table(sort_by=order, row_limit=top)
+    return table
 
 
 def modules_down_to(model: nn.Module, depth: int) -> list[tuple[str, nn.Module]]:
-    """Modules whose dotted names have at most ``depth`` pieces, under their folded names.
+    """Return modules whose dotted names have at most ``depth`` pieces, under folded names.
 
     The criterion is left out: losses and matching are parts of their own.
     """
@@ -103,37 +99,28 @@ def modules_down_to(model: nn.Module, depth: int) -> list[tuple[str, nn.Module]]
 
 
 def fold(name: str) -> str:
-    """One name for all layers: ``encoder.layers.3.norm1`` is ``encoder.layers.*.norm1``."""
+    """Return one name for all layers: ``encoder.layers.3.norm1`` is ``encoder.layers.*.norm1``."""
     return ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
 
 
-def _ranked(rows: list[Record]) -> list[Record]:
-    whole = sum(row["seconds"] for row in rows)
-    ranked = sorted(rows, key=lambda row: -row["seconds"])
-    return [{**row, "share": row["seconds"] / whole} for row in ranked]
-
-
 def profile_report(records: Sequence[Record], top: int = 20, tablefmt: str = "simple") -> str:
-    """Format what :func:`profile_record` returned; ``tablefmt`` is tabulate's.
+    """Format what :func:`profile_record` returned.
 
     Args:
         records: the records.
-        top: how many operators and modules to show.
-        tablefmt: tabulate's.
+        top: how many modules to show.
+        tablefmt: tabulate's, of the modules; "github" puts the operators into a block of code.
     """
     blocks = []
     for record in records:
-        blocks.append(", ".join([*workload_cells(record), record["mode"]]))
-        for kind in ("operators", "modules"):
-            columns = ["calls"] if kind == "operators" else []
-            rows = [
-                [
-                    row["name"],
-                    *(str(row[column]) for column in columns),
-                    f"{row['seconds'] * 1e3:.1f}",
-                    f"{row['share']:.1%}",
-                ]
-                for row in record[kind][:top]
-            ]
-            blocks.append(format_table(rows, [kind, *columns, "ms", "share"], tablefmt))
+        cells = [cell(record) for cell in WORKLOAD_COLUMNS.values()]
+        blocks.append(", ".join([*cells, record["mode"]]))
+        operators = record["operators"].strip()
+        blocks.append(f"```\n{operators}\n```" if tablefmt == "github" else operators)
+        columns = {
+            "modules": lambda row: row["name"],
+            "ms": lambda row: f"{row['seconds'] * 1e3:.1f}",
+            "share": lambda row: f"{row['share']:.1%}",
+        }
+        blocks.append(record_table(record["modules"][:top], columns, tablefmt))
     return "\n\n".join([*blocks, PROFILE_NOTE])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from torch import nn
+
+from .building import build_without_weights
+from .report import Cell, Columns, Record, part_names, record_table, value_at
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,40 @@ def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, Para
 def part_of(name: str, depth: int) -> str:
     """Return the part that a module belongs to: the first ``depth`` pieces of its dotted name."""
     return ".".join(name.split(".")[:depth])
+
+
+def parameter_record(
+    config: str, num_classes: int | None = None, overrides: Sequence[str] = (), depth: int = 1
+) -> Record:
+    """Count the parameters of a config; see :func:`build_without_weights` for arguments.
+
+    Returns:
+        ``config``, ``classes``, ``total``, ``trained``, and ``parts`` with both for each part down
+        to ``depth``.
+    """
+    model, classes = build_without_weights(config, num_classes, overrides)
+    parts = count_parameters_by_part(model, depth)
+    return {
+        "config": config,
+        "overrides": list(overrides),
+        "classes": classes,
+        **asdict(count_parameters(model)),
+        "parts": {name: asdict(count) for name, count in parts.items()},
+    }
+
+
+def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
+    """Format what :func:`parameter_record` returned; ``tablefmt`` is tabulate's."""
+    columns: Columns = {
+        "config": lambda record: record["config"],
+        "classes": lambda record: str(record["classes"] or ""),
+        "parameters": lambda record: f"{record['total']:,}",
+        "trained": lambda record: f"{record['trained']:,}",
+    }
+    names = part_names(record["parts"] for record in records)
+    parts = {name or "(own)": _total_of(name) for name in names}
+    return record_table(records, {**columns, **parts}, tablefmt)
+
+
+def _total_of(part: str) -> Cell:
+    return lambda record: f"{value_at(record, 'parts', part, 'total') or 0:,}"

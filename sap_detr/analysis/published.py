@@ -1,4 +1,4 @@
-"""What the published codes spend more than ours on the same result, by formula.
+"""Multiply-adds of a model as executed, and as its published code spends them, by formula.
 
 Published costs are counts of the published codes. Where ours reaches the same numbers with fewer
 multiply-adds, the difference is added here to what was counted, so that the two can be compared.
@@ -6,7 +6,8 @@ multiply-adds, the difference is added here to what was counted, so that the two
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
 from typing import cast
@@ -15,9 +16,17 @@ from torch import nn
 
 from ..modeling import DetectionTransformer, FeatureMap, SapDetrDecoder
 from ..modeling.decoders.sap_detr import PointCrossAttention, SapDetrDecoderLayer
-from .flops import FlopCount, count_detector_flops
+from .flops import FlopCount, count_detector_flops, mean_flops
+from .report import Cell, Columns, Record, part_names, record_table, value_at
 
 SAVED = "saved by reformulation"
+CONVENTION = (
+    "1 FLOP = 1 multiply-add of convolutions, matrix products and attention, and 5 per element of "
+    "layer and group normalisation; one image without padding. Not counted: elementwise "
+    "arithmetic, softmax, pooling, batch normalisation. all heads: heads of all decoder layers, as "
+    "in training; inference: heads of the last layer only; as published: all heads, with what "
+    "reformulations save added back."
+)
 
 
 @singledispatch
@@ -80,3 +89,76 @@ def count_published_flops(model: nn.Module, size: tuple[int, int]) -> tuple[Flop
         modules[name] = modules.get(name, 0) + flops
     operators = {**executed.operators, SAVED: sum(savings.values())}
     return executed, replace(executed, modules=modules, operators=operators)
+
+
+def flop_records(
+    model: nn.Module, images: Mapping[str, Sequence[tuple[int, int]]], depth: int = 1
+) -> list[Record]:
+    """Count the multiply-adds of a model, as means over sets of images.
+
+    Args:
+        model: see :func:`build_without_weights`.
+        images: name of a set to the (height, width) in pixels of its images, resized. Every size is
+            computed once.
+        depth: of the parts.
+
+    Returns:
+        For each set ``images``, its name; ``published``, ``all_heads`` and ``inference``, each with
+        ``total`` and ``parts`` in multiply-adds; and ``uncounted``: name to calls per image, of
+        operators that are neither counted nor free by convention.
+    """
+    counts = {}
+    for size in dict.fromkeys(size for sizes in images.values() for size in sizes):
+        executed, as_published = count_published_flops(model, size)
+        counts[size] = {
+            "published": as_published,
+            "all_heads": executed,
+            "inference": count_detector_flops(model, size, all_layers=False),
+        }
+    records = []
+    for name, sizes in images.items():
+        times = Counter(sizes)
+        means = {
+            kind: mean_flops((counts[size][kind], number) for size, number in times.items())
+            for kind in ("published", "all_heads", "inference")
+        }
+        totals = {
+            kind: {"total": mean.total, "parts": mean.by_part(depth)}
+            for kind, mean in means.items()
+        }
+        uncounted = dict(means["all_heads"].uncounted)
+        records.append({"images": name, **totals, "uncounted": uncounted})
+    return records
+
+
+def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
+    """Format what :func:`flop_records` returned, with ``config`` and ``classes`` added.
+
+    Numbers are in units of 1e9. Parts are those of "all heads", as executed.
+    """
+    columns: Columns = {
+        "config": lambda record: record["config"],
+        "images": lambda record: record["images"],
+        "classes": lambda record: str(record["classes"] or ""),
+        "as published": _giga("published", "total"),
+        "all heads": _giga("all_heads", "total"),
+        "inference": _giga("inference", "total"),
+    }
+    names = part_names(record["all_heads"]["parts"] for record in records)
+    parts = {name or "(own)": _giga("all_heads", "parts", name) for name in names}
+    return record_table(records, {**columns, **parts}, tablefmt, text_columns=2)
+
+
+def _giga(*path: str) -> Cell:
+    return lambda record: f"{(value_at(record, *path) or 0) / 1e9:.2f}"
+
+
+def uncounted_note(records: Sequence[Record]) -> str:
+    """One line per config on operators that were neither counted nor free; "" if there are none."""
+    lines = {
+        f"{record['config']}: not counted: "
+        + ", ".join(f"{name} ({calls:g} calls)" for name, calls in record["uncounted"].items())
+        for record in records
+        if record["uncounted"]
+    }
+    return "\n".join(sorted(lines))

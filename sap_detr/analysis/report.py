@@ -1,151 +1,27 @@
-"""Tables of parameters and FLOPs of several configs, for the screen, Markdown and JSON."""
+"""Records of what was measured or counted, as tables for the screen and Markdown."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from tabulate import tabulate
-from torch import nn
-
-from .building import build_without_weights
-from .flops import count_detector_flops, mean_flops
-from .parameters import count_parameters, count_parameters_by_part
-from .published import count_published_flops
-
-CONVENTION = (
-    "1 FLOP = 1 multiply-add of convolutions, matrix products and attention, and 5 per element of "
-    "layer and group normalisation; one image without padding. Not counted: elementwise "
-    "arithmetic, softmax, pooling, batch normalisation. all heads: heads of all decoder layers, as "
-    "in training; inference: heads of the last layer only; as published: all heads, with what "
-    "reformulations save added back."
-)
 
 Record = dict[str, Any]
+Cell = Callable[[Record], str]
+# Header of a column to what stands there.
+Columns = Mapping[str, Cell]
 
 
-def parameter_record(
-    config: str, num_classes: int | None = None, overrides: Sequence[str] = (), depth: int = 1
-) -> Record:
-    """Count the parameters of a config; see :func:`build_without_weights` for arguments.
-
-    Returns:
-        ``config``, ``classes``, ``total``, ``trained``, and ``parts`` with both for each part down
-        to ``depth``.
-    """
-    model, classes = build_without_weights(config, num_classes, overrides)
-    parts = count_parameters_by_part(model, depth)
-    return {
-        "config": config,
-        "overrides": list(overrides),
-        "classes": classes,
-        **asdict(count_parameters(model)),
-        "parts": {name: asdict(count) for name, count in parts.items()},
-    }
-
-
-def flop_records(
-    model: nn.Module, images: Mapping[str, Sequence[tuple[int, int]]], depth: int = 1
-) -> list[Record]:
-    """Count the multiply-adds of a model, as means over sets of images.
-
-    Args:
-        model: see :func:`build_without_weights`.
-        images: name of a set to the (height, width) in pixels of its images, resized. Every size is
-            computed once.
-        depth: of the parts.
-
-    Returns:
-        For each set ``images``, its name; ``published``, ``all_heads`` and ``inference``, each with
-        ``total`` and ``parts`` in multiply-adds; and ``uncounted``: name to calls per image, of
-        operators that are neither counted nor free by convention.
-    """
-    counts = {}
-    for size in dict.fromkeys(size for sizes in images.values() for size in sizes):
-        executed, as_published = count_published_flops(model, size)
-        counts[size] = {
-            "published": as_published,
-            "all_heads": executed,
-            "inference": count_detector_flops(model, size, all_layers=False),
-        }
-    records = []
-    for name, sizes in images.items():
-        times = Counter(sizes)
-        means = {
-            kind: mean_flops((counts[size][kind], number) for size, number in times.items())
-            for kind in ("published", "all_heads", "inference")
-        }
-        totals = {
-            kind: {"total": mean.total, "parts": mean.by_part(depth)}
-            for kind, mean in means.items()
-        }
-        uncounted = dict(means["all_heads"].uncounted)
-        records.append({"images": name, **totals, "uncounted": uncounted})
-    return records
-
-
-def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Format what :func:`parameter_record` returned; ``tablefmt`` is tabulate's."""
-    parts = _names(record["parts"] for record in records)
-    rows = [
-        [
-            record["config"],
-            _optional(record["classes"]),
-            f"{record['total']:,}",
-            f"{record['trained']:,}",
-            *(f"{record['parts'].get(part, {'total': 0})['total']:,}" for part in parts),
-        ]
-        for record in records
-    ]
-    headers = ["config", "classes", "parameters", "trained", *(part or "(own)" for part in parts)]
-    return format_table(rows, headers, tablefmt, text_columns=1)
-
-
-def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
-    """Format what :func:`flop_records` returned, with ``config`` and ``classes`` added.
-
-    Numbers are in units of 1e9. Parts are those of "all heads", as executed.
-    """
-    parts = _names(record["all_heads"]["parts"] for record in records)
-    rows = [
-        [
-            record["config"],
-            record["images"],
-            _optional(record["classes"]),
-            *(_giga(record[kind]["total"]) for kind in ("published", "all_heads", "inference")),
-            *(_giga(record["all_heads"]["parts"].get(part, 0)) for part in parts),
-        ]
-        for record in records
-    ]
-    kinds = ["as published", "all heads", "inference"]
-    headers = ["config", "images", "classes", *kinds, *(part or "(own)" for part in parts)]
-    return format_table(rows, headers, tablefmt, text_columns=2)
-
-
-def uncounted_note(records: Sequence[Record]) -> str:
-    """One line per config on operators that were neither counted nor free; "" if there are none."""
-    lines = {
-        f"{record['config']}: not counted: "
-        + ", ".join(f"{name} ({calls:g} calls)" for name, calls in record["uncounted"].items())
-        for record in records
-        if record["uncounted"]
-    }
-    return "\n".join(sorted(lines))
-
-
-def _names(mappings: Any) -> list[str]:
-    """All keys, in the order in which they first appear."""
-    return list(dict.fromkeys(name for mapping in mappings for name in mapping))
-
-
-def _optional(value: int | None) -> str:
-    return "" if value is None else str(value)
-
-
-def _giga(value: float) -> str:
-    return f"{value / 1e9:.2f}"
+def record_table(
+    records: Sequence[Record], columns: Columns, tablefmt: str = "simple", text_columns: int = 1
+) -> str:
+    """Return a table with a row per record; see :func:`format_table`."""
+    rows = [[cell(record) for cell in columns.values()] for record in records]
+    return format_table(rows, list(columns), tablefmt, text_columns)
 
 
 def format_table(
@@ -164,3 +40,77 @@ def format_table(
     align = ["left"] * text_columns + ["right"] * (len(headers) - text_columns)
     result: str = tabulate(rows, headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)
     return result
+
+
+def value_at(record: Record, *path: str) -> Any:
+    """Return what a record has under nested keys; None where one of them is missing."""
+    value: Any = record
+    for key in path:
+        if key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def size_of(record: Record) -> str:
+    """Return height and width of a record's images."""
+    return "x".join(map(str, record["size"]))
+
+
+def precision_of(record: Record) -> str:
+    """Return the precision of a record, and whether it was compiled."""
+    result: str = record["dtype"] + (", compiled" if record["compiled"] else "")
+    return result
+
+
+def mebibytes(size: float) -> str:
+    """Bytes as a number of MiB."""
+    return f"{size / 2**20:,.0f}"
+
+
+# The first columns of what was measured on a workload.
+WORKLOAD_COLUMNS: Columns = {
+    "config": lambda record: " ".join([record["config"], *record["overrides"]]),
+    "size": size_of,
+    "precision": precision_of,
+}
+
+
+def part_names(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return all keys, in the order in which they first appear; "other" is the last."""
+    names = dict.fromkeys(name for mapping in mappings for name in mapping)
+    return sorted(names, key=lambda name: name == "other")
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """Return the device, its name, threads, and versions: what figures have to be compared on."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = processor_name()
+    return {
+        "device": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor_name() -> str:
+    """Return the processor as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine_line(machine: dict[str, str | int]) -> str:
+    """One line on a machine, such as "cpu (NAME), 2 threads, torch 2.5.1"."""
+    threads = machine["threads"]
+    where = f"{machine['name']}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{machine['device']} ({where}), torch {machine['torch']}"

@@ -15,19 +15,20 @@ from .building import build_without_weights
 from .flops import count_detector_flops
 from .host_syncs import count_host_syncs
 from .reference_body import DESCRIPTION, ReferenceBody
-from .report import Record, format_table
+from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, part_names, record_table, value_at
 from .timing import (
     PartTimer,
-    Split,
+    Seconds,
     clock_of,
     in_turns,
-    ratio_of_splits,
-    split_statistics,
+    ratio_of_neighbours,
+    run_statistics,
     statistics,
+    totals,
 )
-from .workload import Subject, Workload
+from .workload import BenchmarkModel, Workload
 
-Splits = Mapping[str, Sequence[Split]]
+Runs = Mapping[str, Sequence[Seconds]]
 
 # Side of the square matrices whose product says how fast the device is.
 _MATMUL_SIDE = {"cpu": 2560, "cuda": 8192}
@@ -37,14 +38,11 @@ SPEED_NOTE = (
     "losses, matching, backward pass, and optimizer with zeroing and clipping of gradients. Times "
     "are medians in milliseconds; quartiles in brackets."
 )
-RELATIVE_NOTE = (
-    "Ratios are medians over neighbouring measurements, with quartiles in brackets; the second is "
-    "that of the two fastest. The last, of the time that the host's processors worked, hardly "
-    "changes with other work on the machine, but says little with several threads or a GPU."
-)
+RELATIVE_NOTE = "Ratios are medians over neighbouring measurements, with quartiles in brackets."
 ROOFLINE_NOTE = (
     "Rates of inference on one image: GFLOP/s, with two operations to a multiply-add; in brackets "
-    "as a part of the rate of a large matrix product in the same precision, on as many threads."
+    "as a part of the rate of a large matrix product in the same precision, on as many threads. "
+    "More than 100% is possible: convolutions may use instructions that the product leaves unused."
 )
 
 
@@ -55,7 +53,7 @@ def speed_record(
     relative_to_body: bool = False,
     training: bool = True,
 ) -> Record:
-    """Measures latency, throughput and the training step of a config.
+    """Measure latency, throughput and the training step of a config.
 
     Args:
         workload: what to measure.
@@ -65,63 +63,65 @@ def speed_record(
 
     Returns:
         The identity of the workload; ``classes``, ``data``, ``objects`` per image, ``rounds``;
-        ``inference`` and ``step``, see :func:`split_statistics`; ``images_per_second`` of
+        ``inference`` and ``step``, see :func:`run_statistics`; ``images_per_second`` of
         inference in batches; ``relative`` to the body: ``inference``, ``step``, and seconds of the
         ``body_forward`` and ``body_step``; ``roofline``, see :func:`roofline`; ``host_syncs`` of a
         training step.
 
     Raises:
-        FileNotFoundError, ConfigError: see :class:`Subject`.
+        FileNotFoundError, ConfigError: see :class:`BenchmarkModel`.
     """
-    subject = Subject(workload)
-    timer = PartTimer(clock_of(subject.device))
-    runs = _runs(subject, timer, relative_to_body, training)
-    splits = in_turns(runs, rounds, warm_up)
+    benchmark = BenchmarkModel(workload)
+    timer = PartTimer(clock_of(benchmark.device))
+    measured = _measured(benchmark, timer, relative_to_body, training)
+    runs = in_turns(measured, rounds, warm_up)
     record = {
         **workload.identity,
-        "classes": subject.classes,
-        "data": subject.data if training else None,
+        "classes": benchmark.classes,
+        "data": workload.images if training else None,
         "objects": workload.num_objects,
         "rounds": rounds,
-        **summary(splits, workload.batch),
+        **summary(runs, workload.batch),
     }
-    macs = _inference_macs(workload)
-    record["roofline"] = roofline(splits, macs, 2 * _matmul_side(subject.device) ** 3)
+    # On the meta device, and without compiling.
+    counted, _ = build_without_weights(workload.config, workload.num_classes, workload.overrides)
+    macs = count_detector_flops(counted, workload.size, all_layers=False).by_part()
+    record["roofline"] = roofline(runs, macs, 2 * _MATMUL_SIDE[benchmark.device.type] ** 3)
     if training:
-        trainer = subject.trainer()
+        trainer = benchmark.trainer()
         trainer.run_step()
-        record["host_syncs"] = count_host_syncs(trainer.run_step, subject.device, trainer.optimizer)
+        syncs = count_host_syncs(trainer.run_step, benchmark.device, trainer.optimizer)
+        record["host_syncs"] = syncs
     return record
 
 
-def _runs(
-    subject: Subject, timer: PartTimer, relative_to_body: bool, training: bool
-) -> dict[str, Callable[[], Split]]:
+def _measured(
+    benchmark: BenchmarkModel, timer: PartTimer, relative_to_body: bool, training: bool
+) -> dict[str, Callable[[], Seconds]]:
     """Return what is measured in a round, ordered so that what is compared stands together."""
-    batch = subject.workload.batch
-    image, images = subject.images(1), subject.images(batch)
+    batch = benchmark.workload.batch
+    image, images = benchmark.images(1), benchmark.images(batch)
 
     # Changing the mode of a small model takes as long as some of its parts.
-    def infer(inputs: list[dict[str, Any]]) -> Split:
-        subject.model.eval()
-        with timer.follow(subject.parts):
-            return timer.run(lambda: subject.infer(inputs), own=subject.rest)
+    def infer(inputs: list[dict[str, Any]]) -> Seconds:
+        benchmark.model.eval()
+        with timer.follow(benchmark.parts):
+            return timer.run(lambda: benchmark.infer(inputs), own=benchmark.rest)
 
-    runs: dict[str, Callable[[], Split]] = {}
-    runs["matmul"] = _matmul_run(timer, subject.device, subject.workload.dtype)
-    runs["inference"] = lambda: infer(image)
+    matmul = _matmul(benchmark.device, benchmark.workload.dtype)
+    runs = {"matmul": lambda: timer.run(matmul), "inference": lambda: infer(image)}
     if relative_to_body:
-        body = ReferenceBody().to(subject.device)
-        single, several = _pixels(image, subject.device), _pixels(images, subject.device)
+        body = ReferenceBody().to(benchmark.device)
+        single, several = _pixels(image, benchmark.device), _pixels(images, benchmark.device)
         runs["body_forward"] = lambda: timer.run(lambda: body.infer(single))
     if batch > 1:
         runs["batch"] = lambda: infer(images)
     if training:
-        trainer = subject.trainer(timer)
+        trainer = benchmark.trainer(timer)
 
-        def step() -> Split:
-            subject.model.train()
-            with timer.follow(subject.training_parts):
+        def step() -> Seconds:
+            benchmark.model.train()
+            with timer.follow(benchmark.training_parts):
                 return timer.run(trainer.run_step, own="optimizer")
 
         runs["step"] = step
@@ -135,51 +135,41 @@ def _pixels(images: list[dict[str, Any]], device: torch.device) -> Tensor:
     return torch.stack([inputs["image"] for inputs in images]).to(device).float() / 58 - 2
 
 
-def _matmul_side(device: torch.device) -> int:
-    return _MATMUL_SIDE[device.type]
-
-
-def _matmul_run(timer: PartTimer, device: torch.device, dtype: str) -> Callable[[], Split]:
-    side = _matmul_side(device)
+def _matmul(device: torch.device, dtype: str) -> Callable[[], Tensor]:
+    side = _MATMUL_SIDE[device.type]
     a, b = (torch.rand(side, side, device=device, dtype=getattr(torch, dtype)) for _ in "ab")
     out = torch.empty_like(a)
-    return lambda: timer.run(lambda: torch.mm(a, b, out=out))
+    return lambda: torch.mm(a, b, out=out)
 
 
-def _inference_macs(workload: Workload) -> dict[str, float]:
-    """Multiply-adds of inference on one image by part; "" is what is in none."""
-    model, _ = build_without_weights(workload.config, workload.num_classes, workload.overrides)
-    return count_detector_flops(model, workload.size, all_layers=False).by_part()
-
-
-def summary(splits: Splits, batch: int) -> Record:
+def summary(runs: Runs, batch: int) -> Record:
     """Return the figures of a speed record that come from measured times.
 
     Args:
-        splits: seconds by part of every round of ``inference``, and where measured of ``batch``,
+        runs: seconds by part of every round of ``inference``, and where measured of ``batch``,
             ``step``, ``body_forward`` and ``body_step``.
         batch: images of a batch and of a step.
     """
-    record: Record = {"inference": split_statistics(splits["inference"])}
-    batches = splits["batch" if "batch" in splits else "inference"]
-    record["images_per_second"] = batch / statistics([s.total for s in batches])["median"]
-    if "step" in splits:
-        record["step"] = split_statistics(splits["step"])
+    record: Record = {"inference": run_statistics(runs["inference"])}
+    batches = runs["batch" if "batch" in runs else "inference"]
+    record["images_per_second"] = batch / statistics(totals(batches))["median"]
+    if "step" in runs:
+        record["step"] = run_statistics(runs["step"])
     relative: Record = {}
     for name, body in (("inference", "body_forward"), ("step", "body_step")):
-        if name in splits and body in splits:
-            relative[name] = ratio_of_splits(splits[name], splits[body])
-            relative[body] = split_statistics(splits[body])
+        if name in runs and body in runs:
+            relative[name] = ratio_of_neighbours(runs[name], runs[body])
+            relative[body] = run_statistics(runs[body])
     if relative:
         record["relative"] = relative
     return record
 
 
-def roofline(splits: Splits, macs: Mapping[str, float], matmul_flop: float) -> Record:
+def roofline(runs: Runs, macs: Mapping[str, float], matmul_flop: float) -> Record:
     """How near inference comes to the rate of a large matrix product.
 
     Args:
-        splits: seconds by part of every round of ``inference`` and ``matmul``.
+        runs: seconds by part of every round of ``inference`` and ``matmul``.
         macs: multiply-adds of inference by part.
         matmul_flop: operations of one ``matmul``.
 
@@ -188,7 +178,7 @@ def roofline(splits: Splits, macs: Mapping[str, float], matmul_flop: float) -> R
         with ``rate``, and ``share``, the median over all rounds of the rate as a part of the
         product's next to it.
     """
-    products = [split.total for split in splits["matmul"]]
+    products = totals(runs["matmul"])
 
     def rates(seconds: Sequence[float], part_macs: float) -> dict[str, float]:
         shares = [
@@ -200,164 +190,103 @@ def roofline(splits: Splits, macs: Mapping[str, float], matmul_flop: float) -> R
             "share": statistics(shares)["median"],
         }
 
-    measured = splits["inference"]
-    parts = [
-        name for name, value in macs.items() if value and all(name in s.parts for s in measured)
-    ]
+    measured = runs["inference"]
+    parts = [name for name, value in macs.items() if value and all(name in m for m in measured)]
     return {
         "matmul": matmul_flop / statistics(products)["median"],
-        "total": rates([s.total for s in measured], sum(macs.values())),
-        "parts": {name: rates([s.parts[name] for s in measured], macs[name]) for name in parts},
+        "total": rates(totals(measured), sum(macs.values())),
+        "parts": {name: rates([m[name] for m in measured], macs[name]) for name in parts},
     }
 
 
 def speed_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`speed_record` returned; ``tablefmt`` is tabulate's."""
-    blocks = [_inference_table(records, tablefmt)]
+    blocks = [record_table(records, _inference_columns(records), tablefmt, text_columns=3)]
     trained = [record for record in records if "step" in record]
     if trained:
-        blocks.append(_step_table(trained, tablefmt))
+        blocks.append(record_table(trained, _step_columns(trained), tablefmt, text_columns=3))
     blocks.append(SPEED_NOTE)
     compared = [record for record in records if "relative" in record]
     if compared:
-        blocks += [_relative_table(compared, tablefmt), f"{RELATIVE_NOTE} {DESCRIPTION}"]
-    blocks += [_roofline_table(records, tablefmt), ROOFLINE_NOTE]
-    blocks += [_syncs_note(record) for record in trained]
+        blocks.append(record_table(compared, _RELATIVE_COLUMNS, tablefmt, text_columns=3))
+        blocks.append(f"{RELATIVE_NOTE} {DESCRIPTION}")
+    blocks.append(record_table(records, _roofline_columns(records), tablefmt, text_columns=3))
+    blocks.append(ROOFLINE_NOTE)
+    blocks += dict.fromkeys(_syncs_note(record) for record in trained)
     return "\n\n".join(blocks)
 
 
-def workload_cells(record: Record) -> list[str]:
-    """Return the first cells of a record's row: config, and what else was chosen."""
-    config = " ".join([record["config"], *record["overrides"]])
-    return [config, size_of(record), precision_of(record)]
-
-
-def size_of(record: Record) -> str:
-    """Height and width of a record's images."""
-    return "x".join(map(str, record["size"]))
-
-
-def precision_of(record: Record) -> str:
-    """Return the precision of a record, and whether it was compiled."""
-    result: str = record["dtype"] + (", compiled" if record["compiled"] else "")
-    return result
-
-
-WORKLOAD_HEADERS = ["config", "size", "precision"]
-
-
-def _inference_table(records: Sequence[Record], tablefmt: str) -> str:
+def _inference_columns(records: Sequence[Record]) -> Columns:
     names = part_names(record["inference"]["parts"] for record in records)
-    rows = [
-        [
-            *workload_cells(record),
-            _with_quartiles(record["inference"], 1e3, 1),
-            _milliseconds(record["inference"]["p90"]),
-            f"{record['images_per_second']:.2f} ({record['batch']})",
-            *(_optional_ms(record["inference"]["parts"].get(name)) for name in names),
-        ]
-        for record in records
-    ]
-    headers = [*WORKLOAD_HEADERS, "latency", "p90", "images/s (batch)", *names]
-    return format_table(rows, headers, tablefmt, text_columns=3)
+    return {
+        **WORKLOAD_COLUMNS,
+        "latency": _quartiles("inference", scale=1e3, digits=1),
+        "p90": _milliseconds("inference", "p90"),
+        "images/s (batch)": lambda r: f"{r['images_per_second']:.2f} ({r['batch']})",
+        **{name: _milliseconds("inference", "parts", name) for name in names},
+    }
 
 
-def _step_table(records: Sequence[Record], tablefmt: str) -> str:
+def _step_columns(records: Sequence[Record]) -> Columns:
     names = part_names(record["step"]["parts"] for record in records)
-    names = sorted((name for name in names if name != "data"), key=_order_of_step)
-    rows = [
-        [
-            *workload_cells(record),
-            str(record["batch"]),
-            _with_quartiles(record["step"], 1e3, 1),
-            _milliseconds(record["step"]["p90"]),
-            _data_cell(record),
-            *(_optional_ms(record["step"]["parts"].get(name)) for name in names),
-        ]
-        for record in records
-    ]
-    headers = [*WORKLOAD_HEADERS, "batch", "training step", "p90", "data", *names]
-    return format_table(rows, headers, tablefmt, text_columns=3)
+    order = ("data", "forward", "matching", "losses", "backward", "optimizer")
+    return {
+        **WORKLOAD_COLUMNS,
+        "batch": lambda record: f"{record['batch']} {record['data']}",
+        "training step": _quartiles("step", scale=1e3, digits=1),
+        "p90": _milliseconds("step", "p90"),
+        **{name: _milliseconds("step", "parts", name) for name in order if name in names},
+    }
 
 
-def _data_cell(record: Record) -> str:
-    seconds = record["step"]["parts"].get("data")
-    return record["data"] if seconds is None else _milliseconds(seconds)
-
-
-def _order_of_step(part: str) -> int:
-    order = ("forward", "matching", "losses", "backward", "optimizer")
-    return order.index(part) if part in order else len(order)
-
-
-def _relative_table(records: Sequence[Record], tablefmt: str) -> str:
-    rows = []
-    for record in records:
-        cells = [*workload_cells(record), str(record["batch"])]
-        for name, body in (("inference", "body_forward"), ("step", "body_step")):
-            ratio = record["relative"].get(name)
-            if ratio is None:
-                cells += ["", "", "", ""]
-                continue
-            cells += [
-                _milliseconds(record["relative"][body]["median"]),
-                _with_quartiles(ratio, 1, 2),
-                f"{ratio['best']:.2f}",
-                _with_quartiles(ratio["processor"], 1, 2),
-            ]
-        rows.append(cells)
-    headers = [
-        *WORKLOAD_HEADERS,
-        "batch",
-        "body forward",
-        "inference / body forward",
-        "of the fastest",
-        "of processor time",
-        "body forward+backward",
-        "step / body forward+backward",
-        "of the fastest",
-        "of processor time",
-    ]
-    return format_table(rows, headers, tablefmt, text_columns=3)
-
-
-def _roofline_table(records: Sequence[Record], tablefmt: str) -> str:
+def _roofline_columns(records: Sequence[Record]) -> Columns:
     names = part_names(record["roofline"]["parts"] for record in records)
-    rows = []
-    for record in records:
-        rates = record["roofline"]
-        cells = [rates["total"], *(rates["parts"].get(name) for name in names)]
-        rows.append(
-            [
-                *workload_cells(record),
-                f"{rates['matmul'] / 1e9:.0f}",
-                *("" if r is None else f"{r['rate'] / 1e9:.0f} ({r['share']:.0%})" for r in cells),
-            ]
-        )
-    headers = [*WORKLOAD_HEADERS, "matrix product", "model", *names]
-    return format_table(rows, headers, tablefmt, text_columns=3)
+    return {
+        **WORKLOAD_COLUMNS,
+        "matrix product": lambda record: f"{record['roofline']['matmul'] / 1e9:.0f}",
+        "model": _rate("total"),
+        **{name: _rate("parts", name) for name in names},
+    }
+
+
+def _milliseconds(*path: str) -> Cell:
+    def cell(record: Record) -> str:
+        seconds = value_at(record, *path)
+        return "" if seconds is None else f"{seconds * 1e3:.1f}"
+
+    return cell
+
+
+def _quartiles(*path: str, scale: float, digits: int) -> Cell:
+    def cell(record: Record) -> str:
+        figures = value_at(record, *path)
+        if figures is None:
+            return ""
+        low, median, high = (f"{figures[q] * scale:.{digits}f}" for q in ("low", "median", "high"))
+        return f"{median} ({low}..{high})"
+
+    return cell
+
+
+def _rate(*path: str) -> Cell:
+    def cell(record: Record) -> str:
+        figures = value_at(record, "roofline", *path)
+        return "" if figures is None else f"{figures['rate'] / 1e9:.0f} ({figures['share']:.0%})"
+
+    return cell
+
+
+_RELATIVE_COLUMNS: Columns = {
+    **WORKLOAD_COLUMNS,
+    "batch": lambda record: str(record["batch"]),
+    "body forward": _milliseconds("relative", "body_forward", "median"),
+    "inference / body forward": _quartiles("relative", "inference", scale=1, digits=2),
+    "body forward+backward": _milliseconds("relative", "body_step", "median"),
+    "step / body forward+backward": _quartiles("relative", "step", scale=1, digits=2),
+}
 
 
 def _syncs_note(record: Record) -> str:
     syncs = record["host_syncs"]
     listed = ", ".join(f"{times} x {name}" for name, times in syncs.items()) or "none"
     return f"{record['config']}: waits for the device per training step: {listed}"
-
-
-def part_names(mappings: Any) -> list[str]:
-    """All keys, in the order in which they first appear, what belongs to no part last."""
-    names = dict.fromkeys(name for mapping in mappings for name in mapping)
-    return sorted(names, key=lambda name: name == "other")
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f}"
-
-
-def _optional_ms(seconds: float | None) -> str:
-    return "" if seconds is None else _milliseconds(seconds)
-
-
-def _with_quartiles(stats: Mapping[str, float], scale: float, digits: int) -> str:
-    median, low, high = (stats[name] * scale for name in ("median", "low", "high"))
-    return f"{median:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"

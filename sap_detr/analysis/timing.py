@@ -1,90 +1,38 @@
-"""Clocks, times of parts, and statistics that hold on a machine that others use as well."""
+"""Times of the parts of a model, and statistics that hold on a machine that others use as well.
+
+Why not torch.utils.benchmark: its Timer knows no parts, and runs what it measures twice more before
+every measurement, so that measuring in turns would take three times as long. Measured one after the
+other, as it does otherwise, two speeds can't be compared on a shared machine.
+"""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from .module_hooks import following
-
 T = TypeVar("T")
 
-
-class Clock(Protocol):
-    """Marks moments in the work of a device."""
-
-    def now(self) -> Any:
-        """Return a mark behind all work that was given to the device so far."""
-
-    def finish(self) -> None:
-        """Wait for the device; only then can marks be compared."""
-
-    def seconds(self, start: Any, end: Any) -> float:
-        """Time between two marks."""
+# Part of a run to its time in seconds; together they are the whole.
+Seconds = dict[str, float]
 
 
-class HostClock:
-    """For devices that work while they are called, such as the CPU."""
+def clock_of(device: torch.device) -> Callable[[], Any]:
+    """Return what marks moments in the work of a device: on a GPU nothing waits for a mark."""
+    if device.type != "cuda":
+        return time.perf_counter
 
-    def now(self) -> float:
-        return time.perf_counter()
-
-    def finish(self) -> None:
-        pass
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-
-class CudaClock:
-    """Marks in the stream of work of a GPU, so that nothing waits between two of them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def now(self) -> torch.cuda.Event:
+    def record_event() -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
+        event.record(torch.cuda.current_stream(device))
         return event
 
-    def finish(self) -> None:
-        torch.cuda.synchronize(self.device)
-
-    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        result: float = start.elapsed_time(end) / 1e3
-        return result
-
-
-def clock_of(device: torch.device) -> Clock:
-    """Return the clock for work on a device."""
-    return CudaClock(device) if device.type == "cuda" else HostClock()
-
-
-@dataclass(frozen=True)
-class Split:
-    """The time of one run in seconds.
-
-    Attributes:
-        parts: time of each part; they add up to the whole.
-        processor: time that processors of the host worked for this process. Other processes hardly
-            change it, but what waits for a GPU or for other threads is not in it.
-    """
-
-    parts: Mapping[str, float]
-    processor: float = math.nan
-
-    @property
-    def total(self) -> float:
-        """The time of the run."""
-        return sum(self.parts.values())
+    return record_event
 
 
 class PartTimer:
@@ -93,37 +41,30 @@ class PartTimer:
     Time belongs to the innermost part that is running.
 
     Args:
-        clock: marks moments in the work of the device.
-        processor_time: seconds that the host's processors have worked for this process.
+        clock: marks a moment, see :func:`clock_of`: as a number, or as an event of a GPU.
     """
 
-    def __init__(
-        self, clock: Clock, processor_time: Callable[[], float] = time.process_time
-    ) -> None:
+    def __init__(self, clock: Callable[[], Any]) -> None:
         self.clock = clock
-        self.processor_time = processor_time
         self._running: list[str] = []
         self._marks: list[tuple[str, Any]] = []
 
-    def run(self, function: Callable[[], object], own: str = "other") -> Split:
+    def run(self, function: Callable[[], object], own: str = "other") -> Seconds:
         """Call a function and measure how long it takes.
 
         Args:
             function: what is measured.
             own: name of the time in which no part runs.
         """
-        self.clock.finish()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self._running, self._marks = [], []
-        worked = self.processor_time()
-        self._enter(own)
-        function()
-        self._leave()
-        self.clock.finish()
-        worked = self.processor_time() - worked
-        seconds: dict[str, float] = {}
+        with self.part(own):
+            function()
+        seconds: Seconds = {}
         for (part, start), (_, end) in zip(self._marks, self._marks[1:], strict=False):
-            seconds[part] = seconds.get(part, 0.0) + self.clock.seconds(start, end)
-        return Split(seconds, worked)
+            seconds[part] = seconds.get(part, 0.0) + _seconds_between(start, end)
+        return seconds
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -134,21 +75,44 @@ class PartTimer:
         finally:
             self._leave()
 
-    def follow(self, modules: Iterable[tuple[str, nn.Module]]) -> AbstractContextManager[None]:
-        """While it is active, the forward passes of modules are parts.
+    @contextmanager
+    def follow(self, modules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
+        """Count, while it is active, the forward passes of modules as parts.
 
         Args:
             modules: name of the part, and the module; several modules may make one part.
         """
-        return following(modules, self._enter, self._leave)
+        handles = []
+        for name, module in modules:
+
+            def enter(module: nn.Module, args: Any, name: str = name) -> None:
+                self._enter(name)
+
+            def leave(module: nn.Module, args: Any, result: Any) -> None:
+                self._leave()
+
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _enter(self, name: str) -> None:
         self._running.append(name)
-        self._marks.append((name, self.clock.now()))
+        self._marks.append((name, self.clock()))
 
     def _leave(self) -> None:
         self._running.pop()
-        self._marks.append((self._running[-1] if self._running else "", self.clock.now()))
+        self._marks.append((self._running[-1] if self._running else "", self.clock()))
+
+
+def _seconds_between(start: Any, end: Any) -> float:
+    if isinstance(end, torch.cuda.Event):
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+    return float(end - start)
 
 
 def in_turns(
@@ -180,7 +144,7 @@ def in_turns(
 
 
 def statistics(samples: Sequence[float]) -> dict[str, float]:
-    """Median, quartiles, 90th percentile and smallest of several measurements.
+    """Return median, quartiles, 90th percentile and smallest of several measurements.
 
     Raises:
         ValueError: if there is none.
@@ -191,44 +155,26 @@ def statistics(samples: Sequence[float]) -> dict[str, float]:
     return {"median": median, "low": low, "high": high, "p90": p90, "min": min(samples)}
 
 
-def ratio_of_neighbours(samples: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
-    """How many times the reference something takes.
+def run_statistics(runs: Sequence[Seconds]) -> dict[str, Any]:
+    """Return :func:`statistics` of whole runs, and ``parts``, the median of each part."""
+    names = dict.fromkeys(name for run in runs for name in run)
+    parts = {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in names}
+    return {**statistics(totals(runs)), "parts": parts}
+
+
+def ratio_of_neighbours(runs: Sequence[Seconds], reference: Sequence[Seconds]) -> dict[str, float]:
+    """Return :func:`statistics` of how many times the reference something takes.
 
     Args:
-        samples: measurements of it.
-        reference: measurements of the reference, each taken next to the sample of the same index.
-
-    Returns:
-        :func:`statistics` of the ratios, and ``best``, the ratio of the two smallest.
+        runs: of it.
+        reference: runs of the reference, each measured next to the run of the same index.
 
     Raises:
         ValueError: if the lengths differ.
     """
-    ratios = [a / b for a, b in zip(samples, reference, strict=True)]
-    return {**statistics(ratios), "best": min(samples) / min(reference)}
+    return statistics([a / b for a, b in zip(totals(runs), totals(reference), strict=True)])
 
 
-def split_statistics(splits: Sequence[Split]) -> dict[str, Any]:
-    """Statistics of runs.
-
-    Returns:
-        Those of the whole; ``parts``: the median of each part; ``processor``: the median time of
-        the processors.
-    """
-    names = dict.fromkeys(name for split in splits for name in split.parts)
-    parts = {name: float(np.median([s.parts.get(name, 0.0) for s in splits])) for name in names}
-    return {
-        **statistics([split.total for split in splits]),
-        "parts": parts,
-        "processor": float(np.median([split.processor for split in splits])),
-    }
-
-
-def ratio_of_splits(splits: Sequence[Split], reference: Sequence[Split]) -> dict[str, Any]:
-    """:func:`ratio_of_neighbours` of the whole, and of the time of the processors."""
-    return {
-        **ratio_of_neighbours([s.total for s in splits], [s.total for s in reference]),
-        "processor": ratio_of_neighbours(
-            [s.processor for s in splits], [s.processor for s in reference]
-        ),
-    }
+def totals(runs: Sequence[Seconds]) -> list[float]:
+    """Return the time of each run in seconds."""
+    return [sum(run.values()) for run in runs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,14 +18,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..config import ConfigError, load_config
+from ..data import dataset_class_names, register_coco_folder
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
 from .building import load_with_classes
-from .timing import HostClock, PartTimer
+from .timing import PartTimer
 
 DTYPES = ("float32", "bfloat16")
-SYNTHETIC = "synthetic"
-_DATASET = "benchmark"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,13 @@ class Workload:
             "compiled": self.compiled,
         }
 
+    @property
+    def images(self) -> str:
+        """What to call the images of training steps."""
+        return "synthetic" if self.data is None else Path(self.data).resolve().name
 
-class Subject:
+
+class BenchmarkModel:
     """The built model of a workload, with random weights.
 
     Args:
@@ -79,8 +84,6 @@ class Subject:
     Attributes:
         model: on the workload's device.
         classes: number of classes, if the config says it.
-        compiled: whether the network is.
-        data: where the images of training steps come from, for reports.
 
     Raises:
         FileNotFoundError: if there is no such config or data set.
@@ -90,28 +93,20 @@ class Subject:
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.device = torch.device(choose_device(workload.device))
-        cfg, self.classes = _load(workload)
+        self._cfg, self.classes = _load(workload)
         # A model without its recipe is trained with the common one.
-        self._optimizer: DictConfig = (
-            cfg.get("optimizer") or load_config("common/optim.py").optimizer
-        )
-        train = cfg.get("train") or load_config("common/train.py").train
-        train.compile.enabled = self.compiled = workload.compiled
-        self._max_grad_norm: float | None = train.clip_grad_norm
-        self._loader: DictConfig | None = None
-        self.data = SYNTHETIC
-        if workload.data is not None:
-            self._loader = cfg.dataloader.train
-            self.data = Path(workload.data).resolve().name
+        for key, file in (("optimizer", "common/optim.py"), ("train", "common/train.py")):
+            self._cfg.setdefault(key, load_config(file)[key])
+        self._cfg.train.compile.enabled = workload.compiled
         torch.manual_seed(0)
-        self.model: nn.Module = instantiate(cfg.model).to(self.device)
-        if self.compiled:
+        self.model: nn.Module = instantiate(self._cfg.model).to(self.device)
+        if workload.compiled:
             # Graphs of another model in this process would count as this one's.
             torch.compiler.reset()
-        accelerate(self.model, train)
+        accelerate(self.model, self._cfg.train)
 
     def images(self, batch: int) -> list[dict[str, Any]]:
-        """Random input for training or inference, as a loader gives it."""
+        """Return random input for training or inference, as a loader gives it."""
         return synthetic_batch(
             batch, self.workload.size, self.classes or 1, self.workload.num_objects
         )
@@ -119,14 +114,14 @@ class Subject:
     @property
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The parts of the model that take time in inference, as far as they can be told apart."""
-        if self.compiled:
+        if self.workload.compiled:
             return [("postprocessor", self.model.get_submodule("postprocessor"))]
         return [(name, m) for name, m in self.model.named_children() if name != "criterion"]
 
     @property
     def rest(self) -> str:
         """What to call the time of inference that belongs to none of the parts."""
-        return "network" if self.compiled else "other"
+        return "network" if self.workload.compiled else "other"
 
     @property
     def training_parts(self) -> list[tuple[str, nn.Module]]:
@@ -161,39 +156,30 @@ class Subject:
                 ``training_parts``; what is left is the optimizer, with zeroing and clipping of
                 gradients.
         """
-        optimizer = self._optimizer.copy()
+        timer = timer or PartTimer(time.perf_counter)
+        optimizer = self._cfg.optimizer.copy()
         optimizer.params.model = self.model
         loader: Iterable[list[dict[str, Any]]]
-        if self._loader is None:
+        if self.workload.data is None:
             loader = itertools.repeat(self.images(self.workload.batch))
         else:
-            loader = instantiate(self._loader)
-        return _SplitTrainer(
-            timer or PartTimer(HostClock()),
+            loader = instantiate(self._cfg.dataloader.train)
+        return _TimedTrainer(
+            timer,
             self.model,
-            loader,
+            _timed(loader, timer),
             instantiate(optimizer),
-            split_data=self._loader is not None,
-            max_grad_norm=self._max_grad_norm,
+            max_grad_norm=self._cfg.train.clip_grad_norm,
             amp_dtype="bfloat16" if self.workload.dtype == "bfloat16" else None,
             metric_period=sys.maxsize,
         )
 
 
-class _SplitTrainer(StepTrainer):
-    """A trainer that tells a timer when it loads data and when it goes backward."""
+class _TimedTrainer(StepTrainer):
+    """A trainer that tells a timer when it goes backward."""
 
-    def __init__(
-        self,
-        timer: PartTimer,
-        model: nn.Module,
-        data_loader: Iterable[list[dict[str, Any]]],
-        *args: Any,
-        split_data: bool,
-        **kwargs: Any,
-    ) -> None:
-        loader = _Timed(data_loader, timer) if split_data else data_loader
-        super().__init__(model, loader, *args, **kwargs)
+    def __init__(self, timer: PartTimer, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.timer = timer
 
     def run_step(self) -> None:
@@ -207,21 +193,15 @@ class _SplitTrainer(StepTrainer):
             return super()._backward(batches)
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """A loader whose batches are waited for in the part ``data``."""
-
-    loader: Iterable[list[dict[str, Any]]]
-    timer: PartTimer
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        batches = iter(self.loader)
-        while True:
-            with self.timer.part("data"):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+def _timed(
+    loader: Iterable[list[dict[str, Any]]], timer: PartTimer
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the batches of an endless loader, which are waited for in the part ``data``."""
+    batches = iter(loader)
+    while True:
+        with timer.part("data"):
+            batch = next(batches)
+        yield batch
 
 
 def synthetic_batch(
@@ -263,9 +243,7 @@ def _load(workload: Workload) -> tuple[DictConfig, int | None]:
     num_classes = workload.num_classes
     if workload.data is None:
         return load_with_classes(workload.config, num_classes, workload.overrides)
-    from ..data import dataset_class_names, register_coco_folder
-
-    name, *_ = register_coco_folder(_DATASET, workload.data)
+    name, *_ = register_coco_folder("benchmark", workload.data)
     in_data = len(dataset_class_names(name))
     if num_classes is not None and num_classes < in_data:
         raise ConfigError(f"{workload.data} has {in_data} classes, not {num_classes}")

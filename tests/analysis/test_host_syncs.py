@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sap_detr.analysis import Subject, Workload, count_host_syncs
+from sap_detr.analysis import BenchmarkModel, Workload, count_host_syncs
 
 CPU = torch.device("cpu")
 
@@ -62,10 +62,10 @@ def test_optimizer_may_read_its_counters():
 @pytest.mark.parametrize("batch", [1, 2])
 def test_training_step_waits_for_the_matcher_only(model, batch):
     """All layers and images cross to the host in one copy; no number is read one by one."""
-    subject = Subject(
+    benchmark = BenchmarkModel(
         Workload(f"common/models/{model}_small.py", num_classes=5, size=(64, 96), batch=batch)
     )
-    trainer = subject.trainer()
+    trainer = benchmark.trainer()
     trainer.run_step()
     syncs = count_host_syncs(trainer.run_step, CPU, trainer.optimizer)
     assert list(syncs.values()) == [1]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-import json
 import mmap
 import sys
 
 import pytest
 
 from sap_detr.analysis import MeasureError, Workload, memory_record, memory_report
-from sap_detr.analysis.memory_worker import main, peak_resident, reset_peak_resident, resident
+from sap_detr.analysis.memory import (
+    peak_memory,
+    peak_resident,
+    reset_peak_resident,
+    resident,
+)
 
 SMALL = "common/models/sap_detr_small.py"
 
@@ -52,17 +56,14 @@ def test_record_and_report():
     assert "1 (2)" in memory_report([record], "github")
 
 
-def test_worker(monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_peak_memory(mode):
     """In this process: a new one takes seconds to import everything."""
-    workload = {"config": SMALL, "overrides": ["model.decoder.num_layers=1"], "size": [64, 64]}
-    for mode in ("inference", "training"):
-        request = {"workload": {**workload, "num_classes": 3}, "mode": mode, "threads": 1}
-        monkeypatch.setattr(sys, "argv", ["memory_worker", json.dumps(request)])
-        main()
-        figures = json.loads(capsys.readouterr().out)
-        # Building the model can free a little of what other tests have left behind.
-        assert 0 < figures["imports"] < 1.05 * figures["peak"]
-        assert figures.keys() == {"imports", "model", "peak"}
+    workload = Workload(SMALL, ("model.decoder.num_layers=1",), 3, (64, 64))
+    figures = peak_memory(workload, mode)
+    # Building the model can free a little of what other tests have left behind.
+    assert 0 < figures["imports"] < 1.05 * figures["peak"]
+    assert figures.keys() == {"imports", "model", "peak"}
 
 
 @pytest.mark.slow

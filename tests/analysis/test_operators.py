@@ -4,23 +4,22 @@ import pytest
 import torch
 
 from sap_detr.analysis import Workload, profile_record, profile_report
-from sap_detr.analysis.operators import fold, modules_down_to, operator_times
+from sap_detr.analysis.operators import fold, modules_down_to, operator_table
 
 SMALL = "common/models/detr_small.py"
 
 
-def test_operator_times():
+def test_operator_table():
     x = torch.rand(64, 64)
 
     def run() -> None:
         for _ in range(3):
-            x @ x
+            (x @ x).relu()
 
-    rows = {row["name"]: row for row in operator_times(run, torch.device("cpu"), rounds=2)}
-    assert rows["aten::mm"]["calls"] == 3
-    assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
-    seconds = [row["seconds"] for row in rows.values()]
-    assert seconds == sorted(seconds, reverse=True)
+    table = operator_table(run, torch.device("cpu"), rounds=2, top=1)
+    (longest,) = [line.split() for line in table.splitlines() if "aten::" in line]
+    assert longest[0] == "aten::mm"
+    assert longest[-1] == "6"
 
 
 def test_modules():
@@ -39,7 +38,10 @@ def test_record(mode, part):
     assert {part, "decoder.layers.*", "backbone"} <= set(names)
     assert ("backward" in names) == (mode == "training")
     assert all(name.count(".") <= 2 for name in names)
-    assert "aten::addmm" in [row["name"] for row in record["operators"]]
+    shares = [row["share"] for row in record["modules"]]
+    assert sum(shares) == pytest.approx(1)
+    assert shares == sorted(shares, reverse=True)
+    assert "aten::addmm" in record["operators"]
     text = profile_report([record], top=2)
     assert mode in text
     assert names[1] in text
