@@ -210,29 +210,28 @@ def plot_curves(
     if bad is not None and not drawn:
         raise MetricsError(listing(bad.reasons.values(), separator="; "))
     terms = sorted({term for run in drawn for term in last_layer_losses(run.metrics)})
+    # Two wide panels above as many as there are terms.
+    rows = [np.repeat(["total_loss", "AP"], max(1, len(terms))), np.repeat(terms, 2)]
+    num_rows = 2 if terms else 1
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")
-        top, *below = figure.subfigures(
-            2 if terms else 1, height_ratios=[1.35, 1][: 2 if terms else 1], squeeze=False
-        )[:, 0]
-        panels = list(top.subplots(1, 2))
-        _draw_losses(panels[0], "Total loss", "total_loss", drawn, "no training steps yet")
-        _draw_ap(panels[1], drawn)
-        for part in below:
-            for axes, term in zip(
-                part.subplots(1, len(terms), squeeze=False)[0], terms, strict=True
-            ):
-                _draw_losses(axes, term, term, drawn, "not logged")
-                panels.append(axes)
-        # The same span everywhere, so that one can look from the loss up to the AP.
-        highest = max((axes.dataLim.x1 for axes in panels if axes.has_data()), default=1.0)
-        for axes in panels:
-            axes.set_xlim(0, highest if highest > 0 else 1)
-            axes.xaxis.set_major_locator(MaxNLocator(5 if axes in panels[:2] else 3))
+        panels: dict[str, Axes] = figure.subplot_mosaic(
+            [row.tolist() for row in rows[:num_rows]], height_ratios=[1.35, 1][:num_rows]
+        )
+        for name, axes in panels.items():
+            if name == "AP":
+                _draw_ap(axes, drawn)
+            else:
+                _draw_losses(axes, name, drawn)
+            axes.xaxis.set_major_locator(MaxNLocator(3 if name in terms else 5))
             if x == "iteration":
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        for axes in panels[2:] or panels:
-            axes.set_xlabel(_X_LABELS[x])
+            if name in terms or not terms:
+                axes.set_xlabel(_X_LABELS[x])
+        # The same span everywhere, so that one can look from the loss up to the AP.
+        highest = max((axes.dataLim.x1 for axes in panels.values() if axes.has_data()), default=0)
+        for axes in panels.values():
+            axes.set_xlim(0, highest if highest > 0 else 1)
         handles = [Line2D([], [], label=r.label, color=r.color, linestyle=r.dash) for r in drawn]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(drawn), 4))
         return _save(figure, out_png, dpi)
@@ -335,9 +334,9 @@ class _Run:
         return beyond
 
 
-def _draw_losses(axes: Axes, title: str, key: str, runs: Sequence[_Run], otherwise: str) -> None:
+def _draw_losses(axes: Axes, key: str, runs: Sequence[_Run]) -> None:
     """Draw one loss: what was logged as a faint line, its running mean as a strong one."""
-    axes.set_title(title)
+    axes.set_title(key.replace("total_loss", "Total loss"))
     ends, finite = [], []
     for run in runs:
         if key not in run.metrics:
@@ -357,7 +356,7 @@ def _draw_losses(axes: Axes, title: str, key: str, runs: Sequence[_Run], otherwi
             text = "not finite"
         ends.append((line, text))
     if not ends:
-        _write(axes, otherwise)
+        _write(axes, "not logged yet")
         return
     # The first steps' outliers don't decide.
     low = min(float(values.min()) for values in finite)
