@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .attention import QueryTrace
+from .canvas import Canvas, Floats, View
 from .detections import BoxSet, class_name, line_width
 from .layout import (
     GAP,
@@ -33,89 +29,9 @@ from .layout import (
 from .palette import RGB, class_color, load_font, text_color_on
 from .pixels import Pixels
 
-Region = tuple[float, float, float, float]
-Floats = NDArray[np.floating]
-
 _EMPTY, _WHITE, _DARK = (238, 238, 238), (255, 255, 255), (20, 20, 20)
 _COLORMAP = "inferno"
 _LOWEST_COLOR = 0.2  # below it the colour map is black
-_SHIFT = 4  # bits of a pixel's fraction in OpenCV's coordinates
-
-
-@dataclass(frozen=True)
-class View:
-    """A rectangle of an image, shown in a picture.
-
-    Attributes:
-        region: XYXY as fractions of the image; what is outside of the image stays empty.
-        size: (width, height) of the picture in pixels.
-    """
-
-    region: Region
-    size: tuple[int, int]
-
-    @classmethod
-    def around(
-        cls,
-        box: Floats | Sequence[float],
-        image: Pixels,
-        size: tuple[int, int],
-        centred: bool = False,
-    ) -> View:
-        """Return the smallest view of a box, XYXY in fractions, without distortion.
-
-        Args:
-            box: what must be seen.
-            image: (H, W, 3).
-            size: (width, height) of the picture.
-            centred: have the box in the middle, even if the view leaves the image; else the view
-                is moved into the image as far as possible.
-        """
-        height, width = image.shape[:2]
-        unit = max((box[2] - box[0]) * width / size[0], (box[3] - box[1]) * height / size[1])
-        region = []
-        for axis, length in enumerate((width, height)):
-            shown = unit * size[axis] / length
-            low = (box[axis] + box[axis + 2] - shown) / 2
-            if not centred:
-                low = (1 - shown) / 2 if shown > 1 else float(np.clip(low, 0, 1 - shown))
-            region.append((low, low + shown))
-        (x0, x1), (y0, y1) = region
-        return cls((x0, y0, x1, y1), size)
-
-    def magnification(self, other: View) -> float:
-        """Return how much larger than in another view of the same image things are."""
-        shown, others = (v.size[0] / (v.region[2] - v.region[0]) for v in (self, other))
-        return shown / others
-
-    def to_pixels(self, xy: Floats) -> NDArray[np.float64]:
-        """Map (..., 2) fractions of the image, or (..., 4) boxes, to pixels of the picture."""
-        repeat = xy.shape[-1] // 2
-        low, high = np.array(self.region[:2] * repeat), np.array(self.region[2:] * repeat)
-        pixels: NDArray[np.float64] = (xy - low) / (high - low) * np.array(self.size * repeat)
-        return pixels
-
-    def show(self, array: NDArray[Any], empty: float | RGB) -> NDArray[Any]:
-        """Resample an array that covers the whole image, smoothly.
-
-        Args:
-            array: (H, W) float32, or (H, W, 3) uint8; H and W need not be those of the image.
-            empty: value of pixels outside of the image.
-
-        Returns:
-            (height, width) or (height, width, 3) of the picture.
-        """
-        inside = np.clip(self.region, 0, 1)
-        x0, y0, x1, y1 = self.to_pixels(inside).round().astype(int)
-        picture = np.empty((self.size[1], self.size[0], *array.shape[2:]), array.dtype)
-        picture[:] = empty
-        if x1 > x0 and y1 > y0:
-            source = inside * np.array(array.shape[1::-1] * 2)
-            resized = Image.fromarray(array).resize(
-                (x1 - x0, y1 - y0), Image.Resampling.BICUBIC, box=tuple(source)
-            )
-            picture[y0:y1, x0:x1] = np.asarray(resized)
-        return picture
 
 
 def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[int]) -> Pixels:
@@ -132,11 +48,11 @@ def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[i
     Returns:
         (H, W, 3), RGB.
     """
-    canvas = _Canvas(image.copy(), View((0, 0, 1, 1), (image.shape[1], image.shape[0])))
+    canvas = Canvas(image, View((0, 0, 1, 1), (image.shape[1], image.shape[0])))
     width = line_width(canvas.view.size)
     for trace in traces:
-        canvas.rectangle(trace.cell, _DARK, width, opacity=0.3)
-        canvas.rectangle(trace.cell, _WHITE, width / 2, opacity=0.5)
+        canvas.rectangle(trace.cell, _DARK, width + 1, opacity=0.3)
+        canvas.rectangle(trace.cell, _WHITE, width / 2 + 0.5, opacity=0.5)
     for trace, index in reversed(list(zip(traces, classes, strict=True))):
         x0, y0, x1, y1 = canvas.view.to_pixels(trace.cell)
         radius = max(2.0, min(2.2 * width, 0.12 * (x1 - x0), 0.12 * (y1 - y0)))
@@ -238,91 +154,12 @@ def overlay_heat(image: Pixels, heat: Floats) -> Pixels:
     return blended
 
 
-class _Canvas:
-    """Draws smooth lines and circles at fractions of an image into a view of it.
-
-    Args:
-        pixels: (H, W, 3), RGB, of the view; it is drawn into.
-        view: what part of the image the pixels show.
-    """
-
-    def __init__(self, pixels: Pixels, view: View) -> None:
-        self.pixels = pixels
-        self.view = view
-
-    @classmethod
-    def of(cls, image: Pixels, view: View) -> _Canvas:
-        """Return a canvas that shows the image."""
-        return cls(view.show(image, _EMPTY), view)
-
-    def line(self, xy: Floats, color: RGB, width: float, opacity: float = 1.0) -> None:
-        """Draw a line through points (n, 2)."""
-        self._polygon(xy, color, width, opacity, closed=False)
-
-    def rectangle(self, box: Floats, color: RGB, width: float, opacity: float = 1.0) -> None:
-        """Draw the outline of a box, XYXY."""
-        x0, y0, x1, y1 = box
-        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-        self._polygon(corners, color, width, opacity, closed=True)
-
-    def dot(self, xy: Floats, radius: float, color: RGB, rim: RGB | None = None) -> None:
-        """Draw a disc at a point (2,), with a dark edge, and inside of that a rim if one is given.
-
-        The radius in pixels is that of the disc.
-        """
-        edge, rim_width = max(1.0, radius / 10), max(1.5, radius / 5) if rim else 0.0
-        self._disc(xy, radius + rim_width + edge, _DARK)
-        if rim:
-            self._disc(xy, radius + rim_width, rim)
-        self._disc(xy, radius, color)
-
-    def text(self, xy: Floats, text: str, size: int, color: RGB) -> None:
-        """Write bold text around a point (2,)."""
-        picture = Image.fromarray(self.pixels)
-        x, y = self.view.to_pixels(xy)
-        font = load_font(size, bold=True)
-        ImageDraw.Draw(picture).text((x, y), text, font=font, fill=color, anchor="mm")
-        self.pixels = np.array(picture)
-
-    def _polygon(self, xy: Floats, color: RGB, width: float, opacity: float, closed: bool) -> None:
-        if not np.isfinite(xy).all():
-            return
-        points = self._to_fixed_point(xy)
-        # Only what the line can touch is copied and mixed.
-        reach = math.ceil(width) + 2
-        low = np.clip(points.min(0) // 2**_SHIFT - reach, 0, self.view.size)
-        high = np.clip(points.max(0) // 2**_SHIFT + reach + 1, low, self.view.size)
-        patch = self.pixels[low[1] : high[1], low[0] : high[0]]
-        if patch.size:
-            layer = patch.copy()
-            points = (points - low * 2**_SHIFT)[:, None].astype(np.int32)
-            thickness = max(1, round(width))
-            cv2.polylines(layer, [points], closed, color, thickness, cv2.LINE_AA, _SHIFT)
-            patch[:] = _mix(layer, patch, opacity)
-
-    def _disc(self, xy: Floats, radius: float, color: RGB) -> None:
-        if np.isfinite(xy).all():
-            x, y = self._to_fixed_point(xy).tolist()
-            fixed_radius = round(radius * 2**_SHIFT)
-            cv2.circle(self.pixels, (x, y), fixed_radius, color, -1, cv2.LINE_AA, _SHIFT)
-
-    def _to_fixed_point(self, xy: Floats) -> NDArray[np.int32]:
-        # OpenCV's pixels have their centres at whole numbers; clipped against overflow.
-        pixels = np.clip(self.view.to_pixels(xy) - 0.5, -10_000, 30_000)
-        fixed: NDArray[np.int32] = (pixels * 2**_SHIFT).round().astype(np.int32)
-        return fixed
-
-
-def _mix(pixels: Pixels, others: Pixels, opacity: float) -> Pixels:
-    return np.asarray(cv2.addWeighted(pixels, opacity, others, 1 - opacity, 0), np.uint8)
-
-
 def _draw_path(
-    canvas: _Canvas, trace: QueryTrace, color: RGB, radius: float, numbers: bool = False
+    canvas: Canvas, trace: QueryTrace, color: RGB, radius: float, numbers: bool = False
 ) -> None:
     """Draw the path of a point from its start, with dots that grow up to ``radius`` pixels."""
     path = np.concatenate((trace.start[None], trace.points))
-    width = max(1.0, radius / 3)
+    width = max(2.0, radius / 3 + 1)
     canvas.line(path, _DARK, width + 2, opacity=0.6)
     canvas.line(path, color, width)
     canvas.dot(path[0], 0.45 * radius, _WHITE)
@@ -336,23 +173,23 @@ def _draw_path(
 
 
 def _detection_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixels:
-    canvas = _Canvas.of(image, view)
-    canvas.rectangle(trace.cell, _WHITE, 1, opacity=0.7)
-    _draw_box(canvas, trace.boxes[-1], color, 2)
+    canvas = Canvas(view.show(image, _EMPTY), view)
+    canvas.rectangle(trace.cell, _WHITE, 2, opacity=0.7)
+    _draw_box(canvas, trace.boxes[-1], color, 3)
     canvas.dot(trace.points[-1], view.size[0] / 60, color, rim=_WHITE)
     return canvas.pixels
 
 
 def _path_tile(image: Pixels, trace: QueryTrace, view: View, color: RGB) -> Pixels:
     """Draw the path with numbered layers, on a pale image that is paler outside the cell."""
-    canvas = _Canvas.of(image, view)
-    white = np.full_like(canvas.pixels, 255)
-    pale = _mix(canvas.pixels, white, 0.6)
-    canvas.pixels = _mix(canvas.pixels, white, 0.2)
+    shown = view.show(image, _EMPTY)
+    opacity = np.full(shown.shape, 0.2)
     x0, y0, x1, y1 = view.to_pixels(trace.cell).round().clip(0, 2 * max(view.size)).astype(int)
-    canvas.pixels[y0:y1, x0:x1] = pale[y0:y1, x0:x1]
-    canvas.rectangle(trace.cell, _DARK, 1, opacity=0.5)
-    _draw_box(canvas, trace.boxes[-1], color, 2)
+    opacity[y0:y1, x0:x1] = 0.6
+    pale = opacity * shown + (1 - opacity) * 255
+    canvas = Canvas(pale.round().astype(np.uint8), view)
+    canvas.rectangle(trace.cell, _DARK, 1.5, opacity=0.5)
+    _draw_box(canvas, trace.boxes[-1], color, 3)
     _draw_path(canvas, trace, color, radius=view.size[0] / 25, numbers=True)
     return canvas.pixels
 
@@ -387,22 +224,21 @@ def _attention_tile(
     image: Pixels, view: View, trace: QueryTrace, layer: int, heads: slice, color: RGB
 ) -> Pixels:
     """Draw the mean attention of some heads in a layer, and what the layer was given."""
-    canvas = _Canvas.of(image, view)
     heat = view.show(trace.attention[layer, heads].mean(0), 0.0)
-    canvas.pixels = overlay_heat(canvas.pixels, heat)
-    _draw_box(canvas, trace.entering_boxes[layer], color, 1)
+    canvas = Canvas(overlay_heat(view.show(image, _EMPTY), heat), view)
+    _draw_box(canvas, trace.entering_boxes[layer], color, 2)
     point = trace.entering_points[layer]
     if trace.centres is not None:
         for centre in trace.centres[layer, heads]:
-            canvas.line(np.stack((point, centre)), _WHITE, 1, opacity=0.5)
+            canvas.line(np.stack((point, centre)), _WHITE, 1.5, opacity=0.5)
         for centre in trace.centres[layer, heads]:
             canvas.dot(centre, view.size[0] / 75, _WHITE)
     canvas.dot(point, view.size[0] / 55, color, rim=_WHITE)
     return canvas.pixels
 
 
-def _draw_box(canvas: _Canvas, box: Floats, color: RGB, width: float) -> None:
-    canvas.rectangle(box, _DARK, width + 2, opacity=0.5)
+def _draw_box(canvas: Canvas, box: Floats, color: RGB, width: float) -> None:
+    canvas.rectangle(box, _DARK, width + 2, opacity=0.6)
     canvas.rectangle(box, color, width)
 
 

@@ -14,7 +14,8 @@ from sap_detr.visualization import (
     draw_points,
     layout,
 )
-from sap_detr.visualization.points import View, overlay_heat, path_view
+from sap_detr.visualization.canvas import View
+from sap_detr.visualization.points import overlay_heat, path_view
 
 GREY = 100
 
