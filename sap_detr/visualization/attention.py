@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import full_precision, point_towards_sides
+from ..layers import full_precision
 from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
-from ..modeling.decoders.sap_detr import PointCrossAttention, split_gaussian
+from ..modeling.decoders.sap_detr import PointCrossAttention
 from ..modeling.reference_points import corners_from_sides
 from ..modeling.structures import single_level
 
@@ -58,30 +58,34 @@ class QueryTrace:
 
 @dataclass(frozen=True)
 class DotProductAttention:
-    """The arguments of one call of scaled dot-product attention.
+    """The arguments of one call of scaled dot-product attention, without dropout.
 
     Attributes:
         query: (B, M, Q, E).
         key: (B, M, N, E).
         value: (B, M, N, V).
-        mask: broadcastable to (B, M, Q, N): added to the logits, or if bool, False where there
+        attn_mask: broadcastable to (B, M, Q, N): added to the logits, or if bool, False where there
             shall be no attention; None for neither.
-        scale: factor of the dot products.
+        dropout_p: 0.
+        scale: factor of the dot products; None for ``E ** -0.5``.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    mask: Tensor | None
-    scale: float
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    scale: float | None = None
 
     def weights(self, image: int, queries: Sequence[int]) -> Tensor:
         """Attention weights (M, n, N) of n queries of an image, in full precision."""
         chosen = torch.as_tensor(queries, dtype=torch.long, device=self.query.device)
         query, key = full_precision(self.query[image][:, chosen]), full_precision(self.key[image])
-        logits = self.scale * query @ key.transpose(-1, -2)
-        if self.mask is not None:
-            mask = self.mask.expand(*self.query.shape[:3], self.key.shape[2])[image][:, chosen]
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits = scale * query @ key.transpose(-1, -2)
+        if self.attn_mask is not None:
+            shape = (*self.query.shape[:3], self.key.shape[2])
+            mask = self.attn_mask.expand(shape)[image][:, chosen]
             if mask.dtype == torch.bool:
                 logits = logits.masked_fill(~mask, -torch.inf)
             else:
@@ -106,23 +110,8 @@ class DotProductCapture(TorchFunctionMode):
         """Run ``func`` as it would without this mode."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self.calls.append(_dot_product_attention(*args, **kwargs))
+            self.calls.append(DotProductAttention(*args, **kwargs))
         return func(*args, **kwargs)
-
-
-def _dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> DotProductAttention:
-    mask = None if attn_mask is None else attn_mask.detach()
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return DotProductAttention(query.detach(), key.detach(), value.detach(), mask, scale)
 
 
 @dataclass(frozen=True)
@@ -209,15 +198,11 @@ class AttentionRecorder:
         with DotProductCapture() as capture:
             module.forward(*args)
         (attention,) = capture.calls
-        points, sides = position.points.detach(), position.sides.detach()
-        centres = None
-        if module.gaussian_head is not None:
-            offset, _ = split_gaussian(module.gaussian_head(content), module.num_heads)
-            centres = memory.extent[:, None, None] * point_towards_sides(
-                points[:, None], sides[:, None], offset.tanh()
-            )
-        self.layers.append(LayerRecord(attention, points, sides, centres))
+        gaussian = module.gaussian(content, position)
+        centres = None if gaussian is None else memory.extent[:, None, None] * gaussian[0]
+        self.layers.append(LayerRecord(attention, position.points, position.sides, centres))
 
+    @torch.no_grad()
     def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
         """Return what queries did in the recorded forward pass.
 
@@ -235,25 +220,24 @@ class AttentionRecorder:
         columns, rows = (int(length) for length in extent)
         weights = [layer.attention.weights(image, queries) for layer in self.layers]
         maps = torch.stack(weights).unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
-        start = full_precision(self.decoder.reference_points.detach()).sigmoid()
+        start = full_precision(self.decoder.reference_points).sigmoid()
         cells = torch.cat((start, start + 1 / self.decoder.grid_size), dim=-1)
-        points = predictions.points[:, image]
         boxes = cxcywh_to_xyxy(predictions.boxes[:, image])
-        entering_points = torch.stack([_of_image(x.points, image) for x in self.layers])
-        entering_sides = torch.stack([_of_image(x.sides, image) for x in self.layers])
-        entering_boxes = corners_from_sides(entering_points, entering_sides)
+        entering = torch.stack([_of_image(layer.points, image) for layer in self.layers])
+        sides = torch.stack([_of_image(layer.sides, image) for layer in self.layers])
+        entering_boxes = corners_from_sides(entering, sides)
         centres = [x.centres[image] / extent for x in self.layers if x.centres is not None]
         return [
             QueryTrace(
                 query=query,
-                cell=_to_numpy(cells[query]),
-                start=_to_numpy(start[query]),
-                points=_to_numpy(points[:, query]),
-                boxes=_to_numpy(boxes[:, query]),
-                entering_points=_to_numpy(entering_points[:, query]),
-                entering_boxes=_to_numpy(entering_boxes[:, query]),
-                centres=_to_numpy(torch.stack(centres)[:, :, query]) if centres else None,
-                attention=_to_numpy(maps[:, :, i]),
+                cell=_of_query(cells, query),
+                start=_of_query(start, query),
+                points=_of_query(predictions.points[:, image], query),
+                boxes=_of_query(boxes, query),
+                entering_points=_of_query(entering, query),
+                entering_boxes=_of_query(entering_boxes, query),
+                centres=_of_query(torch.stack(centres), query) if centres else None,
+                attention=_of_query(maps.transpose(2, 3), i),
             )
             for i, query in enumerate(queries)
         ]
@@ -263,6 +247,7 @@ def _of_image(x: Tensor, image: int) -> Tensor:
     return x[image if x.shape[0] > 1 else 0]
 
 
-def _to_numpy(x: Tensor) -> Floats:
-    array: Floats = x.detach().float().cpu().numpy()
+def _of_query(x: Tensor, query: int) -> Floats:
+    """Return (..., D) of a query in (..., Q, D)."""
+    array: Floats = x[..., query, :].float().cpu().numpy()
     return array
