@@ -45,7 +45,7 @@ from sap_detr.data import (
     inspect_image,
     read_image,
 )
-from sap_detr.engine import build_model, choose_device, prepare_data
+from sap_detr.engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
 from sap_detr.text import listing
 from sap_detr.visualization import (
     AttentionRecorder,
@@ -82,7 +82,7 @@ USER_ERRORS = (
     ConfigError,
     DatasetError,
     CheckpointError,
-    FloatingPointError,
+    NonFiniteDetectionsError,
     OSError,
 )
 
@@ -352,7 +352,7 @@ def _image_errors(path: Path) -> Iterator[None]:
         yield
     except BadImageError as error:
         raise ImageError(f"{path} can't be read as an image: {error.reason}") from error
-    except FloatingPointError as error:
+    except NonFiniteDetectionsError as error:
         raise ImageError(f"{path}: {error}") from error
 
 
@@ -427,7 +427,7 @@ def detect_in_frames(
         for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
             try:
                 drawn, _ = detector(frame)
-            except FloatingPointError as error:
+            except NonFiniteDetectionsError as error:
                 raise VideoError(f"{reader.name}, frame {done + 1}: {error}") from error
             writer.write(drawn)
             done += 1

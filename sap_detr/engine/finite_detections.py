@@ -30,7 +30,7 @@ class FiniteDetections(DatasetEvaluator):  # type: ignore[misc]
         for image, output in zip(inputs, outputs, strict=True):
             # Other models may have other outputs.
             found = output.get("instances", ())
-            bad = _count_non_finite(found) if isinstance(found, Instances) else 0
+            bad = count_non_finite(found) if isinstance(found, Instances) else 0
             if bad:
                 raise NonFiniteDetectionsError(
                     f"{bad} of {len(found)} detections in image {image.get('image_id')} "
@@ -40,6 +40,7 @@ class FiniteDetections(DatasetEvaluator):  # type: ignore[misc]
                 )
 
 
-def _count_non_finite(found: Instances) -> int:
+def count_non_finite(found: Instances) -> int:
+    """Return how many detections have a score or a box that is NaN or infinite."""
     finite = found.scores.isfinite() & found.pred_boxes.tensor.isfinite().all(-1)
     return int((~finite).sum())

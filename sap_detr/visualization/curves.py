@@ -210,14 +210,14 @@ def plot_curves(
     if bad is not None and not drawn:
         raise MetricsError(listing(bad.reasons.values(), separator="; "))
     terms = sorted({term for run in drawn for term in last_layer_losses(run.metrics)})
-    # Two wide panels above as many as there are terms.
-    rows = [np.repeat(["total_loss", "AP"], max(1, len(terms))), np.repeat(terms, 2)]
-    num_rows = 2 if terms else 1
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")
-        panels: dict[str, Axes] = figure.subplot_mosaic(
-            [row.tolist() for row in rows[:num_rows]], height_ratios=[1.35, 1][:num_rows]
-        )
+        # In one grid the legends of the narrow panels would make the wide ones narrow too.
+        rows = (["total_loss", "AP"], terms)[: 2 if terms else 1]
+        parts = figure.subfigures(len(rows), 1, height_ratios=[1.35, 1][: len(rows)], squeeze=False)
+        panels: dict[str, Axes] = {}
+        for part, row in zip(parts[:, 0], rows, strict=True):
+            panels |= part.subplot_mosaic([row])
         for name, axes in panels.items():
             if name == "AP":
                 _draw_ap(axes, drawn)
@@ -363,7 +363,7 @@ def _draw_losses(axes: Axes, key: str, runs: Sequence[_Run]) -> None:
     high = max(float(np.quantile(values, 0.995)) for values in finite)
     margin = 0.06 * (high - low or abs(high) or 1.0)
     axes.set_ylim(0.0 if 0 <= low < 0.5 * high else low - margin, high + margin)
-    _name_ends(axes, ends)
+    _name_ends(axes, ends, handlelength=0)  # the panels are narrow
 
 
 def _draw_ap(axes: Axes, runs: Sequence[_Run]) -> None:
@@ -412,7 +412,7 @@ def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _name_ends(axes: Axes, ends: Sequence[tuple[Line2D, str]]) -> None:
+def _name_ends(axes: Axes, ends: Sequence[tuple[Line2D, str]], handlelength: float = 1.8) -> None:
     """Write to the right of the panel what the curves end with, the highest first."""
 
     def height(end: tuple[Line2D, str]) -> float:
@@ -427,7 +427,8 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[Line2D, str]]) -> None:
         bbox_to_anchor=(1, 1),
         labelcolor="linecolor",
         fontsize=8,
-        handlelength=1.8,
+        handlelength=handlelength,
+        handletextpad=handlelength / 2,
     )
 
 

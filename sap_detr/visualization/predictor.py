@@ -10,6 +10,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import nn
 
+from ..engine import NonFiniteDetectionsError
+from ..engine.finite_detections import count_non_finite
 from .pixels import Pixels, check_image
 
 
@@ -53,7 +55,7 @@ class Predictor:
 
         Raises:
             ValueError: if the image is something else, such as a float array or a path.
-            FloatingPointError: if boxes or scores of the model are not finite.
+            NonFiniteDetectionsError: if boxes or scores of the model are not finite.
         """
         check_image(image)
         height, width = image.shape[:2]
@@ -72,12 +74,10 @@ def check_finite(instances: Instances) -> None:
     """Check the boxes and scores that a model found in an image.
 
     Raises:
-        FloatingPointError: if any is NaN or infinite.
+        NonFiniteDetectionsError: if any is NaN or infinite.
     """
-    finite = instances.pred_boxes.tensor.isfinite().all(-1) & instances.scores.isfinite()
-    bad = len(finite) - int(finite.sum())
-    if bad:
-        raise FloatingPointError(
-            f"boxes or scores of {bad} of {len(finite)} detections are NaN or infinite: the "
-            "model's weights are damaged, or have diverged in training; take an earlier checkpoint"
+    if bad := count_non_finite(instances):
+        raise NonFiniteDetectionsError(
+            f"{bad} of {len(instances)} detections are NaN or infinite: the weights have diverged, "
+            "or overflow on this image. Take an earlier checkpoint"
         )

@@ -127,7 +127,7 @@ def make_validation_sheet(
         The file.
 
     Raises:
-        FloatingPointError: if boxes or scores of the model are not finite.
+        NonFiniteDetectionsError: if boxes or scores of the model are not finite.
         ValueError: if there are no images.
     """
     places = np.linspace(0, len(dataset_dicts) - 1, min(num_images, len(dataset_dicts)))
