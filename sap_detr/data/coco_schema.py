@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,19 @@ def parse_coco(
     """Do what ``read_coco`` does with parsed json."""
     _require_sections(content, json_file, training)
     findings = Findings(json_file)
-    own = _read_categories(content["categories"], findings)
+    own, unusable = _read_categories(content["categories"], findings)
     categories = dict(categories or own)
     ids = _match_categories(own, categories, findings)
-    images = _read_images(content["images"], image_root, findings)
+    images, unusable_images = _read_images(content["images"], image_root, findings)
     contiguous: dict[int | None, int] = {c: index for index, c in enumerate(categories)}
     classes = {own_id: contiguous.get(other) for own_id, other in ids.items()}
-    _read_annotations(content.get("annotations", []), images, classes, findings)
+    entries = [
+        (index, entry)
+        for index, entry in enumerate(content.get("annotations", []))
+        if not _refers(entry, "image_id", unusable_images)
+        and not _refers(entry, "category_id", unusable)
+    ]
+    _read_annotations(entries, images, classes, findings)
     dicts = [images[image_id] for image_id in sorted(images)]
     to_repair = None
     if not findings.of("error"):
@@ -135,8 +141,20 @@ def _require_sections(content: Any, json_file: str, training: bool) -> None:
             raise DatasetError(f"{json_file}: the list {key!r} is empty: there is nothing to use")
 
 
-def _read_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
-    """Return names by category id, ascending."""
+def _refers(entry: Any, key: str, ids: set[str]) -> bool:
+    """Say whether an annotation refers to an entry that is an error already."""
+    return bool(ids) and isinstance(entry, dict) and _plain(entry.get(key)) in ids
+
+
+def _plain(value: Any) -> str:
+    """Return what tells ids of any type apart, and not 1 from 1.0."""
+    number = as_integer(value)
+    return repr(value if number is None else number)
+
+
+def _read_categories(entries: list[Any], findings: Findings) -> tuple[dict[int, str], set[str]]:
+    """Return names by category id, ascending; and the ids of entries that can't be used."""
+    unusable: set[str] = set()
     names: dict[int, str] = {}
     for index, entry in enumerate(entries):
         where = f"categories[{index}]"
@@ -151,10 +169,19 @@ def _read_categories(entries: list[Any], findings: Findings) -> dict[int, str]:
             names[category_id] = name
         except Fault as fault:
             findings.add(fault.kind, where, fault.what)
+            _note_id(entry, unusable)
     duplicates = len(names) - len(set(names.values()))
     if duplicates:
         findings.add(Kind.SAME_NAME, count=duplicates)
-    return dict(sorted(names.items()))
+    return dict(sorted(names.items())), unusable
+
+
+def _note_id(entry: Any, unusable: set[str]) -> None:
+    if isinstance(entry, dict) and "id" in entry:
+        given = entry["id"]
+        unusable.add(_plain(given))
+        if isinstance(given, str) and given.isdecimal():
+            unusable.add(given.lstrip("0") or "0")
 
 
 def _match_categories(
@@ -179,8 +206,9 @@ def _match_categories(
 
 def _read_images(
     entries: list[Any], image_root: str, findings: Findings
-) -> dict[int, StandardDict]:
-    """Return standard dicts, with no annotations yet, by image id."""
+) -> tuple[dict[int, StandardDict], set[str]]:
+    """Return standard dicts, with no annotations yet, by image id; and the ids of unusable ones."""
+    unusable: set[str] = set()
     images: dict[int, StandardDict] = {}
     for index, entry in enumerate(entries):
         where = f"images[{index}]"
@@ -195,6 +223,7 @@ def _read_images(
                 raise Fault(Kind.UNUSABLE_IMAGE, "file_name is not the name of a file")
         except Fault as fault:
             findings.add(fault.kind, where, fault.what)
+            _note_id(entry, unusable)
             continue
         height, width = as_integer(entry.get("height")), as_integer(entry.get("width"))
         if height is None or width is None or height <= 0 or width <= 0:
@@ -210,20 +239,26 @@ def _read_images(
             "image_id": image_id,
             "annotations": [],
         }
-    return images
+    return images, unusable
 
 
 def _read_id(entry: Any, kind: Kind) -> int:
     if not isinstance(entry, dict):
         raise Fault(kind, f"is {shorten(entry)}, not an object")
     found = as_integer(entry.get("id"))
+    _refuse_text(entry, "id")
     if found is None:
         raise Fault(kind, f"id is {shorten(entry.get('id'))}, not an integer")
     return found
 
 
+def _refuse_text(entry: Entry, key: str) -> None:
+    if isinstance(entry.get(key), str):
+        raise Fault(Kind.TEXT_ID, f"{key} is {shorten(entry[key])}, which is text, not an integer")
+
+
 def _read_annotations(
-    entries: list[Any],
+    entries: Iterable[tuple[int, Any]],
     images: Mapping[int, StandardDict],
     classes: Mapping[int, int | None],
     findings: Findings,
@@ -231,12 +266,12 @@ def _read_annotations(
     """Put the annotations into their images' dicts.
 
     Args:
-        entries: the annotations.
+        entries: the annotations, each with its place in the file.
         images: standard dicts by image id.
         classes: class index by category id; None if training does not know the class.
         findings: gets what is wrong.
     """
-    for index, entry in enumerate(entries):
+    for index, entry in entries:
         try:
             image = _image_of(entry, images)
             annotation = _read_annotation(entry, classes, findings)
@@ -259,6 +294,7 @@ def _read_annotations(
 def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
     if not isinstance(entry, dict):
         raise Fault(Kind.NOT_AN_OBJECT, f"is {shorten(entry)}, not an object")
+    _refuse_text(entry, "image_id")
     image_id = as_integer(entry.get("image_id"))
     if image_id is None or image_id not in images:
         what = f"image_id {shorten(entry.get('image_id'))} is not the id of an image"
@@ -268,6 +304,7 @@ def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
 
 def _read_annotation(entry: Entry, classes: Mapping[int, int | None], findings: Findings) -> Entry:
     """Return Detectron2's form of an annotation."""
+    _refuse_text(entry, "category_id")
     category_id = as_integer(entry.get("category_id"))
     if category_id is None or category_id not in classes:
         what = f"category_id {shorten(entry.get('category_id'))} is not among the categories"

@@ -19,10 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..text import shorten
 from .annotation_file import as_float, as_integer
 from .findings import Findings, Kind
 
 logger = logging.getLogger(__name__)
+
+# An object in a box of this many pixels has a pixel at least; smaller areas are fractions.
+_SURELY_SOME = 100
 
 
 def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
@@ -38,9 +42,18 @@ def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
     bad_ids = _count_bad_ids(annotations)
     if bad_ids:
         findings.add(Kind.IDS, count=bad_ids)
-    bad_areas = sum(not _has_usable_area(a) for a in annotations)
-    if bad_areas:
-        findings.add(Kind.NO_AREA, count=bad_areas)
+    bad_areas = 0
+    for index, annotation in enumerate(annotations):
+        area = _area(annotation)
+        if area is None:
+            findings.add(Kind.NO_AREA)
+        elif _contradicts(area, annotation):
+            name = annotation.get("id", f"annotations[{index}]")
+            what = f"area {area:g} with bbox {shorten(annotation['bbox'])}"
+            findings.add(Kind.WRONG_AREA, f"annotation {shorten(name)}", what)
+        else:
+            continue
+        bad_areas += 1
     crowd_is_complete = all(a.get("iscrowd") is not None for a in annotations)
     return bool(bad_ids or bad_areas or not crowd_is_complete or "info" not in content)
 
@@ -84,7 +97,8 @@ def repair(content: dict[str, Any]) -> dict[str, Any]:
         annotation = {**annotation, "iscrowd": int(annotation.get("iscrowd") or 0)}
         if renumber:
             annotation["id"] = number
-        if not _has_usable_area(annotation):
+        area = _area(annotation)
+        if area is None or _contradicts(area, annotation):
             annotation["area"] = float(annotation["bbox"][2]) * float(annotation["bbox"][3])
         repaired.append(annotation)
     return {"info": {}, **content, "annotations": repaired}
@@ -95,9 +109,20 @@ def _count_bad_ids(annotations: list[dict[str, Any]]) -> int:
     return sum(i is None or i == 0 for i in ids) + len(ids) - len(set(ids))
 
 
-def _has_usable_area(annotation: dict[str, Any]) -> bool:
+def _area(annotation: dict[str, Any]) -> float | None:
     area = as_float(annotation.get("area"))
-    return area is not None and 0 <= area < math.inf
+    return area if area is not None and 0 <= area < math.inf else None
+
+
+def _contradicts(area: float, annotation: dict[str, Any]) -> bool:
+    """Say whether no object in the box can have this area (pixels).
+
+    That of a mask may be much smaller than its box, and one pixel larger on each side.
+    """
+    width, height = (float(side) for side in annotation["bbox"][2:])
+    if area > (width + 2) * (height + 2):
+        return True
+    return (area == 0 < width * height) or (area < 1 and width * height > _SURELY_SOME)
 
 
 def write_repaired(content: dict[str, Any], json_file: str) -> str:

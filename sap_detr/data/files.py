@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -15,6 +16,7 @@ from .errors import DatasetError
 from .findings import Findings, Kind
 from .images import BadImageError, ImageFacts, image_suffixes, inspect_image
 from .pixels import FULL_RANGE, PixelRange, depth
+from .similar_files import SimilarFiles
 from .standard_dict import StandardDict, name_image
 
 _FILES_PER_TASK = 256
@@ -54,7 +56,10 @@ def inspect_files(
     """
     _inspect_names(dicts, image_root, findings)
     records = [d for d in dicts if "://" not in str(d["file_name"])]
-    existing = _existing_records(records, findings)
+    existing = _existing_records(records, image_root, findings)
+    if image_root is not None and len(existing) == len(dicts) and not findings.of("error"):
+        # Otherwise it would follow from what is missing.
+        _note_unlisted(dicts, image_root, findings)
     if progress is not None:
         progress(len(dicts) - len(existing))
     chunks = [existing[i : i + _FILES_PER_TASK] for i in range(0, len(existing), _FILES_PER_TASK)]
@@ -137,7 +142,7 @@ def _add(findings: Findings, kind: Kind, record: StandardDict, what: str) -> Non
 def _inspect_names(
     dicts: Sequence[StandardDict], image_root: Path | None, findings: Findings
 ) -> None:
-    """Note files that several entries name, that lie elsewhere, and that none names."""
+    """Note files that several entries name, and that lie elsewhere."""
     root = None if image_root is None else os.path.normpath(image_root) + os.sep
     first_with: dict[str, StandardDict] = {}
     for record in dicts:
@@ -148,23 +153,36 @@ def _inspect_names(
             _add(findings, Kind.LISTED_TWICE, record, what)
         if root is not None and not path.startswith(root):
             _add(findings, Kind.OUTSIDE_FOLDER, record, "")
-    if root is None:
-        return
+
+
+def _note_unlisted(dicts: Sequence[StandardDict], image_root: Path, findings: Findings) -> None:
+    """Note images of the folder that no entry names."""
+    root = os.path.normpath(image_root) + os.sep
+    listed = {os.path.normpath(str(record["file_name"])) for record in dicts}
     try:
         with os.scandir(root) as entries:
             images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
     except OSError:
         return  # a folder that can't be listed is noted where its images are looked for
     for name in sorted(images):
-        if root + name not in first_with:
+        if root + name not in listed:
             findings.add(Kind.NOT_LISTED, repr(name), "", (root + name,))
 
 
-def _existing_records(records: Sequence[StandardDict], findings: Findings) -> list[StandardDict]:
+def _existing_records(
+    records: Sequence[StandardDict], image_root: Path | None, findings: Findings
+) -> list[StandardDict]:
     """Return the records whose files exist.
 
     Every folder is listed once: asking for each file is slow on network disks.
     """
+    similar = functools.cache(SimilarFiles)
+
+    def hint(record: StandardDict, folder: str) -> str:
+        root = os.fspath(image_root or folder)
+        found = similar(root).closest(os.path.relpath(str(record["file_name"]), root))
+        return "" if found is None else f"; probably meant: {os.path.join(root, found)!r}"
+
     by_folder: dict[str, list[StandardDict]] = defaultdict(list)
     for record in records:
         by_folder[str(Path(record["file_name"]).parent)].append(record)
@@ -177,10 +195,10 @@ def _existing_records(records: Sequence[StandardDict], findings: Findings) -> li
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             what = f"the folder can't be listed ({reason}); {len(members)} images should be in it"
+            what += hint(members[0], folder)
             # repr: a name may have characters that can't be printed.
             findings.add(Kind.MISSING_FOLDER, repr(folder), what)
             continue
-        lower = {name.lower(): name for name in names}
         for record in members:
             name = Path(record["file_name"]).name
             if names.get(name):
@@ -188,9 +206,8 @@ def _existing_records(records: Sequence[StandardDict], findings: Findings) -> li
             elif name in names:
                 _add(findings, Kind.MISSING_FILE, record, "is not a file")
             else:
-                similar = lower.get(name.lower())
-                hint = f", but there is {similar!r}" if similar else ""
-                _add(findings, Kind.MISSING_FILE, record, f"there is no such file{hint}")
+                what = f"there is no such file{hint(record, folder)}"
+                _add(findings, Kind.MISSING_FILE, record, what)
     return existing
 
 

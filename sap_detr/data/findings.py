@@ -24,9 +24,15 @@ MAX_LISTED = 10  # examples in an error message
 MAX_EXAMPLES = 1000  # kept of each kind, for the written report
 
 _REPLACE = "replace these images, or leave them and their annotations out of a copy of the file"
-_COPY = "check the folder of the images in the config, and that all images were copied"
+_COPY = (
+    "check the folder of the images in the config, that all images were copied, and how file_name "
+    "is written: relative to that folder, with / between folders"
+)
 _BOX = "correct them in the annotations: boxes are [x, y, width, height] in pixels"
 _IMAGE = "every image needs an own integer id, a file_name, and its height and width in pixels"
+_TEXT_ID = (
+    "write ids as integers, without quotes: id of images and categories, and what refers to them"
+)
 _ANNOTATION = "image_id and category_id must be ids of the file, as integers; iscrowd is 0 or 1"
 
 
@@ -37,6 +43,7 @@ class Kind(Enum):
     UNUSABLE_FILE = "error", "annotation files that can't be used"
     UNUSABLE_CATEGORY = "error", "unusable categories", "each needs an own integer id and a name"
     UNUSABLE_IMAGE = "error", "unusable images", _IMAGE
+    TEXT_ID = "error", "ids that are text", _TEXT_ID
     REPEATED_IMAGE_ID = "error", "images with the id of another one", _IMAGE
     NO_IMAGE_SIZE = "error", "images without a usable size", _IMAGE
     NOT_AN_OBJECT = "error", "annotations that are no objects", _ANNOTATION
@@ -56,7 +63,7 @@ class Kind(Enum):
     NOT_A_TRAINED_CLASS = (
         "error",
         "annotations of classes that the training data does not have",
-        "leave them out of a copy of the file, or add their categories to the training data",
+        "add their categories to the training data, or leave them out of a copy of the file",
     )
     OTHER_IDS = "note", "categories with other ids than in the training data (matched by name)"
     # Annotations that are repaired.
@@ -67,6 +74,11 @@ class Kind(Enum):
     IDS = "warning", "annotation ids missing, 0 or not unique (renumbered for evaluation)"
     NO_CROWD = "note", "annotations without iscrowd (taken as 0)"
     NO_AREA = "note", "annotations without a usable area (taken as width times height)"
+    WRONG_AREA = (
+        "warning",
+        "areas that the box contradicts (taken as width times height)",
+        "correct area in the annotations: it is in pixels; AP of small and large objects needs it",
+    )
     ENCODING = "note", "files not in plain UTF-8 (converted for evaluation)"
     # Annotations that are probably not meant.
     TINY_BOX = "warning", "boxes with a side below 2 pixels", "look whether they are meant"

@@ -80,6 +80,7 @@ class Split:
         class_names: in the order of the class indices; None if they are not known.
         dicts: standard dicts; boxes are clipped to their images.
         facts: what the image files' headers say, by file name.
+        complete: whether all annotations could be used.
     """
 
     source: Source
@@ -87,6 +88,7 @@ class Split:
     class_names: list[str] | None = None
     dicts: list[StandardDict] = field(default_factory=list)
     facts: dict[str, ImageFacts] = field(default_factory=dict)
+    complete: bool = False
 
     def class_counts(self) -> Counter[int]:
         """Return the number of annotations other than crowds, by class index."""
@@ -190,6 +192,7 @@ def inspect(
         try:
             found = _read_annotations(split, categories)
             categories = categories or found
+            split.complete = not split.findings.of("error")
         except (DatasetError, FileNotFoundError) as error:
             split.findings.add(Kind.UNUSABLE_FILE, what=str(error))
             continue
@@ -247,7 +250,7 @@ def _compare_classes(inspection: Inspection, model_names: Sequence[str] | None) 
     names, counts = first.class_names or [], first.class_counts()
     if model_names is not None and list(model_names) != names:
         _add_difference(inspection, f"the model and {first.source.name}", model_names, names)
-    if first.source.training and counts:
+    if first.source.training and first.complete and counts:
         unused = [name for index, name in enumerate(names) if not counts[index]]
         _add_classes(first.findings, Kind.UNUSED_CLASS, "", unused)
     for other in others:
@@ -256,7 +259,8 @@ def _compare_classes(inspection: Inspection, model_names: Sequence[str] | None) 
             _add_difference(inspection, pair, names, other.class_names or ())
             continue
         found = other.class_counts()
-        if not found or other.source.training or not first.source.training:
+        complete = first.complete and other.complete
+        if not (found and complete) or other.source.training or not first.source.training:
             continue
         lacking = [n for i, n in enumerate(names) if counts[i] and not found[i]]
         unknown = [n for i, n in enumerate(names) if found[i] and not counts[i]]

@@ -19,6 +19,7 @@ from sap_detr.data import (
     CocoAnnotations,
     DatasetError,
     Findings,
+    Kind,
     check_datasets,
     read_coco,
     register_coco,
@@ -85,7 +86,7 @@ ERRORS = [
     ("annotations/1/bbox", [20, 20, -5, 4], "annotation 2 .*negative width or height"),
     ("annotations/1/image_id", 99, "annotation 2: image_id 99 is not the id of an image"),
     ("annotations/1/image_id", DELETE, "annotation 2: image_id None"),
-    ("annotations/1/image_id", "1", "annotation 2: image_id '1'"),
+    ("annotations/1/image_id", "1", "annotation 2: image_id is '1', which is text"),
     ("annotations/1/image_id", [1], "annotation 2: image_id"),
     ("annotations/1/category_id", 1, "annotation 2 .*category_id 1 is not among"),
     ("annotations/1/category_id", 10**400, "annotation 2 .*category_id 1000.* is not among"),
@@ -187,6 +188,33 @@ def test_missing_iscrowd_and_area(coco: Coco) -> None:
     assert checked.findings.counts().total() == 2
 
 
+@pytest.mark.parametrize("area", [0, 0.5, 1e-9, 100_000, 1e300, 32 * 42 + 1, -1, None])
+def test_areas_that_the_box_contradicts(coco: Coco, area: float | None) -> None:
+    """The box of the second one is 40x30."""
+    right = _check(coco)
+    assert right.to_repair is None
+    checked = _check(_edit(coco, "annotations/1/area", area))
+    repaired = repair(checked.to_repair)["annotations"]
+    assert [a["area"] for a in repaired] == [120, 1200, 76]
+    (finding,) = checked.findings.of()
+    assert finding.count == 1
+    assert finding.kind is (Kind.NO_AREA if area in (-1, None) else Kind.WRONG_AREA)
+
+
+@pytest.mark.parametrize("area", [1, 12.5, 1200, 1200.5, 32 * 42])
+def test_areas_of_masks_are_left_alone(coco: Coco, area: float) -> None:
+    checked = _check(_edit(coco, "annotations/1/area", area))
+    assert checked.to_repair is None
+    assert not checked.findings.of()
+
+
+def test_areas_of_small_boxes_may_be_below_a_pixel(coco: Coco) -> None:
+    coco["annotations"][1].update(bbox=[3, 3, 2, 2], area=0.25)
+    assert _check(coco).to_repair is None
+    coco["annotations"][1].update(bbox=[3, 3, 0, 2], area=0)
+    assert _check(coco).to_repair is None
+
+
 def test_whole_numbers_written_as_floats_are_taken(coco: Coco) -> None:
     content = _edit(_edit(coco, "images/0/width", 40.0), "annotations/0/image_id", 1.0)
     record = _check(content).dicts[0]
@@ -244,7 +272,7 @@ def test_good_images_pass(dicts: list[dict[str, Any]]) -> None:
 def test_missing_image(dicts: list[dict[str, Any]]) -> None:
     path = Path(dicts[1]["file_name"])
     path.rename(path.with_suffix(".JPG"))
-    with pytest.raises(DatasetError, match=r"image 2 .*no such file, but there is '2\.JPG'"):
+    with pytest.raises(DatasetError, match=r"image 2 .*no such file; probably meant: '.*2\.JPG'"):
         _check_files(dicts)
 
 

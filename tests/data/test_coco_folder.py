@@ -181,7 +181,7 @@ def test_evaluation_uses_the_original_file_when_it_can(write_coco: Write, tmp_pa
     assert _average_precision("pets", tmp_path) == pytest.approx(100)
 
 
-@pytest.mark.parametrize("fault", ["iscrowd", "area", "id", "id 0", "same id", "info"])
+@pytest.mark.parametrize("fault", ["iscrowd", "area", "area 0", "id", "id 0", "same id", "info"])
 def test_evaluation_works_on_files_that_pycocotools_can_not_use(
     write_coco: Write, coco: dict[str, Any], tmp_path: Path, fault: str
 ) -> None:
@@ -190,6 +190,8 @@ def test_evaluation_works_on_files_that_pycocotools_can_not_use(
             del annotation[fault]
         elif fault == "id 0":
             annotation["id"] = index
+        elif fault == "area 0":
+            annotation["area"] = 0
         elif fault == "same id":
             annotation["id"] = 1
     if fault == "info":
