@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Record, format_table
+from .report import Columns, Record, record_table
 
 # What is compared of each kind of record: a label and the way to the number. "*" stands for
 # every key, "+" for the sum over them.
@@ -41,9 +41,9 @@ _FIGURES: dict[str, dict[str, str]] = {
         "images/s/core, {}": "readers.*.images_per_second",
         "bytes of an image, {}": "readers.*.bytes",
     },
-    "profile": {},
 }
-_IDENTITY = ("config", "images", "size", "batch", "dtype", "mode")
+# What records of one file differ in.
+_IDENTITY = ("config", "images", "size", "batch", "dtype")
 _LOADER_IDENTITY = ("config", "data", "images")
 # Of a machine, what makes two files hard to compare, but not meaningless.
 _SHOULD_AGREE = ("name", "threads", "torch")
@@ -103,29 +103,28 @@ def compare(
     if not figures:
         raise CompareError(f"there are no figures of {old['kind']} to compare")
     warnings = _compare_machines(old, new, names)
-    pairs = [_by_identity(content, name) for content, name in zip((old, new), names, strict=True)]
-    common = [key for key in pairs[0] if key in pairs[1]]
-    if not common:
+    before, after = (_by_identity(content, n) for content, n in zip((old, new), names, strict=True))
+    if not before.keys() & after.keys():
         raise CompareError(
-            f"nothing in common: {names[0]} has {', '.join(pairs[0])}; "
-            f"{names[1]} has {', '.join(pairs[1])}"
+            f"nothing in common: {names[0]} has {', '.join(before)}; "
+            f"{names[1]} has {', '.join(after)}"
         )
-    for own, other, name in ((pairs[0], pairs[1], names[0]), (pairs[1], pairs[0], names[1])):
+    for own, other, name in ((before, after, names[0]), (after, before, names[1])):
         if left_out := [key for key in own if key not in other]:
             warnings.append(f"only in {name}: {', '.join(left_out)}")
     rows = []
-    for key in common:
-        before, after = (_figures(records[key], figures) for records in pairs)
-        for figure in dict.fromkeys([*before, *after]):
-            if figure in before and figure in after:
-                a, b = before[figure], after[figure]
+    for key in (key for key in before if key in after):
+        new_figures = dict(_figures(after[key], figures))
+        for figure, a in _figures(before[key], figures):
+            if figure in new_figures:
+                b = new_figures[figure]
                 ratio = b / a if a else None
                 rows.append({"record": key, "figure": figure, "old": a, "new": b, "ratio": ratio})
     return rows, warnings
 
 
 def _compare_machines(old: Record, new: Record, names: tuple[str, str]) -> list[str]:
-    machines: list[Mapping[str, Any]] = [content.get("machine", {}) for content in (old, new)]
+    machines = [content.get("machine", {}) for content in (old, new)]
     devices = [machine.get("device") for machine in machines]
     if devices[0] != devices[1]:
         raise CompareError(
@@ -154,41 +153,34 @@ def _text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _figures(record: Record, wanted: Mapping[str, str]) -> dict[str, float]:
-    return {
-        label.format(*names): number
-        for label, path in wanted.items()
-        for names, number in _numbers_at(record, path.split("."))
-    }
+def _figures(record: Record, wanted: Mapping[str, str]) -> Iterator[tuple[str, float]]:
+    for label, path in wanted.items():
+        for name, number in _numbers_at(record, *path.split(".")):
+            yield label.format(name), number
 
 
-def _numbers_at(value: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Return the numbers that a way leads to, with the keys that stood at its stars."""
-    if not path:
-        yield (), value
-        return
-    if not isinstance(value, Mapping):
-        return
-    key, *rest = path
-    if key == "+":
-        yield (), sum(value.values())
+def _numbers_at(
+    value: Any, key: str = "", *path: str, name: str = ""
+) -> Iterator[tuple[str, float]]:
+    """Yield the numbers that a way leads to, with the key that stood at its star."""
+    if not key:
+        yield name, value
+    elif key == "+":
+        yield name, sum(value.values())
     elif key == "*":
         for name, inner in value.items():
-            yield from (((name, *names), number) for names, number in _numbers_at(inner, rest))
+            yield from _numbers_at(inner, *path, name=name)
     elif key in value:
-        yield from _numbers_at(value[key], rest)
+        yield from _numbers_at(value[key], *path, name=name)
 
 
-def compare_table(rows: list[Record], tablefmt: str = "simple") -> str:
+def compare_table(rows: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`compare` returned; ``tablefmt`` is tabulate's."""
-    cells = [
-        [
-            row["record"],
-            row["figure"],
-            f"{row['old']:,.5g}",
-            f"{row['new']:,.5g}",
-            "" if row["ratio"] is None else f"{row['ratio']:.3f}",
-        ]
-        for row in rows
-    ]
-    return format_table(cells, ["", "", "old", "new", "new / old"], tablefmt, text_columns=2)
+    columns: Columns = {
+        "record": lambda row: row["record"],
+        "figure": lambda row: row["figure"],
+        "old": lambda row: f"{row['old']:,.5g}",
+        "new": lambda row: f"{row['new']:,.5g}",
+        "new / old": lambda row: "" if row["ratio"] is None else f"{row['ratio']:.3f}",
+    }
+    return record_table(rows, columns, tablefmt, text_columns=2)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,12 +58,12 @@ def count_host_syncs(
     """
     if device.type == "cuda":
         return _count_on_cuda(run)
-    syncs = _Syncs()
+    syncs: Counter[str] = Counter()
     states = [] if optimizer is None else optimizer.state.values()
     on_host = {id(state["step"]) for state in states if "step" in state}
     with _Functions(syncs), _Operators(syncs, on_host):
         run()
-    return dict(syncs.counts)
+    return dict(syncs)
 
 
 def _count_on_cuda(run: Callable[[], object]) -> dict[str, int]:
@@ -77,39 +76,14 @@ def _count_on_cuda(run: Callable[[], object]) -> dict[str, int]:
             run()
     finally:
         torch.cuda.set_sync_debug_mode(mode)
-    return dict(
-        Counter(
-            f"wait at {_short(warning.filename, warning.lineno)}"
-            for warning in caught
-            if "synchronizing CUDA operation" in str(warning.message)
-        )
-    )
-
-
-class _Syncs:
-    """What has been counted so far, outside of what is passed over."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.paused = 0
-
-    def add(self, name: str) -> None:
-        if not self.paused and not (where := _caller()).startswith(_HOST_ONLY):
-            self.counts[f"{name} at {where}"] += 1
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        self.paused += 1
-        try:
-            yield
-        finally:
-            self.paused -= 1
+    synchronizing = [w for w in caught if "synchronizing CUDA operation" in str(w.message)]
+    return dict(Counter(f"wait at {_short(w.filename, w.lineno)}" for w in synchronizing))
 
 
 class _Operators(TorchDispatchMode):
     """Counts operators that read on the host."""
 
-    def __init__(self, syncs: _Syncs, on_host: Container[int]) -> None:
+    def __init__(self, syncs: Counter[str], on_host: Container[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.syncs = syncs
         self.on_host = on_host
@@ -123,14 +97,14 @@ class _Operators(TorchDispatchMode):
             or (name in _INDEXING_OPERATORS and _has_mask(args[1]))
             or (name == "repeat_interleave" and (kwargs or {}).get("output_size") is None)
         ):
-            self.syncs.add(name)
+            _count(self.syncs, name)
         return func(*args, **(kwargs or {}))
 
 
 class _Functions(TorchFunctionMode):
     """Counts copies to the host."""
 
-    def __init__(self, syncs: _Syncs) -> None:
+    def __init__(self, syncs: Counter[str]) -> None:
         super().__init__()
         self.syncs = syncs
 
@@ -139,12 +113,19 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         if name in _COPYING_METHODS or (name == "to" and _to_host(args, kwargs)):
-            self.syncs.add(name)
+            _count(self.syncs, name)
+        before = self.syncs.copy()
+        result = func(*args, **kwargs)
         # The labels that it looks at on the CPU are not looked at on a GPU.
         if name == "one_hot" and kwargs.get("num_classes", [*args, -1][1]) != -1:
-            with self.syncs.pause():
-                return func(*args, **kwargs)
-        return func(*args, **kwargs)
+            self.syncs.clear()
+            self.syncs.update(before)
+        return result
+
+
+def _count(syncs: Counter[str], name: str) -> None:
+    if not (where := _caller()).startswith(_HOST_ONLY):
+        syncs[f"{name} at {where}"] += 1
 
 
 def _has_mask(indices: Any) -> bool:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.config import instantiate
-from detectron2.data import transforms as T
 
 from ..config import ConfigError, load_config
-from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco_folder, rendering
-from ..data.images import OpenImage
+from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
-from .report import Cell, Columns, Record, record_table
-from .timing import PartTimer, Seconds, in_turns, run_statistics
-
-PARTS = ("decoding", "resizing", "rest")
+from .report import Columns, Record, record_table
+from .timing import in_turns, statistics
 
 LOADER_NOTE = (
     "Images per second of one core that does nothing else, and milliseconds per image, from time "
@@ -53,24 +48,20 @@ def loader_record(
 
     Returns:
         ``config``, ``overrides``, ``data``, ``images``, ``rounds``, and ``readers``: for each
-        ``images_per_second``, ``seconds`` per image (:func:`run_statistics`), and ``bytes`` of
+        ``images_per_second``, ``seconds`` per image (:func:`statistics`), and ``bytes`` of
         an image that is handed over.
 
     Raises:
         FileNotFoundError, ConfigError: if there is no such config, or its mapper has no reader.
         DatasetError: if an image can't be used.
     """
-    # What the processor worked for this thread: other processes hardly change it.
-    timer = PartTimer(time.thread_time)
     rounds_of = {
-        reader: _Rounds(TrainDataset(records, mapper, seed=0), timer)
+        reader: _Rounds(TrainDataset(records, mapper, seed=0))
         for reader, mapper in _mappers(config, readers, overrides).items()
     }
-    with _parts_of_mapping(timer):
-        runs = in_turns(rounds_of, rounds, warm_up=1)
     measured = {}
-    for reader in readers:
-        seconds = run_statistics(runs[reader])
+    for reader, samples in in_turns(rounds_of, rounds, warm_up=1).items():
+        seconds = statistics(samples)
         measured[reader] = {
             "images_per_second": 1 / seconds["median"],
             "seconds": seconds,
@@ -115,14 +106,10 @@ def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
         "images": lambda row: row["images"],
         "reader": lambda row: row["reader"],
         "images/s/core": lambda row: f"{row['images_per_second']:.0f}",
-        **{f"{part} [ms]": _milliseconds_of(part) for part in PARTS},
+        "ms": lambda row: f"{row['seconds']['median'] * 1e3:.2f}",
         "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
     }
     return f"{record_table(rows, columns, tablefmt, text_columns=2)}\n\n{LOADER_NOTE}"
-
-
-def _milliseconds_of(part: str) -> Cell:
-    return lambda row: f"{row['seconds']['parts'].get(part, 0.0) * 1e3:.2f}"
 
 
 class _Rounds:
@@ -132,24 +119,22 @@ class _Rounds:
         sizes: bytes of all images that were handed over.
     """
 
-    def __init__(self, dataset: TrainDataset, timer: PartTimer) -> None:
+    def __init__(self, dataset: TrainDataset) -> None:
         self.dataset = dataset
-        self.timer = timer
         self.sizes: list[int] = []
         self._position = 0
 
-    def __call__(self) -> Seconds:
-        """Return seconds per image."""
-        seconds = self.timer.run(self._map_all, own="rest")
-        return {part: whole / len(self.dataset) for part, whole in seconds.items()}
-
-    def _map_all(self) -> None:
+    def __call__(self) -> float:
+        """Return the seconds that the processor worked in this thread, per image."""
+        # Other processes hardly change them.
+        start = time.thread_time()
         for index in range(len(self.dataset)):
             sample = self.dataset[(self._position, index)]
             if UNREADABLE in sample:
                 raise DatasetError("{}: {}".format(*sample[UNREADABLE][0]))
             self.sizes.append(sample["image"].numel())
             self._position += 1
+        return (time.thread_time() - start) / len(self.dataset)
 
 
 def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:
@@ -158,27 +143,3 @@ def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> d
     if mapper is None or "reader" not in mapper:
         raise ConfigError(f"{config} has no dataloader.train.mapper.reader to compare")
     return {reader: instantiate({**mapper, "reader": reader}) for reader in readers}
-
-
-@contextmanager
-def _parts_of_mapping(timer: PartTimer) -> Iterator[None]:
-    """Time decoding and resizing as parts, in a ``with`` block."""
-    parts: Mapping[str, Sequence[tuple[object, str]]] = {
-        "decoding": [(OpenImage, "__init__"), (OpenImage, "decode")],
-        "resizing": [(T.ResizeTransform, "apply_image"), (rendering, "resize_pixels")],
-    }
-    with ExitStack() as stack:
-        for part, functions in parts.items():
-            for owner, name in functions:
-                original = getattr(owner, name)
-                setattr(owner, name, _timed(timer, part, original))
-                stack.callback(setattr, owner, name, original)
-        yield
-
-
-def _timed(timer: PartTimer, part: str, function: Any) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with timer.part(part):
-            return function(*args, **kwargs)
-
-    return call

@@ -1,4 +1,4 @@
-"""What the training mapper's time is split into."""
+"""How fast the training mapper is with each of its readers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from detectron2.data import transforms as T
 from PIL import Image
 
 from sap_detr.analysis import file_records, loader_record, loader_report
 from sap_detr.config import ConfigError
-from sap_detr.data import DatasetError, rendering
-from sap_detr.data.images import OpenImage
+from sap_detr.data import DatasetError
 
 SMALL = (
     "dataloader.train.mapper.augmentations.short_sides=[60]",
@@ -29,22 +27,12 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_record(records: list[dict[str, Any]]) -> None:
-    functions = OpenImage.decode, T.ResizeTransform.apply_image, rendering.resize_pixels
     record = loader_record("common/data/coco.py", records, "files", rounds=2, overrides=SMALL)
     assert (record["images"], record["rounds"], record["data"]) == (3, 2, "files")
     assert list(record["readers"]) == ["pil", "fast", "device"]
     for reader, measured in record["readers"].items():
-        seconds = measured["seconds"]
-        resized = {"resizing"} if reader != "device" else set()
-        assert set(seconds["parts"]) == {"decoding", "rest"} | resized
-        assert measured["images_per_second"] == 1 / seconds["median"]
-        assert measured["bytes"] == 3 * (60 * 80 if resized else 30 * 40)
-    # What was measured runs as before.
-    assert functions == (
-        OpenImage.decode,
-        T.ResizeTransform.apply_image,
-        rendering.resize_pixels,
-    )
+        assert measured["images_per_second"] == 1 / measured["seconds"]["median"] > 0
+        assert measured["bytes"] == 3 * (30 * 40 if reader == "device" else 60 * 80)
     report = loader_report([record])
     assert [line.split()[:4] for line in report.splitlines()[2:5]] == [
         ["3", "of", "files", reader] for reader in ("pil", "fast", "device")
