@@ -54,9 +54,8 @@ from sap_detr.analysis import (
     uncounted_note,
 )
 from sap_detr.analysis.image_sizes import ORDERS
-from sap_detr.analysis.memory import MODES
 from sap_detr.analysis.report import Record
-from sap_detr.analysis.workload import DTYPES
+from sap_detr.analysis.workload import DTYPES, MODES
 from sap_detr.arguments import positive_int
 from sap_detr.config import ConfigError
 from sap_detr.data import DatasetError

@@ -1,8 +1,8 @@
 """What a model costs: parameters, multiply-adds, time and memory."""
 
-from .building import build_without_weights, load_with_classes
+from .building import build_without_weights
 from .compare import CompareError, compare, compare_table, load_benchmark
-from .flops import FlopCount, count_detector_flops, count_flops, mean_flops
+from .flops import FlopCount, count_detector_flops, count_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
 from .loader_speed import file_records, folder_records, loader_record, loader_report
@@ -26,7 +26,7 @@ from .published import (
 from .reference_body import ReferenceBody
 from .report import describe_machine, machine_line
 from .speed import speed_record, speed_report
-from .timing import PartTimer, in_turns, ratio_of_neighbours
+from .timing import PartTimer
 from .workload import BenchmarkModel, Workload, synthetic_batch
 
 __all__ = [
@@ -54,20 +54,16 @@ __all__ = [
     "flop_records",
     "flop_table",
     "folder_records",
-    "in_turns",
     "load_benchmark",
-    "load_with_classes",
     "loader_record",
     "loader_report",
     "machine_line",
-    "mean_flops",
     "memory_record",
     "memory_report",
     "parameter_record",
     "parameter_table",
     "profile_record",
     "profile_report",
-    "ratio_of_neighbours",
     "reformulation_savings",
     "speed_record",
     "speed_report",

@@ -21,7 +21,7 @@ the same total where both count.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,32 +68,33 @@ class FlopCount:
         """
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
-        parts: dict[str, float] = {}
+        parts: defaultdict[str, float] = defaultdict(float)
         for name, flops in self.modules.items():
-            part = part_of(name, depth)
-            parts[part] = parts.get(part, 0) + flops
-        return parts
+            parts[part_of(name, depth)] += flops
+        return dict(parts)
 
 
-def mean_flops(counts: Iterable[tuple[FlopCount, int]]) -> FlopCount:
-    """Return the weighted mean of counts, each with how often it occurs.
+def mean_flops(counts: Sequence[FlopCount]) -> FlopCount:
+    """Return the mean of counts.
 
     Raises:
         ValueError: if there is none.
     """
-    weighted = list(counts)
-    weight = sum(times for _, times in weighted)
-    if not weight:
+    if not counts:
         raise ValueError("there is no mean of no counts")
 
-    def mean(attribute: str) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for count, times in weighted:
-            for name, value in getattr(count, attribute).items():
-                sums[name] = sums.get(name, 0) + value * times
-        return {name: value / weight for name, value in sums.items()}
+    def mean(mappings: Iterable[Mapping[str, float]]) -> dict[str, float]:
+        sums: defaultdict[str, float] = defaultdict(float)
+        for mapping in mappings:
+            for name, value in mapping.items():
+                sums[name] += value
+        return {name: value / len(counts) for name, value in sums.items()}
 
-    return FlopCount(mean("modules"), mean("operators"), mean("uncounted"))
+    return FlopCount(
+        mean(count.modules for count in counts),
+        mean(count.operators for count in counts),
+        mean(count.uncounted for count in counts),
+    )
 
 
 def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:

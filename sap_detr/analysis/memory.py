@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 
 from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, mebibytes, record_table
-from .workload import BenchmarkModel, Workload
-
-MODES = ("inference", "training")
+from .workload import MODES, BenchmarkModel, Workload
 
 # What a process returns: name to bytes.
 Measure = Callable[[Workload, str, int | None], Mapping[str, int]]
@@ -94,11 +92,7 @@ def peak_memory(workload: Workload, mode: str, threads: int | None = None) -> di
     benchmark = BenchmarkModel(workload)
     on_gpu = benchmark.device.type == "cuda"
     model = torch.cuda.memory_allocated() if on_gpu else resident()
-    if mode == "training":
-        run: Callable[[], object] = benchmark.trainer().run_step
-    else:
-        images = benchmark.images(1)
-        run = lambda: benchmark.infer(images)  # noqa: E731
+    run = benchmark.run(mode)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:

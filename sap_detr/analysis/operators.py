@@ -40,15 +40,11 @@ def profile_record(
     timer = PartTimer(clock_of(benchmark.device))
     # Timers inside of a compiled network would break it into pieces.
     compiled = workload.compiled
-    modules = benchmark.parts if compiled else modules_down_to(benchmark.model, depth)
+    parts = benchmark.parts if compiled else modules_down_to(benchmark.model, depth)
+    own = benchmark.rest
     if mode == "training":
-        run: Callable[[], object] = benchmark.trainer(timer).run_step
-        parts = [*benchmark.training_parts, *modules]
-        own = "optimizer"
-    else:
-        images = benchmark.images(1)
-        run = lambda: benchmark.infer(images)  # noqa: E731
-        parts, own = modules, benchmark.rest
+        parts, own = [*benchmark.training_parts, *parts], "optimizer"
+    run = benchmark.run(mode, timer)
     timer.run(run)
     with timer.follow(parts):
         seconds = run_statistics([timer.run(run, own) for _ in range(rounds)])["parts"]

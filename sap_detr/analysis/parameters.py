@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from torch import nn
@@ -26,10 +27,12 @@ class ParameterCount:
 
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Count the parameters of a model; works on the meta device as well."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return ParameterCount(
-        total=sum(size for size, _ in sizes), trained=sum(size for size, train in sizes if train)
-    )
+    return _count(model.parameters())
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> ParameterCount:
+    sizes = [(p.numel(), p.requires_grad) for p in parameters]
+    return ParameterCount(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained))
 
 
 def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, ParameterCount]:
@@ -50,15 +53,10 @@ def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, Para
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
-    parts: dict[str, ParameterCount] = {}
+    parts: defaultdict[str, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
-        part = part_of(name.rpartition(".")[0], depth)
-        old = parts.get(part, ParameterCount(0, 0))
-        size = parameter.numel()
-        parts[part] = ParameterCount(
-            old.total + size, old.trained + (size if parameter.requires_grad else 0)
-        )
-    return parts
+        parts[part_of(name.rpartition(".")[0], depth)].append(parameter)
+    return {part: _count(parameters) for part, parameters in parts.items()}
 
 
 def part_of(name: str, depth: int) -> str:

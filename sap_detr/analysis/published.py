@@ -6,7 +6,6 @@ multiply-adds, the difference is added here to what was counted, so that the two
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import singledispatch
@@ -117,17 +116,13 @@ def flop_records(
         }
     records = []
     for name, sizes in images.items():
-        times = Counter(sizes)
-        means = {
-            kind: mean_flops((counts[size][kind], number) for size, number in times.items())
-            for kind in ("published", "all_heads", "inference")
-        }
-        totals = {
-            kind: {"total": mean.total, "parts": mean.by_part(depth)}
-            for kind, mean in means.items()
-        }
-        uncounted = dict(means["all_heads"].uncounted)
-        records.append({"images": name, **totals, "uncounted": uncounted})
+        record: Record = {"images": name}
+        for kind in ("published", "all_heads", "inference"):
+            mean = mean_flops([counts[size][kind] for size in sizes])
+            record[kind] = {"total": mean.total, "parts": mean.by_part(depth)}
+            if kind == "all_heads":
+                record["uncounted"] = dict(mean.uncounted)
+        records.append(record)
     return records
 
 

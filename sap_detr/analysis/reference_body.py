@@ -18,29 +18,18 @@ DESCRIPTION = (
 )
 
 
-class ReferenceBody(nn.Module):
-    """ResNet-50 from the image to layer4, with random weights; conv1 and layer1 are not trained."""
+class ReferenceBody(nn.Sequential):
+    """ResNet-50 from images (B, 3, H, W) to features (B, 2048, H / 32, W / 32) of layer4.
+
+    Weights are random; conv1 and layer1 are not trained.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
         resnet = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-        self.layers = nn.Sequential(
-            resnet.conv1,
-            resnet.bn1,
-            resnet.relu,
-            resnet.maxpool,
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-            resnet.layer4,
-        )
-        resnet.conv1.requires_grad_(False)
-        resnet.layer1.requires_grad_(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to features (B, 2048, H / 32, W / 32)."""
-        result: Tensor = self.layers(images)
-        return result
+        for frozen in (resnet.conv1, resnet.layer1):
+            frozen.requires_grad_(False)
+        # Without pooling and classifier.
+        super().__init__(*list(resnet.children())[:-2])
 
     @torch.no_grad()
     def infer(self, images: Tensor) -> None:

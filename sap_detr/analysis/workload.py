@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ from ..config import ConfigError, load_config
 from ..data import dataset_class_names, register_coco_folder
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
+from ..modeling.matcher import HungarianMatcher
+from ..modeling.structures import Matches
 from .building import load_with_classes
 from .timing import PartTimer
 
 DTYPES = ("float32", "bfloat16")
+MODES = ("inference", "training")
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,10 @@ class BenchmarkModel:
 
     @property
     def training_parts(self) -> list[tuple[str, nn.Module]]:
-        """The parts of a training step that are modules: forward pass, losses and matching."""
-        parts = [("forward", self.model)]
+        """The parts of a training step that are modules: forward pass and losses."""
         criterion = getattr(self.model, "criterion", None)
-        if criterion is not None:
-            parts.append(("losses", criterion))
-            if (matcher := getattr(criterion, "matcher", None)) is not None:
-                parts.append(("matching", matcher))
-        return parts
+        losses = [] if criterion is None else [("losses", criterion)]
+        return [("forward", self.model), *losses]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the precision of the workload."""
@@ -148,11 +147,23 @@ class BenchmarkModel:
         with self.autocast():
             return self.model(images)
 
+    def run(self, mode: str, timer: PartTimer | None = None) -> Callable[[], object]:
+        """Return what infers on one image, or makes a training step, at every call.
+
+        Args:
+            mode: one of ``MODES``.
+            timer: see :meth:`trainer`.
+        """
+        if mode == "training":
+            return self.trainer(timer).run_step
+        images = self.images(1)
+        return lambda: self.infer(images)
+
     def trainer(self, timer: PartTimer | None = None) -> StepTrainer:
         """Return what makes training steps of this model; each ``run_step()`` is one.
 
         Args:
-            timer: gets the parts ``data`` and ``backward``. Others are modules, see
+            timer: gets the parts ``data``, ``matching`` and ``backward``. Others are modules, see
                 ``training_parts``; what is left is the optimizer, with zeroing and clipping of
                 gradients.
         """
@@ -176,7 +187,7 @@ class BenchmarkModel:
 
 
 class _TimedTrainer(StepTrainer):
-    """A trainer that tells a timer when it goes backward."""
+    """A trainer that tells a timer when it matches and when it goes backward."""
 
     def __init__(self, timer: PartTimer, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -189,8 +200,27 @@ class _TimedTrainer(StepTrainer):
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         # The forward pass, a part of its own, runs in here too.
-        with self.timer.part("backward"):
+        with self.timer.part("backward"), self._timed_matching():
             return super()._backward(batches)
+
+    @contextmanager
+    def _timed_matching(self) -> Iterator[None]:
+        matcher = getattr(getattr(self.model, "criterion", None), "matcher", None)
+        if not isinstance(matcher, HungarianMatcher):
+            yield
+            return
+        match_all = matcher.match_all
+
+        def timed(*args: Any) -> list[Matches]:
+            with self.timer.part("matching"):
+                return match_all(*args)
+
+        # Hooks, which modules are followed by, do not see this method.
+        vars(matcher)["match_all"] = timed
+        try:
+            yield
+        finally:
+            del vars(matcher)["match_all"]
 
 
 def _timed(

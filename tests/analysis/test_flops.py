@@ -12,9 +12,8 @@ from sap_detr.analysis import (
     build_without_weights,
     count_detector_flops,
     count_flops,
-    mean_flops,
 )
-from sap_detr.analysis.flops import FORMULAS, PER_MULTIPLY_ADD
+from sap_detr.analysis.flops import FORMULAS, PER_MULTIPLY_ADD, mean_flops
 from sap_detr.layers import MultiheadAttention
 
 META, CPU = torch.device("meta"), torch.device("cpu")
@@ -164,7 +163,7 @@ def test_by_part():
 def test_mean():
     first = FlopCount({"a": 8, "b": 4}, {"mm": 12}, {"x": 1})
     second = FlopCount({"a": 4}, {"mm": 4}, {})
-    assert mean_flops([(first, 1), (second, 3)]) == FlopCount(
+    assert mean_flops([first, second, second, second]) == FlopCount(
         {"a": 5, "b": 1}, {"mm": 6}, {"x": 0.25}
     )
     with pytest.raises(ValueError, match="no counts"):
