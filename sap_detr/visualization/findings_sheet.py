@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from ..data import BadImageError, Finding, Findings, read_image
 from ..data.findings import Example, Severity
+from .canvas import View
 from .detections import BoxSet, draw_detections
 from .layout import beside
 from .palette import class_color
@@ -85,46 +86,30 @@ def draw_example(example: Example) -> Pixels | None:
         x, y, width, height = np.array(example.boxes, np.float64).T
         boxes = np.stack([x, y, x + width, y + height], 1)
         return _draw_boxes(read_image(example.file_names[0]), boxes)
-    files = dict.fromkeys(example.file_names[:2])
-    size = (_SIZE[0] // len(files) - 2 * (len(files) - 1), _SIZE[1])
-    return np.asarray(beside([_fit(read_image(file), size)[0] for file in files], 4))
-
-
-def _fit(image: Pixels, size: tuple[int, int]) -> tuple[Image.Image, float, tuple[int, int]]:
-    """Return an image in the middle of a grey field; also its scale, and where its corner lies."""
-    height, width = image.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    new = max(1, round(width * scale)), max(1, round(height * scale))
-    corner = (size[0] - new[0]) // 2, (size[1] - new[1]) // 2
-    canvas = Image.new("RGB", size, _EMPTY)
-    canvas.paste(Image.fromarray(image).resize(new, Image.Resampling.LANCZOS), corner)
-    return canvas, scale, corner
+    images = [read_image(file) for file in dict.fromkeys(example.file_names[:2])]
+    size = (_SIZE[0] // len(images) - 2 * (len(images) - 1), _SIZE[1])
+    views = [View.around((0, 0, 1, 1), image, size).show(image, _EMPTY) for image in images]
+    return np.asarray(beside([Image.fromarray(view) for view in views], 4))
 
 
 def _draw_boxes(image: Pixels, boxes: NDArray[np.float64]) -> Pixels:
     """Draw XYXY boxes (N, 4), with room around the image for those that reach over its border."""
-    height, width = image.shape[:2]
-    frame = np.array([0, 0, width, height])
-    beyond = _BEYOND * np.array([width, height])
-    low = np.floor(np.clip(boxes[:, :2].min(0), -beyond, 0)).astype(int)
-    high = np.ceil(np.clip(boxes[:, 2:].max(0), frame[2:], frame[2:] + beyond)).astype(int)
-    if low.any() or (high > frame[2:]).any():
-        margin = 0.04 * np.array([width, height])
-        low, high = (low - margin).astype(int), (high + margin).astype(int)
-        room = np.full((*(high - low)[::-1], 3), _EMPTY, np.uint8)
-        room[-low[1] : height - low[1], -low[0] : width - low[0]] = image
-        image, boxes = room, boxes - np.tile(low, 2)
-    canvas, scale, corner = _fit(image, _SIZE)
-    shown = boxes * scale + np.tile(corner, 2)
-    drawn = draw_detections(np.asarray(canvas), _as_set(shown), labels="none")
-    sides = shown[:, 2:] - shown[:, :2]
-    if len(boxes) == 1 and sides.max() < _SMALL:
-        return _add_inset(drawn, image, boxes[0], shown[0])
-    return drawn
+    boxes = boxes / np.tile(image.shape[1::-1], 2)
+    low = np.clip(boxes[:, :2].min(0), -_BEYOND, 0)
+    high = np.clip(boxes[:, 2:].max(0), 1, 1 + _BEYOND)
+    margin = 0.04 if low.any() or (high > 1).any() else 0.0
+    view = View.around((*(low - margin), *(high + margin)), image, _SIZE, centred=True)
+    picture = _draw_in_view(image, boxes, view)
+    shown = view.to_pixels(boxes)
+    if len(boxes) == 1 and (shown[:, 2:] - shown[:, :2]).max() < _SMALL:
+        return _add_inset(picture, image, boxes[0], shown[0])
+    return picture
 
 
-def _as_set(boxes: NDArray[np.float64]) -> BoxSet:
-    return BoxSet(boxes, np.full(len(boxes), _COLOR, np.int64))
+def _draw_in_view(image: Pixels, boxes: NDArray[np.float64], view: View) -> Pixels:
+    """Draw boxes (N, 4), XYXY in fractions of the image, into a view of it."""
+    shown = BoxSet(view.to_pixels(boxes), np.full(len(boxes), _COLOR, np.int64))
+    return draw_detections(view.show(image, _EMPTY), shown, labels="none")
 
 
 def _add_inset(
@@ -135,20 +120,13 @@ def _add_inset(
     Args:
         picture: (H, W, 3).
         image: the image that it shows.
-        box: XYXY in pixels of ``image``.
-        shown: the same in ``picture``.
+        box: XYXY in fractions of ``image``.
+        shown: the same in pixels of ``picture``.
     """
-    centre = (box[:2] + box[2:]) / 2
-    reach = max(6.0, 2 * (box[2:] - box[:2]).max())
-    low = np.round(centre - reach).astype(int)
-    side = round(2 * reach)
-    field = Image.new("RGB", (side, side), _EMPTY)
-    field.paste(Image.fromarray(image), (-low[0], -low[1]))
-    field = field.resize((_INSET, _INSET), Image.Resampling.NEAREST)
-    scale = _INSET / side
-    inset = draw_detections(
-        np.asarray(field), _as_set((box - np.tile(low, 2))[None] * scale), labels="none"
-    )
+    size = np.array(image.shape[1::-1])
+    middle, reach = (box[:2] + box[2:]) / 2, max(6.0, 2 * ((box[2:] - box[:2]) * size).max()) / size
+    view = View((*(middle - reach), *(middle + reach)), (_INSET, _INSET))
+    inset = _draw_in_view(image, box[None], view)
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas)
     color = class_color(_COLOR)
