@@ -29,24 +29,29 @@ CONVENTION = (
 
 
 @singledispatch
-def reformulation_savings(decoder: nn.Module, memory: Sequence[FeatureMap]) -> dict[str, int]:
-    """Multiply-adds per image that a decoder saves compared with its published code.
+def reformulation_savings(
+    decoder: nn.Module, memory: Sequence[FeatureMap], model: DetectionTransformer
+) -> dict[str, int]:
+    """Multiply-adds per image that a model saves compared with its published code.
 
-    A method whose decoder computes anything in another way registers its own formula with
+    A method that computes anything in another way registers its own formula, by its decoder, with
     ``@reformulation_savings.register``.
 
     Args:
         decoder: the decoder.
         memory: what it decodes.
+        model: whose decoder it is.
 
     Returns:
-        Name of the decoder's module to what is saved in it; nothing by default.
+        Name of the model's module to what is saved in it; nothing by default.
     """
     return {}
 
 
 @reformulation_savings.register
-def _(decoder: SapDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
+def _(
+    decoder: SapDetrDecoder, memory: Sequence[FeatureMap], model: DetectionTransformer
+) -> dict[str, int]:
     # Published: queries [content, point, sides] by keys [content, position, position], 3D channels
     # over all heads. Ours adds up point and sides first, 2D channels. A folded Gaussian, which was
     # elementwise, takes four channels per head of it back.
@@ -59,7 +64,7 @@ def _(decoder: SapDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
         channels = attention.key_content.out_features
         if attention.gaussian_head is not None and attention.gaussian_form == "folded":
             channels -= 4 * attention.num_heads
-        savings[f"layers.{index}.cross_attn"] = pairs * channels
+        savings[f"decoder.layers.{index}.cross_attn"] = pairs * channels
     return savings
 
 
@@ -75,7 +80,7 @@ def count_published_flops(model: nn.Module, size: tuple[int, int]) -> tuple[Flop
     savings: dict[str, int] = {}
 
     def look(decoder: nn.Module, args: tuple[Sequence[FeatureMap], ...]) -> None:
-        savings.update(reformulation_savings(decoder, args[0]))
+        savings.update(reformulation_savings(decoder, args[0], model))
 
     handle = model.decoder.register_forward_pre_hook(look)
     try:
@@ -84,7 +89,6 @@ def count_published_flops(model: nn.Module, size: tuple[int, int]) -> tuple[Flop
         handle.remove()
     modules = dict(executed.modules)
     for name, flops in savings.items():
-        name = f"decoder.{name}"
         modules[name] = modules.get(name, 0) + flops
     operators = {**executed.operators, SAVED: sum(savings.values())}
     return executed, replace(executed, modules=modules, operators=operators)

@@ -163,24 +163,20 @@ class DeformableAttention(nn.Module):
         value = self.value_proj(value)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
-        return self.read(query, reference_points, value, sizes)
+        return self.read(value, sizes, *self.samples(query, reference_points))
 
-    def read(
+    def samples(
         self,
         query: Tensor,
         reference_points: Tensor,
-        value: Tensor,
-        sizes: Sequence[tuple[int, int]],
         sides: Tensor | None = None,
         gaussian: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Read a value that has gone through ``value_proj`` and is 0 on padding.
+    ) -> tuple[Tensor, Tensor]:
+        """Return where to read, and what that weighs.
 
         Args:
             query: (B, Q, D).
             reference_points: (B or 1, Q, L, 2), see :meth:`forward`.
-            value: (B, N, D).
-            sizes: (H, W) of every level.
             sides: (B or 1, Q, L, 4), distances from the reference point to left, top, right and
                 bottom of a box, in cells of each level. An offset of P, the number of points, leads
                 to the side in its direction (DINO, SAP-DINO-DETR). None: offsets are in cells.
@@ -189,14 +185,14 @@ class DeformableAttention(nn.Module):
                 times the squared sharpness. None for no preference.
 
         Returns:
-            (B, Q, D).
+            Locations (B, Q, M, L, P, 2) in cells, and weights (B, Q, M, L, P).
         """
         offsets, logits = linear_side_by_side(
             query, (self.sampling_offsets, self.attention_weights)
         )
-        samples = (self.num_heads, self.num_levels, self.num_points)
-        offsets = full_precision(offsets).unflatten(-1, (*samples, 2))
-        logits = full_precision(logits).unflatten(-1, (samples[0], -1))
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = full_precision(offsets).unflatten(-1, (*shape, 2))
+        logits = full_precision(logits).unflatten(-1, (shape[0], -1))
         if gaussian is not None:
             centre, sharpness = (x.transpose(1, 2)[..., None, None, :] for x in gaussian)
             distance = sharpness * (offsets - self.num_points * centre)
@@ -207,7 +203,18 @@ class DeformableAttention(nn.Module):
         else:
             sides = sides[:, :, None, :, None]
             locations = point_towards_sides(points, sides, offsets / self.num_points)
-        weights = _softmax(logits).unflatten(-1, samples[1:])
+        return locations, _softmax(logits).unflatten(-1, shape[1:])
+
+    def read(
+        self, value: Tensor, sizes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Read a value that has gone through ``value_proj`` and is 0 on padding: (B, Q, D).
+
+        Args:
+            value: (B, N, D).
+            sizes: (H, W) of every level.
+            locations, weights: what :meth:`samples` returned.
+        """
         summed = deformable_attention(value, sizes, locations, weights)
         result: Tensor = self.output_proj(summed)
         return result

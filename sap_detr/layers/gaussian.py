@@ -129,7 +129,9 @@ def gaussian_attention(
         )
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     query, key, value = full_precision(query), full_precision(key), full_precision(value)
-    with torch.autocast(query.device.type, enabled=False):
+    # Autocast knows nothing of the meta device, where nothing is computed.
+    device = "cpu" if query.is_meta else query.device.type
+    with torch.autocast(device, enabled=False):
         queries, cells = gaussian_features(centre, sharpness, size)
         # Half of the scale on each side, so that neither grows much.
         factor = math.sqrt(1 / scale)

@@ -62,7 +62,7 @@ def test_folded_gaussian_takes_channels_back():
 
 
 def test_nothing_is_saved_by_default():
-    assert reformulation_savings(nn.Identity(), []) == {}
+    assert reformulation_savings(nn.Identity(), [], None) == {}
     model, _ = build_without_weights("common/models/detr_small.py", 3)
     executed, as_published = count_published_flops(model, (64, 64))
     assert executed.total == as_published.total

@@ -18,12 +18,16 @@ from torch.nn import functional as F
 
 from sap_detr import model_zoo
 from sap_detr.modeling import Matches, object_normalizer
+from sap_detr.modeling.criterion import query_sets
 
 METHODS = {
     "detr": "common/models/detr_small.py",
     "sap_detr": "common/models/sap_detr_small.py",
     "sam_detr": "sam_detr/common/sam_detr_small.py",
     "sam_detr_ms": "sam_detr/common/sam_detr_ms_small.py",
+    "sap_group_detr": "common/models/sap_detr_small.py",
+    "dino": "dino/common/dino_small.py",
+    "sap_dino_detr": "sap_dino_detr/common/sap_dino_detr_small.py",
 }
 SIZES = {"padded": [(96, 128), (64, 80)], "full": [(96, 128), (96, 128)]}
 
@@ -62,6 +66,8 @@ def model(request, fake) -> nn.Module:
     """A small model of the method, whose parameters and buffers are fake CUDA tensors."""
     cfg = model_zoo.get_config(METHODS[request.param]).model
     cfg.num_classes = 3
+    if request.param == "sap_group_detr":
+        cfg.decoder.num_groups = 3
     cfg.encoder.dropout = cfg.decoder.dropout = 0.1
     model = instantiate(cfg)
     with fake:
@@ -112,16 +118,20 @@ def test_training_stays_on_the_device(model, fake, precision, sizes):
     with fake:
         inputs = make_inputs(sizes)
         images = model.preprocess(inputs)
-        predictions = model.predict(images.tensor, images.image_sizes)
         targets = model.collect_targets(inputs)
-        for cost in criterion.matcher.costs.values():
-            assert cost(predictions, targets).device.type == "cuda"
-        layers = len(predictions.logits)
-        index = torch.zeros(layers, 2, dtype=torch.int64, device="cuda")
-        matches = Matches(torch.arange(2, device="cuda"), index, index, (1, 1))
+        denoiser = getattr(model, "denoiser", None)
+        denoising = None if denoiser is None else denoiser(targets, model.num_classes)
+        predictions = model.predict(images.tensor, images.image_sizes, denoising=denoising)
         normalizer = object_normalizer(2, like=predictions.boxes)
-        losses = criterion.weighted_losses(predictions, targets, matches, normalizer)
-        for metric in criterion.metrics.values():
-            assert metric(predictions, targets, matches, normalizer).device.type == "cuda"
-        assert len(losses) == layers * len(criterion.losses)
-        assert {x.device.type for x in losses.values()} == {"cuda"}
+        for prefix, x in query_sets(predictions).items():
+            split = x.by_group()
+            for cost in criterion.matcher.costs.values():
+                assert cost(split, targets).device.type == "cuda"
+            layers = len(split.logits)
+            index = torch.zeros(layers, 2, dtype=torch.int64, device="cuda")
+            matches = x.matches or Matches(torch.arange(2, device="cuda"), index, index, (1, 1))
+            losses = criterion.weighted_losses(x, targets, matches, normalizer, prefix)
+            for metric in criterion.metrics.values():
+                assert metric(split, targets, matches, normalizer).device.type == "cuda"
+            assert len(losses) == len(x.logits) * len(criterion.losses)
+            assert {loss.device.type for loss in losses.values()} == {"cuda"}

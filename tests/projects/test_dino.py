@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from tiny_dino import (
 from torch.nn import functional as F
 
 from sap_detr import model_zoo
+from sap_detr.analysis import build_without_weights, count_published_flops
 from sap_detr.checkpoint import NAME_MAPS, CheckpointError, detect_format
 from sap_detr.layers import DeformableAttention, linear_side_by_side
 from sap_detr.modeling import BoxReference, ContrastiveDenoiser, Targets
@@ -111,27 +111,16 @@ def test_locations_in_boxes_are_the_published_ones():
     query = torch.randn(1, 3, 16, dtype=torch.float64)
     reference = BoxReference(torch.rand(1, 3, 4, dtype=torch.float64))
     extents = torch.tensor([[[6.0, 5.0], [3.0, 3.0]]], dtype=torch.float64)
-    seen = {}
-
-    def spy(value, sizes, locations, weights):
-        seen["locations"] = locations
-        return torch.zeros(1, 3, 16, dtype=torch.float64)
-
-    with pytest.MonkeyPatch.context() as patch:
-        module = sys.modules[DeformableAttention.__module__]
-        patch.setattr(module, "deformable_attention", spy)
-        attention.read(
-            query,
-            reference.points[:, :, None] * extents[:, None],
-            torch.zeros(1, 39, 16, dtype=torch.float64),
-            [(5, 6), (3, 3)],
-            reference.sides[:, :, None] * torch.cat((extents, extents), -1)[:, None],
-        )
+    locations, _ = attention.samples(
+        query,
+        reference.points[:, :, None] * extents[:, None],
+        reference.sides[:, :, None] * torch.cat((extents, extents), -1)[:, None],
+    )
     both = (attention.sampling_offsets, attention.attention_weights)
     offsets = linear_side_by_side(query, both)[0].view(1, 3, 2, 2, 4, 2)
     scaled = reference.boxes[:, :, None] * torch.cat((extents, extents), -1)[:, None]
     centre, size = scaled[:, :, None, :, None].split(2, dim=-1)
-    assert torch.equal(seen["locations"], centre + offsets / 4 * size * 0.5)
+    assert torch.equal(locations, centre + offsets / 4 * size * 0.5)
 
 
 def test_side_directed_or_not_is_the_same_for_boxes():
@@ -243,6 +232,14 @@ def test_converting_there_and_back():
     shared = [name for name in published if name.endswith("bbox_embed.5.layers.2.weight")]
     assert len(shared) == 2
     assert names.to_ours(published).keys() == state.keys()
+
+
+def test_multiply_adds_are_the_published_ones():
+    model, _ = build_without_weights("dino/dino_r50_4scale_12ep.py", num_classes=91)
+    executed, published = count_published_flops(model, (800, 1280))
+    assert published.total / 1e9 == pytest.approx(279.9, abs=0.05)
+    # No box head on tokens that are not selected; sums of rows in place of sampling.
+    assert executed.total / 1e9 == pytest.approx(275.05, abs=0.01)
 
 
 def test_detrex_checkpoints_are_refused_by_name():

@@ -13,14 +13,16 @@ from torch import nn
 
 from sap_detr.analysis import reformulation_savings
 from sap_detr.layers import MLP
-from sap_detr.modeling import FeatureMap
+from sap_detr.modeling import DetectionTransformer, FeatureMap
 
 from .aligner import NUM_BINS, POINT_DIM, without_pooling
 from .decoder import SamDetrDecoder, SamDetrDecoderLayer
 
 
 @reformulation_savings.register
-def _(decoder: SamDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
+def _(
+    decoder: SamDetrDecoder, memory: Sequence[FeatureMap], model: DetectionTransformer
+) -> dict[str, int]:
     savings: dict[str, int] = {}
     width, queries = decoder.embed_dim, decoder.reference_boxes.shape[0]
     bins = queries * NUM_BINS**2
@@ -38,9 +40,9 @@ def _(decoder: SamDetrDecoder, memory: Sequence[FeatureMap]) -> dict[str, int]:
         ours += points * (cells if sampled else NUM_BINS**2) * width
         if sampled:
             ours += points * NUM_BINS * (height + columns)
-        savings[f"layers.{index}.aligner"] = bins * width * POINT_DIM - ours
+        savings[f"decoder.layers.{index}.aligner"] = bins * width * POINT_DIM - ours
     # The box and the next reference box come from the same output of a box head.
     for index, head in enumerate(decoder.box_heads[:-1]):
         linears = [cast(nn.Linear, linear) for linear in cast(MLP, head).layers]
-        savings[f"box_heads.{index}"] = queries * sum(x.weight.numel() for x in linears)
+        savings[f"decoder.box_heads.{index}"] = queries * sum(x.weight.numel() for x in linears)
     return savings

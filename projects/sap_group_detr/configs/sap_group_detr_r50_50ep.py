@@ -6,6 +6,4 @@ lr_multiplier, optimizer = _sap_detr.lr_multiplier, _sap_detr.optimizer
 
 # Group DETR's number.
 model.decoder.num_groups = 11
-# The Gaussian's weights of 11 times as many queries would be the largest tensors of a step.
-model.decoder.gaussian_form = "folded"
 train.output_dir = "output/sap_group_detr_r50_50ep"

@@ -89,18 +89,32 @@ class DeformableDecoderLayer(PostNormDecoderLayer):
             sizes: (H, W) of every level.
             allowed: (1 or B, 1, Q, Q) bool, which query sees which; None for all.
         """
+        content = self.attend_to_queries(content, position, allowed)
+        locations, weights = self.samples(content, position, points, sides)
+        return self.finish(content, self.cross_attn.read(value, sizes, locations, weights))
+
+    def attend_to_queries(
+        self, content: Tensor, position: Tensor, allowed: Tensor | None
+    ) -> Tensor:
+        """Run the self-attention; see :meth:`forward`."""
         query = content + position
-        content = self.add_self_attention(
-            content, self.self_attn(query, query, content, allowed=allowed)
-        )
+        attended = self.self_attn(query, query, content, allowed=allowed)
+        return self.add_self_attention(content, attended)
+
+    def samples(
+        self, content: Tensor, position: Tensor, points: Tensor, sides: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return where queries with this content read the memory, and what that weighs.
+
+        See :meth:`DeformableAttention.samples`.
+        """
         gaussian = None
         if self.gaussian_head is not None:
             offset, sharpness = split_gaussian(
                 self.gaussian_head(content), self.cross_attn.num_heads
             )
             gaussian = offset.tanh(), sharpness
-        read = self.cross_attn.read(content + position, points, value, sizes, sides, gaussian)
-        return self.finish(content, read)
+        return self.cross_attn.samples(content + position, points, sides, gaussian)
 
 
 class DinoDecoder(nn.Module):
