@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 from detectron2.config import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sap_detr import model_zoo
@@ -76,16 +76,19 @@ CONFIGS = {
 }
 
 
-def build(case: dict, weights: dict, num_classes: int) -> nn.Module:
+def build(case: dict, weights: dict, num_classes: int, changes: dict | None = None) -> nn.Module:
     """The model of a case in float64 and evaluation mode, with the case's weights.
 
     Args:
         case: as ``golden_cases.load`` returns it.
         weights: published names to float64 arrays.
         num_classes: that of the case, or 80 to select the rows that COCO uses from 91 classes.
+        changes: of the model's config, by key.
     """
     cfg = CONFIGS[case["method"]](case["variant"])
     cfg.num_classes = num_classes
+    for key, value in (changes or {}).items():
+        OmegaConf.update(cfg, key, value)
     model = instantiate(cfg).double().eval()
     names = NAME_MAPS[case["method"]]
     state = names.to_ours({name: torch.as_tensor(value) for name, value in weights.items()})
@@ -93,7 +96,9 @@ def build(case: dict, weights: dict, num_classes: int) -> nn.Module:
         rows = names.class_row_names(state)
         match = match_class_rows(coco_class_names(80), 80, coco_class_names(91), 91)
         state = convert_class_rows(state, rows, match)
-    model.load_state_dict(state)
+    missing, surplus = model.load_state_dict(state, strict=False)
+    assert not surplus
+    assert all(names.is_training_only(name) for name in missing)
     if any(name.startswith("dn:") for name in case["outputs"]):
         model.denoiser = RecordedDenoiser(case["outputs"])
     return model
