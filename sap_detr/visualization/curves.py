@@ -153,13 +153,12 @@ def read_by_epoch(
         MetricsError: if they can't be read, have no finite value of this quantity, or don't tell
             epochs.
     """
-    metrics = read_metrics(path)
-    curve = metrics[key].finite if key in metrics else None
-    if curve is None or not len(curve.values):
+    run = _Run(str(path), read_metrics(path), "", "-", "epoch", iterations_per_epoch)
+    curve = run.finite(key)
+    if curve is None:
         raise MetricsError(
             f"the run {str(path)!r} has no {key}: it was not evaluated yet, or not for that"
         )
-    run = _Run(str(path), metrics, "", "-", "epoch", iterations_per_epoch)
     return run.places(curve.iterations), curve.values
 
 
@@ -302,6 +301,11 @@ class _Run:
     x: XAxis
     steps: int | None
 
+    def finite(self, key: str) -> Curve | None:
+        """Return the finite part of a curve; None if there is no such value."""
+        curve = self.metrics[key].finite if key in self.metrics else None
+        return curve if curve is not None and len(curve.values) else None
+
     def places(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
         """Map logged iterations (n,) to places on the horizontal axis (n,).
 
@@ -318,8 +322,8 @@ class _Run:
                 )
             return np.asarray(done / self.steps)
         key = "epoch" if self.x == "epoch" else "time"
-        known = self.metrics[key].finite if key in self.metrics else None
-        if known is None or not len(known.values):
+        known = self.finite(key)
+        if known is None:
             remedy = ": give iterations_per_epoch" if self.x == "epoch" else ""
             raise MetricsError(
                 f"the run {self.label!r} has not logged {key!r}, which x={self.x!r} needs{remedy}"
@@ -339,17 +343,15 @@ def _draw_losses(axes: Axes, key: str, runs: Sequence[_Run]) -> None:
     axes.set_title(key.replace("total_loss", "Total loss"))
     ends, finite = [], []
     for run in runs:
-        if key not in run.metrics:
+        known = run.finite(key)
+        if known is None:
             continue
         curve = run.metrics[key]
         places, smooth = run.places(curve.iterations), _running_mean(curve.values)
         axes.plot(places, curve.values, color=run.color, linewidth=0.8, alpha=0.3)
         (line,) = axes.plot(places, smooth, color=run.color, linestyle=run.dash, linewidth=1.8)
-        known = np.flatnonzero(np.isfinite(curve.values))
-        if not len(known):
-            continue
-        last = known[-1]
-        finite.append(curve.values[known])
+        last = np.flatnonzero(np.isfinite(curve.values))[-1]
+        finite.append(known.values)
         text = np.format_float_positional(smooth[last], precision=3, fractional=False, trim="-")
         if last < len(places) - 1:
             axes.plot(places[last], smooth[last], "x", color=run.color, markeredgewidth=2)
@@ -372,8 +374,8 @@ def _draw_ap(axes: Axes, runs: Sequence[_Run]) -> None:
     ends, highest = [], 0.0
     for run in runs:
         for key, dash, width in (("bbox/AP", run.dash, 1.8), ("bbox/AP50", "--", 1.1)):
-            curve = run.metrics[key].finite if key in run.metrics else None
-            if curve is None or not len(curve.values):
+            curve = run.finite(key)
+            if curve is None:
                 continue
             (line,) = axes.plot(
                 run.places(curve.iterations),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -37,22 +36,20 @@ class FrameReader:
     """
 
     def __init__(self, source: str | os.PathLike[str] | int) -> None:
-        self.name = f"webcam {source}" if isinstance(source, int) else f"video {source}"
-        if isinstance(source, int):
-            reason = "gives no pictures. Is it plugged in, free, and may this program use it?"
-            self._capture, first = _open(source)
-        else:
-            if not Path(source).is_file():
-                raise VideoError(f"there is no video file {source}")
-            reason = "has no frame that can be read. Is it a video?"
-            self._capture, first = _open(str(source))
-        if first is None:
+        camera = isinstance(source, int)
+        self.name = f"webcam {source}" if camera else f"video {source}"
+        if not isinstance(source, int) and not Path(source).is_file():
+            raise VideoError(f"there is no video file {source}")
+        self._capture, self._first = _open(source if isinstance(source, int) else str(source))
+        if self._first is None:
+            camera_reason = (
+                "gives no pictures. Is it plugged in, free, and may this program use it?"
+            )
+            reason = camera_reason if camera else "has no frame that can be read. Is it a video?"
             raise VideoError(f"{self.name} {reason}")
-        self._first: Any = first
-        self.rate = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_RATE
-        if not 1 <= self.rate <= 1000:
-            self.rate = _DEFAULT_RATE
-        count = 0 if isinstance(source, int) else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 1 <= rate <= 1000 else _DEFAULT_RATE
+        count = 0 if camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.num_frames = count if count > 0 else None
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
@@ -107,12 +104,7 @@ class FrameWriter:
     def __enter__(self) -> FrameWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.release()
 
