@@ -37,14 +37,16 @@ from tqdm import tqdm
 from sap_detr.arguments import ArgumentParser
 from sap_detr.bad_files import BadFiles
 from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
-from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config
+from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from sap_detr.data import (
     BadImageError,
     DatasetError,
+    PixelRange,
     image_suffixes,
     inspect_image,
     read_image,
 )
+from sap_detr.data.findings import Kind
 from sap_detr.engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
 from sap_detr.text import listing
 from sap_detr.visualization import (
@@ -177,13 +179,14 @@ def run(args: argparse.Namespace) -> int:
         raise DemoError(f"--output {args.output} is a file, it must be a folder")
     if args.input is not None:
         bad = BadFiles(ImageError, stop_at_first=args.stop_at_first_error)
-        images = find_images(args.input, bad)
+        pixels = pixel_range(load_config(args.config_file, args.opts))
+        images = find_images(args.input, pixels, bad)
         if not images:
             raise DemoError(listing(bad.reasons.values(), separator="; "))
         detector = build_detector(args)
         painter = None if args.points is None else PointPainter(detector, args.points)
         args.output.mkdir(parents=True, exist_ok=True)
-        num_drawn = detect_in_images(detector, images, args.output, bad, painter)
+        num_drawn = detect_in_images(detector, images, pixels, args.output, bad, painter)
         if bad.reasons:
             print(bad, file=sys.stderr)
         return bad.exit_status(num_drawn)
@@ -300,7 +303,7 @@ def _class_names_of_data(cfg: DictConfig) -> ClassNames:
         return None
 
 
-def find_images(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
+def find_images(paths: Sequence[Path], pixels: PixelRange, bad: BadFiles) -> list[Path]:
     """Return the images that files and folders (without their sub-folders) stand for, in order.
 
     Of a folder these are the files that are named like an image of a known format and not hidden;
@@ -308,6 +311,7 @@ def find_images(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
 
     Args:
         paths: files and folders.
+        pixels: what becomes of images of more than 8 bits.
         bad: gets paths that are missing, files that are no images, and folders without images.
 
     Raises:
@@ -321,7 +325,7 @@ def find_images(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
                     if not file.is_file():
                         raise ImageError(f"there is no file or folder {file}")
                     with _image_errors(file):
-                        inspect_image(file)
+                        inspect_image(file, pixel_range=pixels)
                     images.append(file)
     return images
 
@@ -351,7 +355,8 @@ def _image_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except BadImageError as error:
-        raise ImageError(f"{path} can't be read as an image: {error.reason}") from error
+        remedy = f"; {error.kind.remedy}" if error.kind is Kind.UNUSABLE_PIXELS else ""
+        raise ImageError(f"{path} can't be read as an image: {error.reason}{remedy}") from error
     except NonFiniteDetectionsError as error:
         raise ImageError(f"{path}: {error}") from error
 
@@ -376,6 +381,7 @@ def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
 def detect_in_images(
     detector: Detector,
     images: Sequence[Path],
+    pixels: PixelRange,
     folder: Path,
     bad: BadFiles,
     painter: PointPainter | None = None,
@@ -385,6 +391,7 @@ def detect_in_images(
     Args:
         detector: finds and draws.
         images: files.
+        pixels: what becomes of images of more than 8 bits.
         folder: where to write.
         bad: gets images that turn out to be damaged, or on which the model's predictions are not
             finite.
@@ -400,7 +407,7 @@ def detect_in_images(
     num_drawn = 0
     for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
         with bad.skipping(path), _image_errors(path):
-            image = read_image(path)
+            image = read_image(path, pixel_range=pixels)
             if painter is None:
                 drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
             else:

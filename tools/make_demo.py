@@ -56,13 +56,15 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     report = f"{config}: {trainer.max_iter} iterations, {minutes:.1f} minutes in all\n\n{table}\n"
     (output / "ap.md").write_text(report)
     curves = plot_curves({Path(config).stem: output}, output / "curves.png")
+    mapper = instantiate(cfg.dataloader.test.mapper)
     sheet = make_validation_sheet(
         trainer.checkpointer.model,
         get_dataset_dicts(cfg.dataloader.test.dataset.names),
-        instantiate(cfg.dataloader.test.mapper),
+        mapper,
         class_names,
         output / "detections.png",
         score_threshold=0.35,
+        pixel_range=mapper.pixel_range,
     )
     print(f"\n{report}\ntable       {output / 'ap.md'}\ncurves      {curves}\ndetections  {sheet}")
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import nn
 
 from ..data.images import read_image
+from ..data.pixels import FULL_RANGE, PixelRange
 from .detections import BoxSet, class_name, draw_detections
 from .layout import (
     GAP,
@@ -111,6 +112,7 @@ def make_validation_sheet(
     out_png: str | os.PathLike[str],
     num_images: int = 12,
     score_threshold: float = 0.5,
+    pixel_range: PixelRange = FULL_RANGE,
 ) -> Path:
     """Run a model on images of a data set and draw what it finds beside what is there.
 
@@ -122,6 +124,7 @@ def make_validation_sheet(
         out_png: file to write.
         num_images: how many images, taken at equal distances from ``dataset_dicts``.
         score_threshold: detections with lower scores are left out.
+        pixel_range: how images of more than 8 bits are shown, best as the mapper reads them.
 
     Returns:
         The file.
@@ -138,7 +141,7 @@ def make_validation_sheet(
     try:
         with torch.no_grad():
             for record in chosen:
-                image = read_image(record["file_name"])
+                image = read_image(record["file_name"], pixel_range=pixel_range)
                 inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
                 instances = model([inputs])[0]["instances"]
                 check_finite(instances)

@@ -10,7 +10,7 @@ from PIL import Image
 from sap_detr.bad_files import BadFiles
 from sap_detr.checkpoint import load_checkpoint_file, save_checkpoint_file
 from sap_detr.config import load_config
-from sap_detr.data import image_suffixes, read_image
+from sap_detr.data import PixelRange, image_suffixes, read_image
 from sap_detr.visualization import FrameReader, FrameWriter
 
 CONFIG = "detr/detr_r50_500ep"
@@ -261,10 +261,30 @@ def test_folders_have_images_of_every_format_that_is_read(tmp_path):
     assert {".gif", ".jfif", ".jpg", ".png", ".webp"} <= {file.suffix.lower() for file in files}
     assert (".avif" in {file.suffix for file in files}) == ("AVIF" in Image.SAVE)
     bad = BadFiles(demo.ImageError)
-    assert sorted(demo.find_images([tmp_path], bad)) == sorted(files)
+    assert sorted(demo.find_images([tmp_path], PixelRange(), bad)) == sorted(files)
     assert not bad.reasons
     for file in files:
         assert read_image(file).shape == (16, 16, 3)
+
+
+def test_images_of_many_bits_are_read_as_the_config_says(tmp_path, weights, photo, capsys):
+    deep = photo.with_name("deep.png")
+    values = np.arange(96 * 64, dtype=np.uint16).reshape(64, 96) % 4096
+    Image.fromarray(values).save(deep)
+    out = tmp_path / "out"
+    brightness = {}
+    for setting in ("full", "bits=12"):
+        args = ["--weights", weights, "--top-k", 1, "--input", deep, "--output", out]
+        opts = f"dataloader.pixel_range='{setting}'"
+        assert demo.main([*arguments(*args), opts]) == 0
+        brightness[setting] = np.asarray(Image.open(out / "deep.png")).mean()
+    assert brightness["bits=12"] > 2 * brightness["full"]
+    capsys.readouterr()
+    args = arguments("--weights", weights, "--input", deep, "--output", out)
+    assert demo.main([*args, "dataloader.pixel_range='bits=4'"]) == 2
+    error = capsys.readouterr().err
+    assert "deep.png" in error
+    assert "set dataloader.pixel_range" in error
 
 
 def test_predictions_that_are_not_finite_are_told(tmp_path, weights, photo, capsys):
