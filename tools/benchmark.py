@@ -35,7 +35,6 @@ from sap_detr.analysis import (
     compare,
     compare_table,
     describe_machine,
-    file_records,
     flop_records,
     flop_table,
     folder_records,
@@ -151,10 +150,7 @@ def run_profile(args: argparse.Namespace) -> None:
 def run_loader(args: argparse.Namespace) -> None:
     """``benchmark.py loader``."""
     torch.set_num_threads(1)
-    if args.folder is not None:
-        records, data = folder_records(args.folder), Path(args.folder).name
-    else:
-        records, data = file_records(args.images), "files"
+    records, data = folder_records(args.folder), Path(args.folder).name
     chosen = random.Random(0).sample(records, min(args.limit, len(records)))
     results = [
         loader_record(name, chosen, data, args.readers, args.repeats, args.overrides)
@@ -316,9 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.set_defaults(run=run_profile)
 
     loader = commands.add_parser("loader", parents=[files], help="time the training mapper")
-    images = loader.add_mutually_exclusive_group(required=True)
-    images.add_argument("--folder", metavar="DIR", help="data set in COCO format")
-    images.add_argument("--images", nargs="+", type=Path, metavar="FILE", help="image files")
+    loader.add_argument("--folder", required=True, metavar="DIR", help="data set in COCO format")
     loader.add_argument(
         "--config-file",
         nargs="+",

@@ -5,7 +5,7 @@ from .compare import CompareError, compare, compare_table, load_benchmark
 from .flops import FlopCount, count_detector_flops, count_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
-from .loader_speed import file_records, folder_records, loader_record, loader_report
+from .loader_speed import folder_records, loader_record, loader_report
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
 from .parameters import (
@@ -50,7 +50,6 @@ __all__ = [
     "count_parameters_by_part",
     "count_published_flops",
     "describe_machine",
-    "file_records",
     "flop_records",
     "flop_table",
     "folder_records",

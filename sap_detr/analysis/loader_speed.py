@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.config import instantiate
 
 from ..config import ConfigError, load_config
-from ..data import DatasetError, get_dataset_dicts, inspect_image, register_coco_folder
+from ..data import DatasetError, get_dataset_dicts, register_coco_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
 from .report import Columns, Record, record_table
@@ -80,19 +79,6 @@ def loader_record(
 def folder_records(folder: str) -> list[Record]:
     """Return the training images of a data set in COCO format, with their objects."""
     return get_dataset_dicts(register_coco_folder("benchmark_loader", folder)[0])
-
-
-def file_records(files: Sequence[Path]) -> list[Record]:
-    """Image files, without objects.
-
-    Raises:
-        BadImageError: if one is no image.
-    """
-    records = []
-    for file in files:
-        width, height = inspect_image(file).upright_size
-        records.append({"file_name": str(file), "height": height, "width": width})
-    return records
 
 
 def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:

@@ -38,12 +38,10 @@ def profile_record(
     """
     benchmark = BenchmarkModel(workload)
     timer = PartTimer(clock_of(benchmark.device))
+    parts, own = benchmark.parts(mode)
     # Timers inside of a compiled network would break it into pieces.
-    compiled = workload.compiled
-    parts = benchmark.parts if compiled else modules_down_to(benchmark.model, depth)
-    own = benchmark.rest
-    if mode == "training":
-        parts, own = [*benchmark.training_parts, *parts], "optimizer"
+    if not workload.compiled:
+        parts += modules_down_to(benchmark.model, depth)
     run = benchmark.run(mode, timer)
     timer.run(run)
     with timer.follow(parts):

@@ -99,32 +99,31 @@ def _measured(
     benchmark: BenchmarkModel, timer: PartTimer, relative_to_body: bool, training: bool
 ) -> dict[str, Callable[[], Seconds]]:
     """Return what is measured in a round, ordered so that what is compared stands together."""
-    batch = benchmark.workload.batch
+    batch, device = benchmark.workload.batch, benchmark.device
     image, images = benchmark.images(1), benchmark.images(batch)
 
-    # Changing the mode of a small model takes as long as some of its parts.
-    def infer(inputs: list[dict[str, Any]]) -> Seconds:
-        benchmark.model.eval()
-        with timer.follow(benchmark.parts):
-            return timer.run(lambda: benchmark.infer(inputs), own=benchmark.rest)
+    def in_parts(mode: str, run: Callable[[], object]) -> Callable[[], Seconds]:
+        parts, own = benchmark.parts(mode)
 
-    matmul = _matmul(benchmark.device, benchmark.workload.dtype)
-    runs = {"matmul": lambda: timer.run(matmul), "inference": lambda: infer(image)}
+        def measure() -> Seconds:
+            # Changing the mode of a small model takes as long as some of its parts.
+            benchmark.model.train(mode == "training")
+            with timer.follow(parts):
+                return timer.run(run, own)
+
+        return measure
+
+    matmul = _matmul(device, benchmark.workload.dtype)
+    runs = {"matmul": lambda: timer.run(matmul)}
+    runs["inference"] = in_parts("inference", lambda: benchmark.infer(image))
     if relative_to_body:
-        body = ReferenceBody().to(benchmark.device)
-        single, several = _pixels(image, benchmark.device), _pixels(images, benchmark.device)
+        body = ReferenceBody().to(device)
+        single, several = _pixels(image, device), _pixels(images, device)
         runs["body_forward"] = lambda: timer.run(lambda: body.infer(single))
     if batch > 1:
-        runs["batch"] = lambda: infer(images)
+        runs["batch"] = in_parts("inference", lambda: benchmark.infer(images))
     if training:
-        trainer = benchmark.trainer(timer)
-
-        def step() -> Seconds:
-            benchmark.model.train()
-            with timer.follow(benchmark.training_parts):
-                return timer.run(trainer.run_step, own="optimizer")
-
-        runs["step"] = step
+        runs["step"] = in_parts("training", benchmark.trainer(timer).run_step)
         if relative_to_body:
             runs["body_step"] = lambda: timer.run(lambda: body.train_step(several))
     return runs

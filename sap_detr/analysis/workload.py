@@ -6,7 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,37 +114,28 @@ class BenchmarkModel:
             batch, self.workload.size, self.classes or 1, self.workload.num_objects
         )
 
-    @property
-    def parts(self) -> list[tuple[str, nn.Module]]:
-        """The parts of the model that take time in inference, as far as they can be told apart."""
+    def parts(self, mode: str) -> tuple[list[tuple[str, nn.Module]], str]:
+        """Return what takes time in one of ``MODES``, as far as modules tell it apart.
+
+        Returns:
+            Name and module of each part, and what to call the time that belongs to none of them.
+        """
+        if mode == "training":
+            criterion = getattr(self.model, "criterion", None)
+            losses = [] if criterion is None else [("losses", criterion)]
+            return [("forward", self.model), *losses], "optimizer"
         if self.workload.compiled:
-            return [("postprocessor", self.model.get_submodule("postprocessor"))]
-        return [(name, m) for name, m in self.model.named_children() if name != "criterion"]
-
-    @property
-    def rest(self) -> str:
-        """What to call the time of inference that belongs to none of the parts."""
-        return "network" if self.workload.compiled else "other"
-
-    @property
-    def training_parts(self) -> list[tuple[str, nn.Module]]:
-        """The parts of a training step that are modules: forward pass and losses."""
-        criterion = getattr(self.model, "criterion", None)
-        losses = [] if criterion is None else [("losses", criterion)]
-        return [("forward", self.model), *losses]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the precision of the workload."""
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.workload.dtype == "bfloat16"
-        )
+            return [("postprocessor", self.model.get_submodule("postprocessor"))], "network"
+        children = self.model.named_children()
+        return [(name, module) for name, module in children if name != "criterion"], "other"
 
     @torch.no_grad()
     def infer(self, images: list[dict[str, Any]]) -> Any:
         """Detect in images, from the loader's output to detections."""
         if self.model.training:
             self.model.eval()
-        with self.autocast():
+        mixed = self.workload.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             return self.model(images)
 
     def run(self, mode: str, timer: PartTimer | None = None) -> Callable[[], object]:
@@ -160,11 +151,11 @@ class BenchmarkModel:
         return lambda: self.infer(images)
 
     def trainer(self, timer: PartTimer | None = None) -> StepTrainer:
-        """Return what makes training steps of this model; each ``run_step()`` is one.
+        """Return what makes training steps of the model, while it is in training mode.
 
         Args:
             timer: gets the parts ``data``, ``matching`` and ``backward``. Others are modules, see
-                ``training_parts``; what is left is the optimizer, with zeroing and clipping of
+                :meth:`parts`; what is left is the optimizer, with zeroing and clipping of
                 gradients.
         """
         timer = timer or PartTimer(time.perf_counter)
@@ -192,11 +183,6 @@ class _TimedTrainer(StepTrainer):
     def __init__(self, timer: PartTimer, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.timer = timer
-
-    def run_step(self) -> None:
-        if not self.model.training:
-            self.model.train()
-        super().run_step()
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         # The forward pass, a part of its own, runs in here too.

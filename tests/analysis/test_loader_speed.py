@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sap_detr.analysis import file_records, loader_record, loader_report
+from sap_detr.analysis import loader_record, loader_report
 from sap_detr.config import ConfigError
 from sap_detr.data import DatasetError
 
@@ -23,7 +23,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
     files = [tmp_path / f"{i}.jpg" for i in range(3)]
     for file in files:
         Image.new("RGB", (40, 30)).save(file)
-    return file_records(files)
+    return [{"file_name": str(file), "height": 30, "width": 40} for file in files]
 
 
 def test_a_record(records: list[dict[str, Any]]) -> None:

@@ -32,13 +32,13 @@ def test_synthetic_batch():
 def test_parts_of_inference_and_step():
     benchmark = BenchmarkModel(Workload(SMALL, num_classes=3, size=(64, 64)))
     timer = PartTimer(time.perf_counter)
-    with timer.follow(benchmark.parts):
+    with timer.follow(benchmark.parts("inference")[0]):
         split = timer.run(lambda: benchmark.infer(benchmark.images(1)))
     names = {"other", "backbone", "neck", "encoder", "decoder", "postprocessor"}
     assert split.keys() == names
     trainer = benchmark.trainer(timer)
     before = [p.detach().clone() for p in benchmark.model.parameters()]
-    with timer.follow(benchmark.training_parts):
+    with timer.follow(benchmark.parts("training")[0]):
         split = timer.run(trainer.run_step, own="optimizer")
     assert split.keys() == {"data", "forward", "matching", "losses", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in split.values())
@@ -112,8 +112,9 @@ def test_compiled_network_is_timed_as_a_whole(tiny_overrides):
     scores = [s.infer(images)[0]["instances"].scores for s in (plain, compiled)]
     assert torch.allclose(*scores)
     timer = PartTimer(time.perf_counter)
-    with timer.follow(compiled.parts):
-        parts = timer.run(lambda: compiled.infer(images), own=compiled.rest)
+    followed, own = compiled.parts("inference")
+    with timer.follow(followed):
+        parts = timer.run(lambda: compiled.infer(images), own)
     assert parts.keys() == {"network", "postprocessor"}
     assert graphs() == before + 1
 

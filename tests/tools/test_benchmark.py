@@ -1,26 +1,17 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
+import benchmark
 import pytest
-from PIL import Image
 
-TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
+from sap_detr.data.shapes import generate_shapes
+
 CONFIGS = ("common/models/detr_small.py", "common/models/sap_detr_small.py")
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def main(benchmark):
+def main():
     return lambda *arguments: benchmark.main([str(argument) for argument in arguments])
 
 
@@ -56,7 +47,7 @@ def test_flops(main, tmp_path, capsys):
         assert "multiply-add" in text
 
 
-def test_overrides_and_recorded_sizes(benchmark, main, monkeypatch, tmp_path):
+def test_overrides_and_recorded_sizes(main, monkeypatch, tmp_path):
     sizes = {"file": [(64, 64), (64, 96)], "id": [(64, 64)]}
     monkeypatch.setattr(benchmark, "coco_val2017_sizes", sizes.__getitem__)
     file = tmp_path / "flops.json"
@@ -88,7 +79,7 @@ def test_speed(main, tmp_path, capsys, monkeypatch):
     assert "1.000" in capsys.readouterr().out
 
 
-def test_memory(main, benchmark, tmp_path, capsys, monkeypatch):
+def test_memory(main, tmp_path, capsys, monkeypatch):
     asked = []
 
     def record(workload, threads):
@@ -117,19 +108,19 @@ def test_profile(main, capsys):
 
 
 def test_loader(main, tmp_path, capsys):
-    files = [tmp_path / f"{i}.jpg" for i in range(2)]
-    for file in files:
-        Image.new("RGB", (640, 480)).save(file)
+    folder = tmp_path / "my_shapes"
+    generate_shapes(folder, num_train=3, num_val=1, image_size=(64, 64))
     out = ("--json", tmp_path / "loader.json", "--markdown", tmp_path / "loader.md")
-    common = ("--repeats", 1, "--readers", "pil", "device")
-    assert main("loader", "--images", *files, *common, *out) == 0
+    common = ("--folder", folder, "--repeats", 1, "--readers", "pil", "device")
+    assert main("loader", *common, "--limit", 2, *out) == 0
     (record,) = json.loads((tmp_path / "loader.json").read_text())["records"]
     assert (record["images"], list(record["readers"])) == (2, ["pil", "device"])
     for text in (capsys.readouterr().out, (tmp_path / "loader.md").read_text()):
         assert "images/s/core" in text
-        assert "2 of files" in text
-    files[0].write_text("text")
-    assert main("loader", "--images", *files, *common) == 2
+        assert "2 of my_shapes" in text
+    for file in folder.rglob("*train*/*.[jp][pn]g"):
+        file.write_text("text")
+    assert main("loader", *common) == 2
     assert "not an image" in capsys.readouterr().err
 
 
