@@ -52,7 +52,7 @@ PROJECTS = [name for name in MAPPED if re.fullmatch(r"sap_detr\.projects\.\w+", 
 setup(
     name="sap-detr",
     version=version(),
-    description="Detection transformers on Detectron2: DETR, SAM-DETR and SAP-DETR",
+    description="Detection transformers on Detectron2: DETR, SAM-DETR, SAP-DETR and DINO",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
