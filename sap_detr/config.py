@@ -242,11 +242,20 @@ def _kind(value: Any) -> str:
 def register_data(cfg: DictConfig) -> None:
     """Register the config's own data set in Detectron2's catalogs, if it has one: ``dataset``.
 
+    Args:
+        cfg: if that has no validation split, its name is taken out of
+            ``dataloader.test.dataset.names``.
+
     Raises:
         ConfigError, DatasetError, FileNotFoundError: if that is not possible.
     """
-    if "dataset" in cfg:
-        build_part("dataset", cfg.dataset)
+    if "dataset" not in cfg:
+        return
+    registered = build_part("dataset", cfg.dataset)
+    lacking = f"{cfg.dataset.get('name')}_val"
+    if isinstance(registered, list) and "dataloader" in cfg and lacking not in registered:
+        tested = cfg.dataloader.test.dataset
+        tested.names = [name for name in as_list(tested.names) if name != lacking]
 
 
 def build_part(key: str, described: DictConfig) -> Any:

@@ -90,6 +90,8 @@ def inspect_data(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection
             num_queries=queries,
             decode=args.full,
             pixel_range=allowed,
+            # A file or a name may be looked at alone.
+            require_validation=not (args.annotations or args.names),
             progress=progress,
         )
 

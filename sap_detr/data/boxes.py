@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 
 from ..text import shorten
 from .annotation_file import as_float
@@ -21,6 +22,10 @@ _CLIP_TOLERANCE = 0.05
 TINY_SIDE = 2.0
 # Boxes are the same if all their numbers differ by less than about this (pixels).
 _SAME_BOX = 0.01
+# Of an image in which boxes of a whole set can't all lie in the first pixel.
+_MORE_THAN_ONE_PIXEL = 16
+# Corners taken for sizes reach over the border by more than this (pixels), in that share of boxes.
+_OVER, _OFTEN = 1.0, 0.1
 
 
 class Fault(Exception):
@@ -76,6 +81,37 @@ def clip_box(
     return clipped, Kind.BOX_CLIPPED if over > _CLIP_TOLERANCE else None
 
 
+def suspect_form(
+    boxes: NDArray[np.float64], image_sizes: NDArray[np.float64], findings: Findings
+) -> bool:
+    """Note boxes that are probably no XYWH boxes in pixels, judged by all of them together.
+
+    Args:
+        boxes: (N, 4), as annotated.
+        image_sizes: (N, 2), width and height of each one's image; 0 where they are not known.
+        findings: gets it.
+
+    Returns:
+        Whether they are: what is wrong with single boxes then follows from that.
+    """
+    count = len(boxes)
+    if not count or not boxes.any() or (image_sizes == 0).any():
+        return False
+    low, high = boxes.min(), boxes.max()
+    if low >= 0 and high <= 1 and image_sizes.prod(1).min() >= _MORE_THAN_ONE_PIXEL:
+        what = f"all numbers of the boxes lie in {low:.4g} to {high:.4g}"
+        findings.add(Kind.FRACTIONS, "", what, count=count)
+        return True
+    start, size = boxes[:, :2], boxes[:, 2:]
+    over = (start + size > image_sizes + _OVER).any(1).mean()
+    if (size > start).all() and (size <= image_sizes + _OVER).all() and over >= _OFTEN:
+        what = "the third and fourth numbers are always larger than the first and second, and "
+        what += f"{over:.0%} of the boxes would reach over the border"
+        findings.add(Kind.CORNERS, "", what, count=count)
+        return True
+    return False
+
+
 def inspect_boxes(
     dicts: Sequence[StandardDict], findings: Findings, num_queries: int | None = None
 ) -> None:
@@ -86,13 +122,15 @@ def inspect_boxes(
         findings: gets them.
         num_queries: of the model; None if it is not known.
     """
+    crowded: list[tuple[StandardDict, tuple[tuple[float, ...], ...]]] = []
     for record in dicts:
         seen: dict[tuple[int, ...], int] = {}
         boxes = []
         for annotation in objects(record):
             box = x, y, width, height = xywh(annotation)
             boxes.append(box)
-            kinds = [Kind.TINY_BOX] if 0 < min(width, height) < TINY_SIDE else []
+            tiny = 0 < min(width, height) < TINY_SIDE and Kind.FRACTIONS not in findings
+            kinds = [Kind.TINY_BOX] if tiny else []
             place, category = tuple(round(v / _SAME_BOX) for v in box), annotation["category_id"]
             if place in seen:
                 same = seen[place] == category
@@ -102,6 +140,16 @@ def inspect_boxes(
                 what = f"{width:.4g}x{height:.4g} pixels (width x height) at {x:.4g}, {y:.4g}"
                 findings.add(kind, name_image(record), what, (str(record["file_name"]),), (box,))
         if num_queries is not None and len(boxes) > num_queries:
-            what = f"{len(boxes)} objects, {num_queries} queries"
-            file_names = (str(record["file_name"]),)
-            findings.add(Kind.TOO_MANY_OBJECTS, name_image(record), what, file_names, tuple(boxes))
+            crowded.append((record, tuple(boxes)))
+    if num_queries is None or not crowded:
+        return
+    objects_of = [len(boxes) for _, boxes in crowded]
+    what = (
+        f"they have {sum(objects_of)} objects, up to {max(objects_of)} in one image, of which the "
+    )
+    what += f"{num_queries} queries must miss {sum(objects_of) - num_queries * len(crowded)}"
+    findings.add(Kind.TOO_MANY_OBJECTS, "", what, count=0)
+    for record, shown in crowded:
+        what = f"{len(shown)} objects, {num_queries} queries"
+        file_names = (str(record["file_name"]),)
+        findings.add(Kind.TOO_MANY_OBJECTS, name_image(record), what, file_names, shown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from .errors import DatasetError
 from .evaluation_file import repair, write_repaired
 from .registry import registered_categories
 from .standard_dict import StandardDict
-
-logger = logging.getLogger(__name__)
 
 # (annotation file, image folder) relative to the data set's folder, in order of preference.
 _LAYOUTS = (
@@ -132,7 +129,7 @@ def register_coco_folder(
         folder: the data set.
         train: what the training split is called in the folder; by default ``train``.
         val: what the validation split is called; by default ``val``, or else ``valid``. If it is
-            not given and neither is there, only the training split is registered, with a warning.
+            not given and neither is there, only the training split is registered.
 
     Returns:
         The registered names.
@@ -147,13 +144,6 @@ def register_coco_folder(
         register_coco(f"{name}_{split}", *source, require_annotations=False, classes_of=trained)
         for split, source in splits.items()
     ]
-    if "val" not in splits:
-        logger.warning(
-            "%s has no validation split: only %s is registered. Evaluation needs one: name it "
-            "with val=..., or register it with register_coco.",
-            folder,
-            names[0],
-        )
     return names
 
 

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from ..text import listing, shorten
 from .annotation_file import as_integer, is_plain_utf8, read_json
-from .boxes import Fault, check_box, clip_box
+from .boxes import Fault, check_box, clip_box, suspect_form
 from .errors import DatasetError
 from .evaluation_file import needs_repair, with_categories
 from .findings import Findings, Kind
@@ -271,18 +272,23 @@ def _read_annotations(
         classes: class index by category id; None if training does not know the class.
         findings: gets what is wrong.
     """
+    read: list[tuple[StandardDict, Entry, int, Entry]] = []
     for index, entry in entries:
         try:
-            image = _image_of(entry, images)
-            annotation = _read_annotation(entry, classes, findings)
+            read.append(
+                (_image_of(entry, images), entry, index, _read_annotation(entry, classes, findings))
+            )
         except Fault as fault:
             findings.add(fault.kind, _name_annotation(entry, index, images), fault.what)
-            continue
+    boxes = np.array([annotation["bbox"] for *_, annotation in read], np.float64).reshape(-1, 4)
+    sizes = np.array([(image["width"], image["height"]) for image, *_ in read]).reshape(-1, 2)
+    suspected = suspect_form(boxes, sizes, findings)
+    for image, entry, index, annotation in read:
         if not image["width"]:
             continue
         given = annotation["bbox"]
         annotation["bbox"], repaired = clip_box(given, image["width"], image["height"])
-        if repaired is not None:
+        if repaired is not None and not suspected:
             where = _name_annotation(entry, index, images)
             size = f"{image['width']}x{image['height']} (width x height)"
             what = f"bbox {shorten(given)} in an image of {size}"

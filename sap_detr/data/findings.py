@@ -66,6 +66,17 @@ class Kind(Enum):
         "add their categories to the training data, or leave them out of a copy of the file",
     )
     OTHER_IDS = "note", "categories with other ids than in the training data (matched by name)"
+    # Boxes of the whole set that are probably of another form.
+    FRACTIONS = (
+        "warning",
+        "boxes that seem to be fractions of the image",
+        "multiply them by width and height, in a copy of the file: boxes are in pixels",
+    )
+    CORNERS = (
+        "warning",
+        "boxes that seem to be two corners",
+        "write boxes as [x, y, width, height], in a copy of the file, not as [x0, y0, x1, y1]",
+    )
     # Annotations that are repaired.
     BOX_CLIPPED = "warning", "boxes clipped to their image"
     BOX_OUTSIDE = "warning", "boxes entirely outside their image (dropped)"
@@ -87,7 +98,12 @@ class Kind(Enum):
     TOO_MANY_OBJECTS = (
         "warning",
         "images with more objects than the model has queries",
-        "give the model more queries; it can't find more objects than it has",
+        "raise model.decoder.num_queries (or model.decoder.grid_size, of which it is the product)",
+    )
+    NO_VALIDATION = (
+        "warning",
+        "data sets with nothing to evaluate: training runs without AP and best checkpoint",
+        "name a split with dataset.val=NAME, such as dataset.val=test",
     )
     NOTHING_TO_EVALUATE = "warning", "no annotations to evaluate with", "AP needs objects"
     UNUSED_CLASS = "warning", "classes without annotations"
@@ -205,6 +221,9 @@ class Findings:
         if (where or what) and len(finding.examples) < MAX_EXAMPLES:
             finding.examples.append(Example(where, what, file_names, boxes))
 
+    def __contains__(self, kind: Kind) -> bool:
+        return kind in self._by_kind
+
     def of(self, *severities: Severity) -> list[Finding]:
         """Return what has these severities, or everything, in the order in which it was found."""
         found = self._by_kind.values()
@@ -218,7 +237,10 @@ class Findings:
         """Return one line for every kind of this severity: how often, an example, what to do."""
         lines = []
         for finding in self.of(severity):
-            example = f", e.g. {finding.examples[0]}" if finding.examples else ""
+            first = finding.examples[0] if finding.examples else None
+            # Without a place it is about all of them.
+            link = ", e.g. " if first is not None and first.where else ": "
+            example = "" if first is None else f"{link}{first}"
             remedy = f". To do: {finding.kind.remedy}" if finding.kind.remedy else ""
             lines.append(f"{self.source}: {finding.count} {finding.kind.title}{example}{remedy}")
         return lines

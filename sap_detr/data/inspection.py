@@ -123,6 +123,7 @@ def check_datasets(
     class_names: Sequence[str] | None = None,
     num_queries: int | None = None,
     pixel_range: PixelRange = FULL_RANGE,
+    require_validation: bool = False,
 ) -> Inspection:
     """Inspect registered data sets, builtin ones as well, before a run; log warnings.
 
@@ -134,6 +135,7 @@ def check_datasets(
         class_names: of the model, in the order of its outputs; None for those of the first set.
         num_queries: of the model; None if it is not known.
         pixel_range: for images of more than 8 bits.
+        require_validation: warn if nothing is evaluated.
 
     Raises:
         FileNotFoundError: if an annotation file is missing; for builtin data sets it names
@@ -149,6 +151,7 @@ def check_datasets(
             class_names=class_names,
             num_queries=num_queries,
             pixel_range=pixel_range,
+            require_validation=require_validation,
         )
     for findings in inspection.all_findings():
         findings.log()
@@ -164,6 +167,7 @@ def inspect(
     num_queries: int | None = None,
     decode: bool = False,
     pixel_range: PixelRange = FULL_RANGE,
+    require_validation: bool = False,
     progress: Callable[[Split], Callable[[int], object]] | None = None,
 ) -> Inspection:
     """Check annotations and image files.
@@ -178,6 +182,7 @@ def inspect(
         num_queries: of the model; None if it is not known.
         decode: decode the images that are trained on as well.
         pixel_range: for images of more than 8 bits.
+        require_validation: warn if no split is evaluated.
         progress: called with each split before its images are read; what it returns is called with
             the number of images that are done.
 
@@ -207,6 +212,8 @@ def inspect(
         )
         inspect_boxes(split.dicts, split.findings, num_queries)
     result = Inspection(splits, Findings("between the splits"))
+    if require_validation and all(source.training for source in sources):
+        result.between.add(Kind.NO_VALIDATION)
     _compare_classes(result, class_names)
     _compare_images(result)
     _compare_depths(result)
@@ -236,7 +243,7 @@ def _read_annotations(
         categories=source.categories or categories,
     )
     split.dicts, split.findings = read.dicts, read.findings
-    if Kind.UNUSABLE_CATEGORY.title in read.findings.counts():
+    if Kind.UNUSABLE_CATEGORY in read.findings:
         return None
     split.class_names = read.class_names
     return read.categories

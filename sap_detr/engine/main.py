@@ -209,14 +209,20 @@ def check_plan(plan: RunPlan) -> RunPlan:
     if not plan.eval_only:
         accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
         trained = as_list(cfg.dataloader.train.dataset.names)
+    evaluated = as_list(cfg.dataloader.test.dataset.names)
+    if plan.eval_only and not evaluated:
+        raise ConfigError(
+            "--eval-only: there is no split to evaluate (dataloader.test.dataset.names is empty): "
+            "name one with dataset.val=NAME, such as dataset.val=test"
+        )
     if cfg.train.check_data:
-        evaluated = as_list(cfg.dataloader.test.dataset.names)
         inspection = check_datasets(
             trained,
             evaluated,
             class_names=class_names,
             num_queries=num_queries(cfg),
             pixel_range=pixel_range(cfg),
+            require_validation=True,
         )
         images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
         if trained and images < batch:

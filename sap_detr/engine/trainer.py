@@ -189,7 +189,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         if comm.is_main_process():
             built.append(hooks.PeriodicCheckpointer(self.checkpointer, train.checkpointer.period))
         built.append(self._preemption)
-        built.append(Evaluation(train.eval_period, self.evaluate, self._preemption))
+        if as_list(self.cfg.dataloader.test.dataset.names):
+            built.append(Evaluation(train.eval_period, self.evaluate, self._preemption))
         if comm.is_main_process():
             built.append(BestCheckpoint(self.checkpointer, train.best_metric))
             if train.progress_bar:

@@ -157,3 +157,69 @@ def test_missing_file_that_is_like_nothing(write_coco: Write) -> None:
     (files[1] / "1.jpg").unlink()
     (message,) = _inspect(files).splits[0].findings.messages("error")
     assert "there is no such file." in message.replace("To do", "")
+
+
+def _boxes(files: tuple[Path, Path], form: Callable[[float, float, float, float], Any]) -> None:
+    def change(content: Coco) -> None:
+        for annotation in content["annotations"]:
+            annotation["bbox"] = form(*annotation["bbox"])
+            del annotation["area"]
+
+    _change(files, change)
+
+
+def test_boxes_as_fractions_are_suspected_once(write_coco: Write) -> None:
+    files = write_coco()
+    _boxes(files, lambda x, y, w, h: [x / 40, y / 30, w / 40, h / 30])
+    assert _found(_inspect(files)) == {"FRACTIONS": 3, "NO_AREA": 3}
+    (warning,) = _inspect(files).warnings()
+    assert "fractions of the image: all numbers of the boxes lie in 0 to 1" in warning
+
+
+def test_corners_are_suspected_once(write_coco: Write) -> None:
+    files = write_coco()
+    _boxes(files, lambda x, y, w, h: [x, y, x + w, y + h])
+    found = _found(_inspect(files))
+    assert found == {"CORNERS": 3, "NO_AREA": 3}
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[0, 0, 40, 30], [0, 0, 40, 30], [0, 0, 0.9, 0.9]],
+        [[0, 0, 40.9, 30.9], [1, 1, 38, 28], [0, 0, 40, 30]],
+        [[30, 20, 15, 15], [20, 10, 30, 30], [0, 0, 40, 30]],
+        [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
+    ],
+)
+def test_boxes_in_pixels_are_not_suspected(write_coco: Write, boxes: list[list[float]]) -> None:
+    files = write_coco()
+
+    def change(content: Coco) -> None:
+        for annotation, box in zip(content["annotations"], boxes, strict=True):
+            annotation.update(bbox=box, area=box[2] * box[3])
+
+    _change(files, change)
+    assert not {"FRACTIONS", "CORNERS"} & _found(_inspect(files)).keys()
+
+
+def test_too_many_objects_are_said_in_one_line(write_coco: Write) -> None:
+    files = write_coco()
+
+    def change(content: Coco) -> None:
+        first = content["annotations"][0]
+        content["annotations"] += [
+            {**first, "id": 10 + i, "image_id": 1 + i % 2, "bbox": [i, 1, 9, 9], "area": 81}
+            for i in range(9)
+        ]
+
+    _change(files, change)
+    sources = [Source("train", *files)]
+    with ThreadPoolExecutor(2) as pool:
+        inspection = inspect(sources, pool, num_queries=4)
+    (warning,) = inspection.warnings()
+    assert "2 images with more objects than the model has queries" in warning
+    assert "12 objects, up to 7 in one image, of which the 4 queries must miss 4" in warning
+    assert "model.decoder.num_queries" in warning
+    assert "model.decoder.grid_size" in warning
+    assert len(inspection.splits[0].findings.of("warning")[0].examples) == 3

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from sap_detr.data import DatasetError, register_coco, register_coco_folder
+from sap_detr.data import DatasetError, check_datasets, register_coco, register_coco_folder
 
 Write = Callable[..., tuple[Path, Path]]
 
@@ -119,13 +119,13 @@ def test_missing_folder(tmp_path: Path) -> None:
         register_coco_folder("pets", tmp_path / "nowhere")
 
 
-def test_missing_val_is_a_warning_unless_asked_for(
-    write_coco: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_val_is_a_warning_unless_asked_for(write_coco: Write, tmp_path: Path) -> None:
     write_coco()
-    with caplog.at_level(logging.WARNING):
-        assert register_coco_folder("pets", tmp_path / "data") == ["pets_train"]
-    assert "no validation split" in caplog.text
+    assert register_coco_folder("pets", tmp_path / "data") == ["pets_train"]
+    assert not check_datasets(["pets_train"]).warnings()
+    (warning,) = check_datasets(["pets_train"], require_validation=True).warnings()
+    assert "nothing to evaluate" in warning
+    assert "dataset.val=test" in warning
     with pytest.raises(FileNotFoundError, match=r"test\.json with test/"):
         register_coco_folder("pets", tmp_path / "data", val="test")
 

@@ -6,8 +6,9 @@ from ..schedule import lr_multiplier
 from ..train import train
 from .coco import dataloader
 
-# Any data set in COCO format: dataset.folder=PATH on the command line is all it takes.
-dataset = L(register_coco_folder)(name="custom", folder="datasets/custom")
+# Any data set in COCO format: dataset.folder=PATH on the command line is all it takes. Splits may
+# have other names than train and val, such as dataset.val=test.
+dataset = L(register_coco_folder)(name="custom", folder="datasets/custom", train=None, val=None)
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
 
