@@ -27,7 +27,7 @@ from .layout import (
     text_line,
 )
 from .palette import RGB, class_color, load_font, text_color_on
-from .pixels import Pixels
+from .pixels import Pixels, check_image
 
 _EMPTY, _WHITE, _DARK = (238, 238, 238), (255, 255, 255), (20, 20, 20)
 _COLORMAP = "inferno"
@@ -47,7 +47,11 @@ def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[i
 
     Returns:
         (H, W, 3), RGB.
+
+    Raises:
+        ValueError: if the image is not an 8-bit RGB image.
     """
+    check_image(image)
     canvas = Canvas(image, View((0, 0, 1, 1), (image.shape[1], image.shape[0])))
     width = line_width(canvas.view.size)
     for trace in traces:
@@ -89,8 +93,10 @@ def attention_sheet(
         The file.
 
     Raises:
-        ValueError: if there are no detections, or not as many as traces.
+        ValueError: if there are no detections, or not as many as traces, or the image is not an
+            8-bit RGB image.
     """
+    check_image(image)
     if not traces or len(traces) != len(detections):
         raise ValueError(
             "a sheet needs at least one detection and a trace for each, got "

@@ -33,7 +33,7 @@ from .layout import (
     text_line,
 )
 from .palette import class_color, load_font
-from .pixels import Pixels
+from .pixels import Pixels, check_image
 from .predictor import check_finite
 
 Layout = Literal["side_by_side", "overlay"]
@@ -89,7 +89,7 @@ def detection_sheet(
         The file.
 
     Raises:
-        ValueError: if there are no rows.
+        ValueError: if there are no rows, or one whose image is not an 8-bit RGB image.
     """
     if not rows:
         raise ValueError("a detection sheet needs at least one image")
@@ -165,6 +165,7 @@ def _draw_tile(
     tile_width: int,
 ) -> Image.Image:
     """Draw one row of a sheet: one or two images with the caption below."""
+    check_image(row.image)
     height, width = row.image.shape[:2]
     factor = tile_width / width
     size = (tile_width, max(1, round(height * factor)))

@@ -9,9 +9,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from ..data.images import LIMIT_VARIABLE, too_many_pixels
+from .pixels import Pixels, check_image
 
 _DEFAULT_RATE = 25.0
 
@@ -52,7 +52,7 @@ class FrameReader:
         count = 0 if camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.num_frames = count if count > 0 else None
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[Pixels]:
         """Frames (H, W, 3), RGB. The source is closed at the end."""
         frame = self._first
         try:
@@ -100,6 +100,7 @@ class FrameWriter:
         self.path = Path(path)
         self.rate = rate
         self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
 
     def __enter__(self) -> FrameWriter:
         return self
@@ -108,16 +109,22 @@ class FrameWriter:
         if self._writer is not None:
             self._writer.release()
 
-    def write(self, frame: NDArray[np.uint8]) -> None:
+    def write(self, frame: Pixels) -> None:
         """Add a frame (H, W, 3), RGB.
 
         Raises:
+            ValueError: if it is no uint8 array of that shape, or of another size than the first.
             VideoError: if the file can't be written.
         """
+        check_image(frame)
+        height, width = frame.shape[:2]
         if self._writer is None:
-            height, width = frame.shape[:2]
+            self._size = (width, height)
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
+            self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, self._size)
             if not self._writer.isOpened():
                 raise VideoError(f"{self.path} can't be written: this OpenCV can't make MP4 files")
+        if (width, height) != self._size:  # OpenCV would leave it out without a word
+            first = "{}x{}".format(*self._size)
+            raise ValueError(f"{self.path}: a frame is {width}x{height}, the first was {first}")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))

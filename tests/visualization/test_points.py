@@ -206,3 +206,11 @@ def test_a_sheet_needs_detections_and_their_traces(tmp_path, num_boxes, num_trac
         attention_sheet(
             image(), make_boxes(num_boxes), [make_trace()] * num_traces, tmp_path / "a.png"
         )
+
+
+def test_only_8_bit_rgb_images_are_taken(tmp_path):
+    for wrong in (image() / 255, image()[..., 0]):
+        with pytest.raises(ValueError, match="uint8"):
+            draw_points(wrong, [make_trace()], [1])
+        with pytest.raises(ValueError, match="uint8"):
+            attention_sheet(wrong, make_boxes(), [make_trace()], tmp_path / "a.png")

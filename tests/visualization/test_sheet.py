@@ -1,5 +1,7 @@
 """Contact sheets, and the run of a model that fills them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +123,8 @@ def test_more_images_than_there_are(tmp_path):
     assert not model.training
     with pytest.raises(ValueError, match="at least one"):
         make_validation_sheet(model, [], dict, None, tmp_path / "s.png")
+
+
+def test_only_8_bit_rgb_images_are_taken(tmp_path):
+    with pytest.raises(ValueError, match="uint8"):
+        detection_sheet([replace(row(), image=row().image / 255)], tmp_path / "a.png")

@@ -42,3 +42,15 @@ def test_what_is_no_video_is_an_error(tmp_path):
         FrameReader(tmp_path / "text.mp4")
     with pytest.raises(VideoError, match="webcam 987"):
         FrameReader(987)
+
+
+def test_frames_that_would_be_lost_or_garbled_are_refused(tmp_path):
+    frame = np.zeros((64, 96, 3), np.uint8)
+    with FrameWriter(tmp_path / "v.mp4", rate=10) as writer:
+        with pytest.raises(ValueError, match="float64"):
+            writer.write(frame / 255)
+        writer.write(frame)
+        with pytest.raises(ValueError, match="96x62, the first was 96x64"):
+            writer.write(frame[:62])
+        writer.write(frame)
+    assert len(list(FrameReader(tmp_path / "v.mp4"))) == 2
