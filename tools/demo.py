@@ -7,7 +7,7 @@
     demo.py --config-file my_config.py --weights output/model_final.pth --input a.jpg --points
 
 Pictures and videos are written to the output folder. Weights may be ours or published ones.
-With --points (SAP-DETR only) pictures also show how the reference points of the detections move
+With --points (SAP-DETR, SAP-DINO-DETR) pictures also show how the points of the detections move
 through the decoder, and the folder attention/ what their queries look at in each layer.
 
 Images that can't be used are left out, counted and listed at the end. The exit status is 0 if all
@@ -50,7 +50,6 @@ from sap_detr.data.findings import Kind
 from sap_detr.engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
 from sap_detr.text import listing
 from sap_detr.visualization import (
-    AttentionRecorder,
     BoxSet,
     FrameReader,
     FrameWriter,
@@ -59,6 +58,7 @@ from sap_detr.visualization import (
     attention_sheet,
     draw_detections,
     draw_points,
+    record_points,
 )
 
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
@@ -239,7 +239,7 @@ class PointPainter:
         self.detector = detector
         self.num_rows = num_rows
         try:
-            self.recorder = AttentionRecorder(detector.predictor.model.get_submodule("decoder"))
+            self.recorder = record_points(detector.predictor.model.get_submodule("decoder"))
         except ValueError as error:
             raise DemoError(f"--points: {error}") from error
 

@@ -14,6 +14,7 @@ from .detections import BoxSet, class_name, draw_detections
 from .palette import class_color
 from .points import attention_sheet, draw_points
 from .predictor import Predictor
+from .sampling import SamplingRecorder, record_points
 from .sheet import SheetRow, detection_sheet, make_validation_sheet
 from .video import FrameReader, FrameWriter, VideoError
 
@@ -26,6 +27,7 @@ __all__ = [
     "MetricsError",
     "Predictor",
     "QueryTrace",
+    "SamplingRecorder",
     "SheetRow",
     "VideoError",
     "attention_sheet",
@@ -40,4 +42,5 @@ __all__ = [
     "plot_curves",
     "read_by_epoch",
     "read_metrics",
+    "record_points",
 ]

@@ -32,8 +32,8 @@ class QueryTrace:
 
     Attributes:
         query: index of the query.
-        cell: (4,), the cell of the grid that the point can't leave.
-        start: (2,), where the point starts: the cell's upper left corner.
+        cell: (4,), the cell that the point can't leave: of the grid, or of the query's token.
+        start: (2,), where the point starts: the cell's upper left corner, or its middle.
         points: (L, 2), the points that the heads predict after each layer.
         boxes: (L, 4), the boxes that the heads predict after each layer.
         entering_points: (L, 2), the points that the layers are given. They are not the predicted
@@ -41,7 +41,9 @@ class QueryTrace:
         entering_boxes: (L, 4), the boxes that the layers are given, as points with sides.
         centres: (L, M, 2), the centres of the Gaussians of the M heads; None if there are none.
         attention: (L, M, H, W), the weights of the cross-attention, which sum up to 1 over the
-            H x W cells of the features that are not padding.
+            H x W cells of the features that are not padding; None where it is deformable.
+        samples: (L, M, S, 3), where a deformable attention samples all levels: x, y and the weight
+            of each sample, which sum up to 1 for each head; None where it is not.
     """
 
     query: int
@@ -51,8 +53,9 @@ class QueryTrace:
     boxes: Floats
     entering_points: Floats
     entering_boxes: Floats
-    centres: Floats | None
-    attention: Floats
+    centres: Floats | None = None
+    attention: Floats | None = None
+    samples: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -210,38 +213,39 @@ class AttentionRecorder:
         level, predictions = self._level, self._predictions
         if level is None or predictions is None or predictions.points is None:
             raise RuntimeError("nothing is recorded: run the model inside of the context first")
-        extent = _of_image(level.extent(valid_only=True), image)
+        extent = of_image(level.extent(valid_only=True), image)
         columns, rows = (int(length) for length in extent)
         weights = [layer.attention.weights(image, queries) for layer in self.layers]
         maps = torch.stack(weights).unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
         start = full_precision(self.decoder.reference_points).sigmoid()
         cells = torch.cat((start, start + 1 / self.decoder.grid_size), dim=-1)
         boxes = cxcywh_to_xyxy(predictions.boxes[:, image])
-        entering = torch.stack([_of_image(layer.points, image) for layer in self.layers])
-        sides = torch.stack([_of_image(layer.sides, image) for layer in self.layers])
+        entering = torch.stack([of_image(layer.points, image) for layer in self.layers])
+        sides = torch.stack([of_image(layer.sides, image) for layer in self.layers])
         entering_boxes = corners_from_sides(entering, sides)
         centres = [x.centres[image] / extent for x in self.layers if x.centres is not None]
         return [
             QueryTrace(
                 query=query,
-                cell=_of_query(cells, query),
-                start=_of_query(start, query),
-                points=_of_query(predictions.points[:, image], query),
-                boxes=_of_query(boxes, query),
-                entering_points=_of_query(entering, query),
-                entering_boxes=_of_query(entering_boxes, query),
-                centres=_of_query(torch.stack(centres), query) if centres else None,
-                attention=_of_query(maps.transpose(2, 3), i),
+                cell=of_query(cells, query),
+                start=of_query(start, query),
+                points=of_query(predictions.points[:, image], query),
+                boxes=of_query(boxes, query),
+                entering_points=of_query(entering, query),
+                entering_boxes=of_query(entering_boxes, query),
+                centres=of_query(torch.stack(centres), query) if centres else None,
+                attention=of_query(maps.transpose(2, 3), i),
             )
             for i, query in enumerate(queries)
         ]
 
 
-def _of_image(x: Tensor, image: int) -> Tensor:
+def of_image(x: Tensor, image: int) -> Tensor:
+    """Return what is one image's of (B or 1, ...)."""
     return x[image if x.shape[0] > 1 else 0]
 
 
-def _of_query(x: Tensor, query: int) -> Floats:
+def of_query(x: Tensor, query: int) -> Floats:
     """Return (..., D) of a query in (..., Q, D)."""
     array: Floats = x[..., query, :].float().cpu().numpy()
     return array

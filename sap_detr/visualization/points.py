@@ -78,7 +78,8 @@ def attention_sheet(
 
     A row has the detection, its cell with the numbered path of the point, and for each layer the
     cross-attention, averaged over the heads, with the point and the box that the layer was given
-    and the centres of its Gaussians. Below is the last layer of the first detection, head by head.
+    and the centres of its Gaussians; or, where it is deformable, the samples of all heads. Below is
+    the last layer of the first detection, head by head.
 
     Args:
         image: (H, W, 3), RGB.
@@ -105,11 +106,10 @@ def attention_sheet(
     height = round(tile_width * float(np.clip(image.shape[0] / image.shape[1], 0.7, 1.4)))
     size = (tile_width, height)
     overview = View.around((0, 0, 1, 1), image, size)
-    num_layers, num_heads = traces[0].attention.shape[:2]
+    num_layers, num_heads = _weights(traces[0]).shape[:2]
     columns = num_layers + 2
-    has_gaussian = traces[0].centres is not None
     width = columns * (tile_width + GAP) - GAP
-    blocks = [_header(title, num_layers, num_heads, has_gaussian, width)]
+    blocks = [_header(title, traces[0], width)]
     regular, bold = load_font(13), load_font(15, bold=True)
     for i, trace in enumerate(traces):
         color = class_color(int(detections.classes[i]))
@@ -230,10 +230,15 @@ def _attention_tile(
     image: Pixels, view: View, trace: QueryTrace, layer: int, heads: slice, color: RGB
 ) -> Pixels:
     """Draw the mean attention of some heads in a layer, and what the layer was given."""
-    heat = view.show(trace.attention[layer, heads].mean(0), 0.0)
-    canvas = Canvas(overlay_heat(view.show(image, _EMPTY), heat), view)
-    _draw_box(canvas, trace.entering_boxes[layer], color, 2)
     point = trace.entering_points[layer]
+    if trace.attention is not None:
+        heat = view.show(trace.attention[layer, heads].mean(0), 0.0)
+        canvas = Canvas(overlay_heat(view.show(image, _EMPTY), heat), view)
+        _draw_box(canvas, trace.entering_boxes[layer], color, 2)
+    else:
+        canvas = Canvas(overlay_heat(view.show(image, _EMPTY), np.zeros(view.size[::-1])), view)
+        _draw_box(canvas, trace.entering_boxes[layer], color, 2)
+        _draw_samples(canvas, _weights(trace)[layer, heads], point)
     if trace.centres is not None:
         for centre in trace.centres[layer, heads]:
             canvas.line(np.stack((point, centre)), _WHITE, 1.5, opacity=0.5)
@@ -241,6 +246,27 @@ def _attention_tile(
             canvas.dot(centre, view.size[0] / 75, _WHITE)
     canvas.dot(point, view.size[0] / 55, color, rim=_WHITE)
     return canvas.pixels
+
+
+def _draw_samples(canvas: Canvas, samples: Floats, point: Floats) -> None:
+    """Draw samples (M, S, 3) of some heads: brighter and larger where the weight is higher."""
+    flat = samples.reshape(-1, 3)
+    largest = float(flat[:, 2].max())
+    for x, y, weight in flat[flat[:, 2].argsort()]:
+        share = float(weight) / largest
+        red, green, blue = (
+            255 * np.array(matplotlib.colormaps[_COLORMAP](_LOWEST_COLOR + 0.8 * share)[:3])
+        ).astype(int)
+        where = np.array([x, y])
+        canvas.line(np.stack((point, where)), _WHITE, 1, opacity=0.25 * share)
+        canvas.dot(where, canvas.view.size[0] / 90 * (0.4 + 0.6 * share), (red, green, blue))
+
+
+def _weights(trace: QueryTrace) -> Floats:
+    """Return the attention, or the samples, (L, M, ...)."""
+    weights = trace.attention if trace.samples is None else trace.samples
+    assert weights is not None, "a trace has attention or samples"
+    return weights
 
 
 def _draw_box(canvas: Canvas, box: Floats, color: RGB, width: float) -> None:
@@ -259,15 +285,23 @@ def _row(caption: Sequence[Picture], tiles: Mapping[str, Pixels], columns: int) 
     return below([beside(caption, GAP), *lines])
 
 
-def _header(title: str, num_layers: int, num_heads: int, has_gaussian: bool, width: int) -> Picture:
+def _header(title: str, trace: QueryTrace, width: int) -> Picture:
     """Return the title, what is to be seen, and the colours of :func:`overlay_heat`."""
     font = load_font(13)
+    num_layers, num_heads = _weights(trace).shape[:2]
     text = (
-        "Path: the point starts at the white dot, in the corner of its cell; the numbers are those "
-        f"of the layers, and it ends at {num_layers}. Layers: the cross-attention, mean of "
-        f"{num_heads} heads, with the point and the box that the layer is given"
+        "Path: the point starts at the white dot, in the "
+        f"{'corner of its cell' if trace.samples is None else 'middle of the cell of its token'}; "
+        f"the numbers are those of the layers, and it ends at {num_layers}. Layers: "
     )
-    text += ", and white dots where the heads' Gaussians are centred." if has_gaussian else "."
+    if trace.samples is None:
+        text += f"the cross-attention, mean of {num_heads} heads, "
+    else:
+        text += f"where {num_heads} heads sample the memory on all levels, "
+    text += "with the point and the box that the layer is given"
+    if trace.centres is not None:
+        text += ", and white dots where the heads' Gaussians are centred"
+    text += "."
     strength = np.tile(np.linspace(0, 1, 140), (12, 1))
     bar = overlay_heat(np.full((12, 140, 3), 128, np.uint8), strength)
     colors = [
