@@ -1,6 +1,7 @@
 """Options and settings for all tests."""
 
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def pytest_addoption(parser):
         metavar="DIR",
         help="folder of the golden cases (NAME.json with NAME.npz) to compare with",
     )
+
+
+# Runs leave handlers behind, whose streams pytest closes after their test.
+logging.raiseExceptions = False
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,14 @@ import torch
 import sap_detr.modeling  # noqa: F401  (its methods register their names of parameters)
 from sap_detr.checkpoint import (
     NAME_MAPS,
+    RAW,
+    SCORED,
     UNUSED_CLASS_BIAS,
     CheckpointError,
     NameMap,
     coco_class_names,
     convert_class_rows,
+    describe_weights,
     detect_format,
     load_checkpoint_file,
     match_class_rows,
@@ -90,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out what inference does not read and a published file has no name for: the "
         "further groups of SAP-Group-DETR",
     )
+    parser.add_argument(
+        "--weights",
+        choices=(SCORED, RAW),
+        default=SCORED,
+        help="which weights of a training with a moving average: the average, which was scored, or "
+        "the raw ones (default: %(default)s)",
+    )
     return parser
 
 
@@ -100,6 +110,7 @@ def convert(
     method: str | None,
     classes: str,
     drop_training_only: bool = False,
+    weights: str = SCORED,
 ) -> list[str]:
     """Convert one file.
 
@@ -110,6 +121,7 @@ def convert(
         method: published form, or None to recognise it.
         classes: "keep", "coco80" or "coco91".
         drop_training_only: leave out what inference does not read.
+        weights: "scored", or "raw" for those of which a moving average was scored.
 
     Returns:
         What was done, in lines for a reader.
@@ -124,9 +136,9 @@ def convert(
     if output.exists() and input.exists() and output.samefile(input):
         raise CheckpointError("INPUT and OUTPUT are the same file.")
     checkpoint = load_checkpoint_file(input)
-    state = model_state(checkpoint)
+    state = model_state(checkpoint, weights)
     form = detect_format(state)
-    done = [f"{input}: {len(state)} tensors, {form} names"]
+    done = [f"{input}: {len(state)} tensors, {form} names: {describe_weights(checkpoint, weights)}"]
     surplus = [n for n in state if any(known.is_training_only(n) for known in NAME_MAPS.values())]
     if surplus and drop_training_only:
         state = {name: value for name, value in state.items() if name not in surplus}

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from sap_detr.arguments import ArgumentParser
 from sap_detr.bad_files import BadFiles
-from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
+from sap_detr.checkpoint import SCORED, CheckpointError, load_checkpoint_file, load_weights
 from sap_detr.config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from sap_detr.data import (
     BadImageError,
@@ -282,8 +282,15 @@ def build_detector(args: argparse.Namespace) -> Detector:
         cfg.model.num_classes = len(names)
     model = build_model(cfg)
     if checkpoint is not None:
-        report = load_weights(model, checkpoint, class_names=names, source=str(args.weights))
+        report = load_weights(
+            model,
+            checkpoint,
+            class_names=names,
+            source=str(args.weights),
+            weights=cfg.train.get("weights", SCORED),
+        )
         report.require_complete()
+        print(report.headline)
     mapper = instantiate(cfg.dataloader.test.mapper)
     predictor = Predictor(model, mapper.augmentations, mapper.image_format)
     return Detector(predictor, names, args.threshold, args.top_k)

@@ -4,6 +4,9 @@ train = dict(
     output_dir="output/train",
     # Weights to start from or to evaluate: ours, published, or ImageNet weights of the backbone.
     init_checkpoint="",
+    # "scored": the moving average where the checkpoint has one, which is what was evaluated; "raw":
+    # the weights of which it is the average.
+    weights="scored",
     # 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch).
     max_iter=369600,
     device="cuda" if torch.cuda.is_available() else "cpu",

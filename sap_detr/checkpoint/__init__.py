@@ -15,19 +15,21 @@ from .name_map import (
     NameMap,
     NamePairs,
     detect_format,
-    model_state,
     register_name_map,
 )
 from .run_files import BEST, FINAL, step_name
 from .run_lock import lock_run_folder, release_run_folder
 from .safe_load import CheckpointError, UntrustedCheckpointError, load_checkpoint_file
 from .safe_save import save_checkpoint_file, write_atomically
+from .weight_sets import RAW, SCORED, describe_weights, model_state
 
 __all__ = [
     "BEST",
     "COCO_CATEGORY_IDS",
     "FINAL",
     "NAME_MAPS",
+    "RAW",
+    "SCORED",
     "UNUSED_CLASS_BIAS",
     "CheckpointError",
     "ClassNames",
@@ -38,6 +40,7 @@ __all__ = [
     "UntrustedCheckpointError",
     "coco_class_names",
     "convert_class_rows",
+    "describe_weights",
     "detect_format",
     "load_checkpoint_file",
     "load_weights",

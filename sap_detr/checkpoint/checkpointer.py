@@ -18,17 +18,20 @@ from torch import nn
 from .class_rows import ClassNames
 from .integrity import fingerprint
 from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
-from .name_map import model_state
 from .processes import by_main_process
 from .run_files import TAG, iteration_of, newest_whole, run_checkpoints
 from .safe_load import CheckpointError, load_checkpoint_file
 from .safe_save import save_checkpoint_file, write_atomically
+from .weight_sets import RAW, SCORED, model_state, raw_first, scored_first
 
 logger = logging.getLogger(__name__)
 
 
 class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
     """Detectron2's checkpointer with atomic writes, safe reads, and two ways of loading kept apart.
+
+    A moving average, registered as ``ema``, is what a checkpoint has under ``model``, see
+    :mod:`.weight_sets`.
 
     *Resuming* continues a run: the model must fit exactly and everything registered (optimizer,
     scheduler, EMA, trainer with its iteration, ...) must be in the file. *Loading weights* starts a
@@ -109,7 +112,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         logger.info("Saving checkpoint to %s", path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint_file(data, path)
+            save_checkpoint_file(scored_first(data), path)
             if tag_last:
                 self.tag_last_checkpoint(path.name)
         except OSError as error:
@@ -141,7 +144,9 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         with write_atomically(Path(self.save_dir) / TAG) as temporary:
             temporary.write_text(last_filename_basename)
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, weights: str = SCORED
+    ) -> dict[str, Any]:
         """Resume the run in `save_dir` if asked to and if it has a checkpoint; else load weights.
 
         The newest whole checkpoint is taken, see `newest_whole`; the main process chooses for all.
@@ -149,6 +154,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         Args:
             path: weights to start from; empty for none.
             resume: whether to look for a checkpoint in `save_dir`.
+            weights: which of them to load, not on resuming; see `model_state`.
 
         Returns:
             What the checkpoint holds besides the model and the registered objects.
@@ -159,13 +165,16 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         chosen = None
         if resume and self.save_dir:
             chosen = by_main_process(partial(newest_whole, Path(self.save_dir)))
-        return self.load(path) if chosen is None else self.resume(str(chosen))
+        if chosen is not None:
+            return self.resume(str(chosen))
+        return self.load(path, weights=weights)
 
-    def load(self, path: str) -> dict[str, Any]:
+    def load(self, path: str, *, weights: str = SCORED) -> dict[str, Any]:
         """Load weights, see `load_weights`, and nothing else; `resume` restores all.
 
         Args:
             path: file, or an address that Detectron2's PathManager knows; empty for none.
+            weights: which of them, if there is a moving average; see `model_state`.
 
         Returns:
             What the checkpoint holds besides the model.
@@ -175,7 +184,11 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             return {}
         checkpoint = self._read(path)
         self.load_report = load_weights(
-            self.model, checkpoint, class_names=self.class_names, source=path
+            self.model,
+            checkpoint,
+            class_names=self.class_names,
+            source=path,
+            weights=weights,
         )
         # A bare state dict has nothing besides.
         return checkpoint if checkpoint.pop("model", None) is not None else {}
@@ -187,7 +200,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             CheckpointError: the model differs, an object is not in the file, or the classes are
                 others.
         """
-        checkpoint = self._read(path)
+        checkpoint = raw_first(self._read(path))
         try:
             absent = [key for key in self.checkpointables if key not in checkpoint]
             if absent:
@@ -195,7 +208,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             stored = checkpoint.get("class_names")
             if stored and self.class_names and list(stored) != self.class_names:
                 raise CheckpointError("its class names or their order differ")
-            self.model.load_state_dict(model_state(checkpoint))
+            self.model.load_state_dict(model_state(checkpoint, RAW))
             checkpoint.pop("model")
             for key, item in self.checkpointables.items():
                 try:

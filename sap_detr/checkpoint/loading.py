@@ -19,8 +19,9 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..text import listing
 from .class_rows import ClassNames, RowMatch, coco_class_names, match_class_rows
-from .name_map import NAME_MAPS, detect_format, model_state
+from .name_map import NAME_MAPS, detect_format
 from .safe_load import CheckpointError, load_checkpoint_file
+from .weight_sets import SCORED, describe_weights, model_state
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class LoadReport:
     Attributes:
         source: file, or a description of the state dict.
         format: what `detect_format` found.
+        weights: which weights of the checkpoint were taken, in words.
         loaded: tensors taken from the checkpoint as a whole.
         partially_loaded: class-row tensors with some rows from the checkpoint, to (rows taken,
             rows).
@@ -44,6 +46,7 @@ class LoadReport:
 
     source: str
     format: str
+    weights: str
     loaded: list[str] = field(default_factory=list)
     partially_loaded: dict[str, tuple[int, int]] = field(default_factory=dict)
     reinitialised: list[str] = field(default_factory=list)
@@ -51,6 +54,11 @@ class LoadReport:
     training_only: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        """Which weights these are, in one line."""
+        return f"Weights from {self.source} ({self.format} names): {self.weights}"
 
     @property
     def complete(self) -> bool:
@@ -85,7 +93,7 @@ class LoadReport:
         rows = [
             [module, *(count[module] or None for count in counts.values())] for module in modules
         ]
-        lines = [f"Weights from {self.source} ({self.format} names), tensors per module:"]
+        lines = [f"{self.headline}, tensors per module:"]
         lines.append(tabulate(rows, ["module", *counts], "plain"))
         for name, (taken, total) in self.partially_loaded.items():
             lines.append(f"{name}: {taken} of {total} rows loaded, the others re-initialised")
@@ -114,7 +122,7 @@ def load_weights(
     class_names: ClassNames | None = None,
     reinitialise: Sequence[str] = (),
     source: str | None = None,
-    average: bool = False,
+    weights: str = SCORED,
 ) -> LoadReport:
     """Load weights of any form that `detect_format` knows, to start training or to evaluate.
 
@@ -134,7 +142,7 @@ def load_weights(
         reinitialise: patterns (`decoder.query_embed.*`) of tensors that shall keep their initial
             values.
         source: what to call the checkpoint in messages, by default the file's path.
-        average: take the moving average of the weights, if the checkpoint has one.
+        weights: "scored", or "raw" for those of which a moving average was scored.
 
     Returns:
         The report, which is also logged.
@@ -156,9 +164,9 @@ def load_weights(
         if not fnmatch.filter(target, pattern):
             raise ValueError(f"reinitialise pattern {pattern!r} matches no tensor of the model.")
 
-    state = model_state(checkpoint, average)
+    state = model_state(checkpoint, weights)
     form = detect_format(state)
-    report = LoadReport(source, form)
+    report = LoadReport(source, form, describe_weights(checkpoint, weights))
     # Of ImageNet weights the rest of a detector is missing as a matter of course.
     needed = ""
     if form != "ours":

@@ -185,39 +185,6 @@ def register_name_map(name_map: NameMap) -> NameMap:
     return name_map
 
 
-def model_state(checkpoint: Mapping[str, Any], average: bool = False) -> dict[str, torch.Tensor]:
-    """Return the weights in a checkpoint: the one place where they are picked from a file.
-
-    They are under `model` or `state_dict`, or the checkpoint itself. Prefixes that
-    DistributedDataParallel (`module.`) and torch.compile (`_orig_mod.`) add are removed.
-
-    Args:
-        checkpoint: what `load_checkpoint_file` returned, or a state dict.
-        average: take the moving average of the weights, under `ema`, if there is one.
-
-    Raises:
-        CheckpointError: there is no dict of tensors.
-    """
-    state: Mapping[str, Any] = checkpoint
-    for key in ("ema", "model", "state_dict") if average else ("model", "state_dict"):
-        if isinstance(checkpoint.get(key), Mapping):
-            state = checkpoint[key]
-            break
-    if state is checkpoint.get("ema"):
-        # The average's own count.
-        state = {name: value for name, value in state.items() if name != "num_updates"}
-    wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
-    if wrong or not state:
-        found = f"{listing(wrong, 5)} are no tensors" if wrong else "it is empty"
-        raise CheckpointError(
-            f"No state dict in the checkpoint: {found}. Expected {{'model': {{name: tensor}}}}."
-        )
-    for prefix in ("module.", "_orig_mod."):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return dict(state)
-
-
 def detect_format(state: Mapping[str, Any]) -> str:
     """Return whose names a state dict has: "ours", or the `method` of a registered `NameMap`.
 

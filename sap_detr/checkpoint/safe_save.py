@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 
 from .integrity import tensor_checksum
-from .name_map import model_state
 from .safe_load import CheckpointError
+from .weight_sets import model_state
 
 
 def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -56,10 +56,15 @@ class ModelEma:
         for average, value in zip(averages, current, strict=True):
             average.copy_(torch.where(skip, average, value))
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there is an average: not before the first update."""
+        return bool(self._average.n_averaged)
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the average into the model for the time of a ``with`` block."""
-        if not self._average.n_averaged:
+        if not self.is_used:
             yield
             return
         own = {name: value.clone() for name, value in self.model.state_dict().items()}

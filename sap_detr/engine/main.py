@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
-from ..checkpoint import CheckpointError, load_weights, lock_run_folder
+from ..checkpoint import SCORED, CheckpointError, load_weights, lock_run_folder
 from ..config import (
     ConfigError,
     as_list,
@@ -271,12 +271,12 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate the weights that ``train.init_checkpoint`` names.
 
-    With ``train.ema.enabled`` that is the moving average, if the checkpoint has one.
+    Where there is a moving average, ``train.weights`` says whether it is that.
     """
     model = build_model(cfg)
     path = PathManager.get_local_path(cfg.train.init_checkpoint)
     report = load_weights(
-        model, path, class_names=cfg.train.class_names, average=cfg.train.ema.enabled
+        model, path, class_names=cfg.train.class_names, weights=cfg.train.get("weights", SCORED)
     )
     report.require_complete()
     accelerate(model, cfg.train)

@@ -11,6 +11,7 @@ import torch
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from ..checkpoint import RAW, SCORED
 from ..config import COCO_NUM_CLASSES, ConfigError, build_part
 from ..modeling import DetectionTransformer
 from .non_finite import NonFinitePolicy
@@ -79,6 +80,7 @@ NAMES = Rule(
 RULES: dict[str, Rule] = {
     "train.output_dir": TEXT,
     "train.init_checkpoint": Rule("a file or nothing", lambda v: isinstance(v, str), optional=True),
+    "train.weights": one_of(SCORED, RAW),
     "train.max_iter": whole(1, optional=True),
     "train.epochs": above(0, optional=True),
     "train.seed": whole(0),

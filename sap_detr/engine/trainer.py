@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import (
     BEST,
     FINAL,
+    SCORED,
     SafeCheckpointer,
     lock_run_folder,
     release_run_folder,
@@ -143,7 +144,10 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         """
         folder = Path(self.cfg.train.output_dir)
         lock_run_folder(str(folder))
-        self.checkpointer.resume_or_load(self.cfg.train.init_checkpoint, resume=resume)
+        train = self.cfg.train
+        self.checkpointer.resume_or_load(
+            train.init_checkpoint, resume=resume, weights=train.get("weights", SCORED)
+        )
         if self.checkpointer.resumed_from is not None:
             # A checkpoint holds the iteration that was just finished.
             self.start_iter = self.iter + 1
@@ -211,6 +215,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         and its collective calls would then wait for ever.
         """
         model = unwrap_model(self.model)
+        averaged = self.ema is not None and self.ema.is_used
+        logger.info(f"evaluating the {'moving average of the weights' if averaged else 'weights'}")
         with nullcontext() if self.ema is None else self.ema.applied():
             # Those of the average too, where there is one.
             broadcast_buffers(model)

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import nn
 
-from ..checkpoint import load_checkpoint_file, load_weights
+from ..checkpoint import SCORED, load_checkpoint_file, load_weights
 from ..config import get_config_file, list_configs, load_config
 from ..engine import build_model
 
@@ -33,7 +33,12 @@ def get_config(name: str, trained: bool | str = False) -> DictConfig:
     return cfg
 
 
-def get(name: str, trained: bool | str = False, num_classes: int | None = None) -> nn.Module:
+def get(
+    name: str,
+    trained: bool | str = False,
+    num_classes: int | None = None,
+    weights: str = SCORED,
+) -> nn.Module:
     """Build a model in evaluation mode, on the GPU if there is one.
 
     Args:
@@ -44,6 +49,8 @@ def get(name: str, trained: bool | str = False, num_classes: int | None = None) 
             downloaded.
         num_classes: number of classes; by default that of the weights, if they name their classes,
             or the config's, which is COCO's.
+        weights: "scored" for those that were evaluated, the moving average where the training kept
+            one; "raw" for those of which it is the average. The log says which.
 
     Raises:
         FileNotFoundError: if there is no such config, or no such weights.
@@ -56,7 +63,8 @@ def get(name: str, trained: bool | str = False, num_classes: int | None = None) 
         cfg.model.num_classes = num_classes
     model = build_model(cfg)
     if trained:
-        load_weights(model, checkpoint, source=cfg.train.init_checkpoint).require_complete()
+        report = load_weights(model, checkpoint, source=cfg.train.init_checkpoint, weights=weights)
+        report.require_complete()
     return model.eval()
 
 

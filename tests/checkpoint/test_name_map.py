@@ -8,7 +8,6 @@ from sap_detr.checkpoint import (
     CheckpointError,
     NameMap,
     detect_format,
-    model_state,
     register_name_map,
 )
 from sap_detr.modeling import DETR
@@ -188,23 +187,3 @@ def test_formats_of_the_same_network_agree(published_detr):
 def test_unusable_names_are_explained(extra, message):
     with pytest.raises(CheckpointError, match=message):
         detect_format(dict.fromkeys(extra))
-
-
-def test_model_state_finds_the_tensors():
-    tensors = {"a.weight": torch.ones(1), "b": torch.ones(1)}
-    assert model_state(tensors) == tensors
-    assert model_state({"model": tensors, "epoch": 3}) == tensors
-    assert (
-        model_state({"state_dict": {f"module.{name}": v for name, v in tensors.items()}}) == tensors
-    )
-    assert (
-        model_state({"model": {f"module._orig_mod.{n}": v for n, v in tensors.items()}}) == tensors
-    )
-    average = {name: value + 1 for name, value in tensors.items()}
-    both = {"model": tensors, "ema": {**average, "num_updates": torch.tensor(3)}}
-    assert model_state(both) == tensors
-    assert model_state(both, average=True) == average
-    assert model_state({"model": tensors}, average=True) == tensors
-    for wrong in ({}, {"model": {}}, {"epoch": 3}, {"model": {"a": 1}}):
-        with pytest.raises(CheckpointError, match="No state dict"):
-            model_state(wrong)

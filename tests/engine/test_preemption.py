@@ -142,7 +142,7 @@ def signal_after(monkeypatch):
 
 
 def assert_same_state(first, second):
-    for part in ("model", "ema"):
+    for part in ("model", "raw_model"):
         assert first[part].keys() == second[part].keys()
         for name, value in first[part].items():
             assert torch.equal(value, second[part][name]), f"{part}: {name}"
@@ -182,10 +182,10 @@ def test_evaluation_is_interrupted(arguments, stop_in_evaluation, tmp_path):
     assert main([*arguments, "train.eval_period=3"]) == PREEMPTED_STATUS
     checkpoint = load_checkpoint_file(tmp_path / "run" / "model_0000002.pth")
     assert checkpoint["trainer"]["iteration"] == 2
-    # It holds the weights, though the average was in the model when the signal came.
+    # It holds the raw weights, too, though the average was in the model when the signal came.
     name = "decoder.query_embed.weight"
-    assert torch.equal(checkpoint["ema"][name], stop_in_evaluation[0])
-    assert not torch.equal(checkpoint["model"][name], stop_in_evaluation[0])
+    assert torch.equal(checkpoint["model"][name], stop_in_evaluation[0])
+    assert not torch.equal(checkpoint["raw_model"][name], stop_in_evaluation[0])
 
     # After the last step there is a final checkpoint, and the evaluation is still to be done.
     resume = [*arguments[:2], "--resume", *arguments[2:]]

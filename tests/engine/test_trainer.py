@@ -54,7 +54,7 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
     # The average is another model than the last one, and has seen every step.
     assert final["ema"]["num_updates"] == 6
     name = "decoder.query_embed.weight"
-    assert not torch.equal(final["ema"][name], final["model"][name])
+    assert not torch.equal(final["raw_model"][name], final["model"][name])
 
     # Otherwise memory grows from step to step.
     assert trainer.storage.history("total_loss")._max_length == 200
@@ -90,7 +90,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny_overrides, tmp_path, monke
     assert not (tmp_path / "parts" / "model_final.pth").exists()
     resumed = run("parts", resume=True)
     assert resumed["trainer"]["iteration"] == whole["trainer"]["iteration"] == 7
-    for part in ("model", "ema"):
+    for part in ("model", "raw_model"):
         assert whole[part].keys() == resumed[part].keys()
         for name, value in whole[part].items():
             assert torch.equal(value, resumed[part][name]), f"{part}: {name}"

@@ -191,10 +191,10 @@ def wait_for_file(path, command):
 
 def same_weights(first, second):
     assert first["model"].keys() == second["model"].keys()
-    assert first["ema"].keys() == second["ema"].keys()
+    assert first["raw_model"].keys() == second["raw_model"].keys()
     return all(
         torch.equal(value, second[part][name])
-        for part in ("model", "ema")
+        for part in ("model", "raw_model")
         for name, value in first[part].items()
     )
 
