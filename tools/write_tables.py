@@ -30,8 +30,10 @@ from sap_detr.analysis import (
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
 from sap_detr.analysis.reference_body import DESCRIPTION
 from sap_detr.analysis.report import (
+    Cell,
     Columns,
     Record,
+    cell,
     format_table,
     mebibytes,
     precision_of,
@@ -212,13 +214,8 @@ def measured_tables(folder: Path) -> str:
     return "\n\n".join(blocks)
 
 
-def _ratio(record: Record, name: str) -> str:
-    relative = record.get("relative", {})
-    return f"{relative[name]['median']:.2f}" if name in relative else ""
-
-
-def _milliseconds(record: Record, name: str) -> str:
-    return f"{record[name]['median'] * 1e3:,.0f}" if name in record else ""
+def _milliseconds(name: str) -> Cell:
+    return cell(name, "median", form=lambda seconds: f"{seconds * 1e3:,.0f}")
 
 
 _WORKLOAD_COLUMNS: Columns = {
@@ -227,16 +224,16 @@ _WORKLOAD_COLUMNS: Columns = {
 }
 _MEMORY_COLUMNS: Columns = {
     **_WORKLOAD_COLUMNS,
-    "inference, MiB": lambda record: mebibytes(record["inference"]["peak"]),
-    "training step, MiB": lambda record: mebibytes(record["training"]["peak"]),
+    "inference, MiB": cell("inference", "peak", form=mebibytes),
+    "training step, MiB": cell("training", "peak", form=mebibytes),
 }
 _SPEED_COLUMNS: Columns = {
     **_WORKLOAD_COLUMNS,
-    "inference, ms": lambda record: _milliseconds(record, "inference"),
-    "training step, ms": lambda record: _milliseconds(record, "step"),
-    "inference / body": lambda record: _ratio(record, "inference"),
-    "step / body": lambda record: _ratio(record, "step"),
-    "of the rate of a matrix product": lambda r: f"{r['roofline']['total']['share']:.0%}",
+    "inference, ms": _milliseconds("inference"),
+    "training step, ms": _milliseconds("step"),
+    "inference / body": cell("relative", "inference", "median", form="{:.2f}".format),
+    "step / body": cell("relative", "step", "median", form="{:.2f}".format),
+    "of the rate of a matrix product": cell("roofline", "total", "share", form="{:.0%}".format),
 }
 
 
@@ -279,15 +276,13 @@ def precision_tables(folder: Path) -> str:
     return f"{title}\n\n{grid_table(records, precision_of, times_of)}"
 
 
-def grid_table(
-    records: Sequence[Record], column: Callable[[Record], str], cell: Callable[[Record], str]
-) -> str:
+def grid_table(records: Sequence[Record], column: Cell, text: Cell) -> str:
     """Return a row per config, and a column per something else.
 
     Args:
         records: of speed or memory.
         column: the header of the column that a record belongs to.
-        cell: what stands there.
+        text: what stands there.
 
     Raises:
         CompareError: if two records belong to one cell.
@@ -298,14 +293,14 @@ def grid_table(
         row = rows.setdefault(Path(record["config"]).stem, {})
         if column(record) in row:
             raise CompareError(f"two records of {record['config']}, {column(record)}")
-        row[column(record)] = cell(record)
+        row[column(record)] = text(record)
     cells = [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()]
     return format_table(cells, ["config", *columns], "pipe")
 
 
 def times_of(record: Record) -> str:
     """Milliseconds of inference and of a training step."""
-    return " / ".join(filter(None, (_milliseconds(record, name) for name in ("inference", "step"))))
+    return " / ".join(filter(None, (_milliseconds(name)(record) for name in ("inference", "step"))))
 
 
 def peaks_of(record: Record) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Columns, Record, record_table
+from .report import Columns, Record, cell, record_table
 
 # What is compared of each kind of record: a label and the way to the number. "*" stands for
 # every key, "+" for the sum over them.
@@ -177,10 +177,10 @@ def _numbers_at(
 def compare_table(rows: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`compare` returned; ``tablefmt`` is tabulate's."""
     columns: Columns = {
-        "record": lambda row: row["record"],
-        "figure": lambda row: row["figure"],
-        "old": lambda row: f"{row['old']:,.5g}",
-        "new": lambda row: f"{row['new']:,.5g}",
+        "record": cell("record"),
+        "figure": cell("figure"),
+        "old": cell("old", form="{:,.5g}".format),
+        "new": cell("new", form="{:,.5g}".format),
         "new / old": lambda row: "" if row["ratio"] is None else f"{row['ratio']:.3f}",
     }
     return record_table(rows, columns, tablefmt, text_columns=2)

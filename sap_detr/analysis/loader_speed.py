@@ -13,7 +13,7 @@ from ..config import ConfigError, load_config
 from ..data import DatasetError, get_dataset_dicts, register_coco_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
-from .report import Columns, Record, record_table
+from .report import Columns, Record, cell, record_table
 from .timing import in_turns, statistics
 
 LOADER_NOTE = (
@@ -89,9 +89,9 @@ def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
         for reader, measured in record["readers"].items()
     ]
     columns: Columns = {
-        "images": lambda row: row["images"],
-        "reader": lambda row: row["reader"],
-        "images/s/core": lambda row: f"{row['images_per_second']:.0f}",
+        "images": cell("images"),
+        "reader": cell("reader"),
+        "images/s/core": cell("images_per_second", form="{:.0f}".format),
         "ms": lambda row: f"{row['seconds']['median'] * 1e3:.2f}",
         "MB": lambda row: f"{row['bytes'] / 1e6:.2f}",
     }

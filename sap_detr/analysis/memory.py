@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, mebibytes, record_table
+from .report import WORKLOAD_COLUMNS, Columns, Record, cell, mebibytes, record_table
 from .workload import MODES, BenchmarkModel, Workload
 
 # What a process returns: name to bytes.
@@ -107,20 +107,13 @@ def peak_memory(workload: Workload, mode: str, threads: int | None = None) -> di
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes; its peak where the system does not say."""
-    return _status("VmRSS") or peak_resident()
+    """Return resident memory of this process in bytes; its peak where the system says only that."""
+    return _resident("VmRSS")
 
 
 def peak_resident() -> int:
-    """Largest resident memory of this process in bytes, since its start or its last reset."""
-    size = _status("VmHWM")
-    if size is not None:
-        return size
-    # Not on Windows.
-    import resource
-
-    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return maximum if sys.platform == "darwin" else maximum * 1024
+    """Return largest resident memory of this process in bytes, since start or the last reset."""
+    return _resident("VmHWM")
 
 
 def reset_peak_resident() -> None:
@@ -130,14 +123,16 @@ def reset_peak_resident() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _status(key: str) -> int | None:
-    """Return a size of this process in bytes, as Linux has it."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    sizes = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")]
-    return sizes[0] if sizes else None
+def _resident(key: str) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    # Not on Windows.
+    import resource
+
+    maximum = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return maximum if sys.platform == "darwin" else maximum * 1024
 
 
 def memory_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
@@ -146,10 +141,12 @@ def memory_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     for device in dict.fromkeys(record["device"] for record in records):
         columns: Columns = {
             **WORKLOAD_COLUMNS,
-            "batch": lambda record: str(record["batch"]),
-            **({"imports": _before_training("imports")} if device == "cpu" else {}),
-            "model": _before_training("model"),
-            **{mode: _peak(mode) for mode in MODES},
+            "batch": cell("batch"),
+            **{
+                name: cell("training", name, form=mebibytes)
+                for name in (("imports", "model") if device == "cpu" else ("model",))
+            },
+            **{mode: cell(mode, form=_peak) for mode in MODES},
         }
         chosen = [record for record in records if record["device"] == device]
         blocks.append(record_table(chosen, columns, tablefmt, text_columns=3))
@@ -157,14 +154,6 @@ def memory_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     return "\n\n".join(blocks)
 
 
-def _before_training(name: str) -> Cell:
-    return lambda record: mebibytes(record["training"][name])
-
-
-def _peak(mode: str) -> Cell:
-    def cell(record: Record) -> str:
-        figures = record[mode]
-        other = figures.get("reserved", figures["peak"] - figures["model"])
-        return f"{mebibytes(figures['peak'])} ({mebibytes(other)})"
-
-    return cell
+def _peak(figures: Mapping[str, int]) -> str:
+    other = figures.get("reserved", figures["peak"] - figures["model"])
+    return f"{mebibytes(figures['peak'])} ({mebibytes(other)})"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from .report import WORKLOAD_COLUMNS, Record, record_table
+from .report import WORKLOAD_COLUMNS, Record, cell, record_table
 from .timing import PartTimer, clock_of, run_statistics
 from .workload import BenchmarkModel, Workload
 
@@ -107,14 +107,14 @@ def profile_report(records: Sequence[Record], top: int = 20, tablefmt: str = "si
     """
     blocks = []
     for record in records:
-        cells = [cell(record) for cell in WORKLOAD_COLUMNS.values()]
+        cells = [text(record) for text in WORKLOAD_COLUMNS.values()]
         blocks.append(", ".join([*cells, record["mode"]]))
         operators = record["operators"].strip()
         blocks.append(f"```\n{operators}\n```" if tablefmt == "github" else operators)
         columns = {
-            "modules": lambda row: row["name"],
-            "ms": lambda row: f"{row['seconds'] * 1e3:.1f}",
-            "share": lambda row: f"{row['share']:.1%}",
+            "modules": cell("name"),
+            "ms": cell("seconds", form=lambda seconds: f"{seconds * 1e3:.1f}"),
+            "share": cell("share", form="{:.1%}".format),
         }
         blocks.append(record_table(record["modules"][:top], columns, tablefmt))
     return "\n\n".join([*blocks, PROFILE_NOTE])

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from .building import build_without_weights
-from .report import Cell, Columns, Record, part_names, record_table, value_at
+from .report import Columns, Record, cell, part_names, record_table
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,13 @@ def parameter_record(
 
 def parameter_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`parameter_record` returned; ``tablefmt`` is tabulate's."""
+    number = "{:,}".format
     columns: Columns = {
-        "config": lambda record: record["config"],
+        "config": cell("config"),
         "classes": lambda record: str(record["classes"] or ""),
-        "parameters": lambda record: f"{record['total']:,}",
-        "trained": lambda record: f"{record['trained']:,}",
+        "parameters": cell("total", form=number),
+        "trained": cell("trained", form=number),
     }
     names = part_names(record["parts"] for record in records)
-    parts = {name or "(own)": _total_of(name) for name in names}
+    parts = {n or "(own)": cell("parts", n, "total", form=number, missing="0") for n in names}
     return record_table(records, {**columns, **parts}, tablefmt)
-
-
-def _total_of(part: str) -> Cell:
-    return lambda record: f"{value_at(record, 'parts', part, 'total') or 0:,}"

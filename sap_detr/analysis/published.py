@@ -16,7 +16,7 @@ from torch import nn
 from ..modeling import DetectionTransformer, FeatureMap, SapDetrDecoder
 from ..modeling.decoders.sap_detr import PointCrossAttention, SapDetrDecoderLayer
 from .flops import FlopCount, count_detector_flops, mean_flops
-from .report import Cell, Columns, Record, part_names, record_table, value_at
+from .report import Cell, Columns, Record, cell, part_names, record_table
 
 SAVED = "saved by reformulation"
 CONVENTION = (
@@ -136,8 +136,8 @@ def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
     Numbers are in units of 1e9. Parts are those of "all heads", as executed.
     """
     columns: Columns = {
-        "config": lambda record: record["config"],
-        "images": lambda record: record["images"],
+        "config": cell("config"),
+        "images": cell("images"),
         "classes": lambda record: str(record["classes"] or ""),
         "as published": _giga("published", "total"),
         "all heads": _giga("all_heads", "total"),
@@ -149,7 +149,7 @@ def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
 
 
 def _giga(*path: str) -> Cell:
-    return lambda record: f"{(value_at(record, *path) or 0) / 1e9:.2f}"
+    return cell(*path, form=lambda flops: f"{flops / 1e9:.2f}", missing="0.00")
 
 
 def uncounted_note(records: Sequence[Record]) -> str:

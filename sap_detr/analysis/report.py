@@ -20,7 +20,7 @@ def record_table(
     records: Sequence[Record], columns: Columns, tablefmt: str = "simple", text_columns: int = 1
 ) -> str:
     """Return a table with a row per record; see :func:`format_table`."""
-    rows = [[cell(record) for cell in columns.values()] for record in records]
+    rows = [[text(record) for text in columns.values()] for record in records]
     return format_table(rows, list(columns), tablefmt, text_columns)
 
 
@@ -42,14 +42,24 @@ def format_table(
     return result
 
 
-def value_at(record: Record, *path: str) -> Any:
-    """Return what a record has under nested keys; None where one of them is missing."""
-    value: Any = record
-    for key in path:
-        if key not in value:
-            return None
-        value = value[key]
-    return value
+def cell(*path: str, form: Callable[[Any], str] = str, missing: str = "") -> Cell:
+    """Return what writes a value of a record into a cell.
+
+    Args:
+        path: nested keys that lead to the value.
+        form: the value to its text.
+        missing: the text where a key is missing.
+    """
+
+    def text(record: Record) -> str:
+        value: Any = record
+        for key in path:
+            if key not in value:
+                return missing
+            value = value[key]
+        return form(value)
+
+    return text
 
 
 def size_of(record: Record) -> str:

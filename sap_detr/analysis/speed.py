@@ -15,7 +15,7 @@ from .building import build_without_weights
 from .flops import count_detector_flops
 from .host_syncs import count_host_syncs
 from .reference_body import DESCRIPTION, ReferenceBody
-from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, part_names, record_table, value_at
+from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, cell, part_names, record_table
 from .timing import (
     PartTimer,
     Seconds,
@@ -242,42 +242,31 @@ def _roofline_columns(records: Sequence[Record]) -> Columns:
     names = part_names(record["roofline"]["parts"] for record in records)
     return {
         **WORKLOAD_COLUMNS,
-        "matrix product": lambda record: f"{record['roofline']['matmul'] / 1e9:.0f}",
+        "matrix product": cell("roofline", "matmul", form=lambda rate: f"{rate / 1e9:.0f}"),
         "model": _rate("total"),
         **{name: _rate("parts", name) for name in names},
     }
 
 
 def _milliseconds(*path: str) -> Cell:
-    def cell(record: Record) -> str:
-        seconds = value_at(record, *path)
-        return "" if seconds is None else f"{seconds * 1e3:.1f}"
-
-    return cell
+    return cell(*path, form=lambda seconds: f"{seconds * 1e3:.1f}")
 
 
 def _quartiles(*path: str, scale: float, digits: int) -> Cell:
-    def cell(record: Record) -> str:
-        figures = value_at(record, *path)
-        if figures is None:
-            return ""
+    def form(figures: Mapping[str, float]) -> str:
         low, median, high = (f"{figures[q] * scale:.{digits}f}" for q in ("low", "median", "high"))
         return f"{median} ({low}..{high})"
 
-    return cell
+    return cell(*path, form=form)
 
 
 def _rate(*path: str) -> Cell:
-    def cell(record: Record) -> str:
-        figures = value_at(record, "roofline", *path)
-        return "" if figures is None else f"{figures['rate'] / 1e9:.0f} ({figures['share']:.0%})"
-
-    return cell
+    return cell("roofline", *path, form=lambda x: f"{x['rate'] / 1e9:.0f} ({x['share']:.0%})")
 
 
 _RELATIVE_COLUMNS: Columns = {
     **WORKLOAD_COLUMNS,
-    "batch": lambda record: str(record["batch"]),
+    "batch": cell("batch"),
     "body forward": _milliseconds("relative", "body_forward", "median"),
     "inference / body forward": _quartiles("relative", "inference", scale=1, digits=2),
     "body forward+backward": _milliseconds("relative", "body_step", "median"),
