@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.json is not None:
             args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if args.sheet is not None:
-            written = findings_sheet(inspection.all_findings(), args.sheet)
+            written = findings_sheet(
+                inspection.all_findings(), args.sheet, pixel_range=find_range(args, cfg)
+            )
             print(f"\nPictures: {written or 'nothing that could be drawn'}")
     except USER_ERRORS as error:
         print(f"check_dataset: {error}", file=sys.stderr)
@@ -80,20 +82,25 @@ def inspect_data(args: argparse.Namespace, cfg: DictConfig | None) -> Inspection
     queries = args.num_queries
     if queries is None and cfg is not None:
         queries = num_queries(cfg)
-    allowed = args.pixel_range
-    if allowed is None:
-        allowed = PixelRange() if cfg is None else pixel_range(cfg)
     with make_pool(args.workers) as pool, ProgressBar() as progress:
         return inspect(
             sources,
             pool,
             num_queries=queries,
             decode=args.full,
-            pixel_range=allowed,
+            pixel_range=find_range(args, cfg),
             # A file or a name may be looked at alone.
             require_validation=not (args.annotations or args.names),
             progress=progress,
         )
+
+
+def find_range(args: argparse.Namespace, cfg: DictConfig | None) -> PixelRange:
+    """Return what a command line, or else its config, makes of images of more than 8 bits."""
+    given: PixelRange | None = args.pixel_range
+    if given is None:
+        given = PixelRange() if cfg is None else pixel_range(cfg)
+    return given
 
 
 def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Source]:

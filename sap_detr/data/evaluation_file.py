@@ -43,10 +43,14 @@ def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
     if bad_ids:
         findings.add(Kind.IDS, count=bad_ids)
     bad_areas = 0
+    suspected = Kind.FRACTIONS in findings or Kind.CORNERS in findings
     for index, annotation in enumerate(annotations):
         area = _area(annotation)
         if area is None:
             findings.add(Kind.NO_AREA)
+        elif suspected:
+            # Not the area is wrong.
+            continue
         elif _contradicts(area, annotation):
             name = annotation.get("id", f"annotations[{index}]")
             what = f"area {area:g} with bbox {shorten(annotation['bbox'])}"

@@ -239,13 +239,13 @@ def inspect_image(
         file.seek(0)
         image = _open(file, name)
         size, orientation = image.size, _orientation(image)
-        if image.format == "TIFF":
-            # Pillow turns these itself, and says so from the start.
-            size = _upright(size, orientation)
         # Without the mark that ends an image, decoding shows whether it was cut off.
         mark = _END_MARKS.get(image.format or "")
         if decode or mark is None or mark not in tail:
             image.load()
+        if image.format == "TIFF":
+            # Pillow has turned it.
+            size = _upright(image.size, orientation)
         highest = None
         if image.mode not in PLAIN_MODES:
             to_rgb(image, pixel_range)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..data import BadImageError, Finding, Findings, read_image
 from ..data.findings import Example, Severity
+from ..data.pixels import FULL_RANGE, PixelRange
 from .canvas import View
 from .detections import BoxSet, draw_detections
 from .layout import beside
@@ -38,6 +40,7 @@ def findings_sheet(
     out_png: str | os.PathLike[str],
     per_kind: int = 4,
     most: int = 32,
+    pixel_range: PixelRange = FULL_RANGE,
 ) -> Path | None:
     """Draw examples of everything that can be seen in an image; errors come first.
 
@@ -46,12 +49,13 @@ def findings_sheet(
         out_png: file to write.
         per_kind: most examples of each kind.
         most: most examples altogether.
+        pixel_range: how images of more than 8 bits are shown.
 
     Returns:
         The file; None if there is nothing to be seen, and no file was written.
     """
     ordered = [f for severity in _ORDER for found in findings for f in found.of(severity)]
-    rows = [row for finding in ordered for row in _rows_of(finding, per_kind)][:most]
+    rows = [row for finding in ordered for row in _rows_of(finding, per_kind, pixel_range)][:most]
     if not rows:
         return None
     columns = min(4, max(1, round(len(rows) ** 0.5)))
@@ -60,13 +64,13 @@ def findings_sheet(
     )
 
 
-def _rows_of(finding: Finding, most: int) -> list[SheetRow]:
+def _rows_of(finding: Finding, most: int, pixel_range: PixelRange) -> list[SheetRow]:
     rows: list[SheetRow] = []
     for example in finding.examples:
         if len(rows) == most:
             break
         try:
-            picture = draw_example(example)
+            picture = draw_example(example, pixel_range)
         except BadImageError:
             continue
         if picture is not None:
@@ -78,15 +82,16 @@ def _rows_of(finding: Finding, most: int) -> list[SheetRow]:
     return rows
 
 
-def draw_example(example: Example) -> Pixels | None:
+def draw_example(example: Example, pixel_range: PixelRange = FULL_RANGE) -> Pixels | None:
     """Return the picture of a tile; None if the example has no image."""
+    read = partial(read_image, pixel_range=pixel_range)
     if not example.file_names:
         return None
     if example.boxes:
         x, y, width, height = np.array(example.boxes, np.float64).T
         boxes = np.stack([x, y, x + width, y + height], 1)
-        return _draw_boxes(read_image(example.file_names[0]), boxes)
-    images = [read_image(file) for file in dict.fromkeys(example.file_names[:2])]
+        return _draw_boxes(read(example.file_names[0]), boxes)
+    images = [read(file) for file in dict.fromkeys(example.file_names[:2])]
     size = (_SIZE[0] // len(images) - 2 * (len(images) - 1), _SIZE[1])
     views = [View.around((0, 0, 1, 1), image, size).show(image, _EMPTY) for image in images]
     return np.asarray(beside([Image.fromarray(view) for view in views], 4))

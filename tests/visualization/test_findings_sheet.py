@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sap_detr.data import PixelRange
 from sap_detr.data.findings import Example, Findings, Kind
 from sap_detr.visualization.findings_sheet import draw_example, findings_sheet
 from sap_detr.visualization.palette import class_color
@@ -76,3 +77,11 @@ def test_nothing_todraw_example(tmp_path):
     findings.add(Kind.MISSING_FILE, "b", "gone", (str(tmp_path / "none.png"),))
     assert findings_sheet([findings], tmp_path / "sheet.png") is None
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_images_of_more_than_8_bits(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40)).save(path)
+    example = Example("image 1", "", (str(path),))
+    dark, bright = (draw_example(example, PixelRange("bits", b)) for b in (16, 11))
+    assert bright.mean() > dark.mean() + 10
