@@ -20,7 +20,6 @@ from .palette import RGB, class_color, load_font, shorten, text_color_on
 from .pixels import Pixels, check_image
 
 Labels = Literal["full", "score", "none"]
-Place = tuple[float, float, float, float]
 
 _SMALLEST_FONT = 7
 
@@ -264,7 +263,7 @@ class _Labeler:
         """Upper left corner of a label: above the box, or else where it is in the way least."""
         x0, y0, x1, y1 = corners
         left, right = x0, x1 + 1 - width
-        candidates = [
+        wanted = [
             (left, y0 - height),
             (left, y0),
             (left, y1 + 1),
@@ -276,26 +275,21 @@ class _Labeler:
             (x1 + 1, y0),
             (x0 - width, y0),
         ]
-        best, best_cost = (0, 0), np.inf
-        for rank, (x, y) in enumerate(candidates):
-            place = (
-                int(np.clip(x, 0, max(0, self._size[0] - width))),
-                int(np.clip(y, 0, max(0, self._size[1] - height))),
-            )
-            area = (*place, place[0] + width, place[1] + height)
-            moved = abs(place[0] - x) + abs(place[1] - y)
-            hidden = _overlap(self._taken, area).sum() / (width * height)
-            # To cover a corner of a box does no harm.
-            covered = (_overlap(self._boxes, area) / self._areas - 0.25).clip(0).sum()
-            cost = 20 * hidden + 8 * covered + 0.12 * rank + 0.01 * moved
-            if cost < best_cost:
-                best, best_cost = place, cost
-        return best
+        size = np.array([width, height])
+        places = np.clip(wanted, 0, np.maximum(np.array(self._size) - size, 0))
+        plates = np.hstack([places, places + size])
+        hidden = _overlaps(plates, self._taken).sum(1) / size.prod()
+        # To cover a corner of a box does no harm.
+        covered = (_overlaps(plates, self._boxes) / self._areas - 0.25).clip(0).sum(1)
+        moved = np.abs(places - wanted).sum(1)
+        cost = 20 * hidden + 8 * covered + 0.12 * np.arange(len(wanted)) + 0.01 * moved
+        x, y = places[cost.argmin()].tolist()
+        return x, y
 
 
-def _overlap(places: NDArray[np.float64], area: Place) -> NDArray[np.float64]:
-    """Shared area of (N, 4) XYXY rectangles with another, (N,)."""
-    low = np.maximum(places[:, :2], area[:2])
-    high = np.minimum(places[:, 2:], area[2:])
-    shared: NDArray[np.float64] = (high - low).clip(0).prod(1)
+def _overlaps(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Shared areas (N, M) of XYXY rectangles (N, 4) with others (M, 4)."""
+    low = np.maximum(first[:, None, :2], second[:, :2])
+    high = np.minimum(first[:, None, 2:], second[:, 2:])
+    shared: NDArray[np.float64] = (high - low).clip(0).prod(-1)
     return shared
