@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.utils.registry import locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -279,11 +281,25 @@ def build_part(key: str, described: DictConfig) -> Any:
     except Exception as error:
         cause = error.__cause__ or error
         text = " ".join(str(cause).split())
+        surplus = _surplus_arguments(described) if isinstance(cause, TypeError) else []
+        if surplus:
+            removals = " ".join(f"~{key}.{name}" for name in surplus)
+            text += f". To leave out what it does not take, add {removals}"
         raise ConfigError(
             f"{key} can't be built from its settings: {type(cause).__name__}: {text}"
         ) from error
     finally:
         log.disabled = disabled
+
+
+def _surplus_arguments(described: DictConfig) -> list[str]:
+    """Return the keys of a part that what is to be called does not take."""
+    target = described["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    parameters = inspect.signature(target).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return []
+    return [str(key) for key in described if key != "_target_" and key not in parameters]
 
 
 def prepare_data(cfg: DictConfig) -> list[str] | None:

@@ -59,7 +59,7 @@ def test_weights_come_from_a_file_or_from_the_folder(tmp_path, monkeypatch, suff
     file.parent.mkdir(parents=True)
     save_checkpoint_file({"model": model.state_dict()}, file)
     monkeypatch.setenv(model_zoo.CHECKPOINT_FOLDER_VARIABLE, str(tmp_path / "weights"))
-    for trained in (str(file), True):
+    for trained in (str(file), file, True):
         assert model_zoo.get_config(SMALL, trained).train.init_checkpoint == str(file)
         again = model_zoo.get(SMALL, trained=trained, num_classes=4).state_dict()
         for name, tensor in model.state_dict().items():
@@ -82,3 +82,6 @@ def test_missing_weights_are_named(tmp_path, monkeypatch):
         model_zoo.get_config(SMALL, trained=True)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*gone\.pth"):
         model_zoo.get_config(SMALL, trained=str(tmp_path / "gone.pth"))
+    # Not random weights.
+    with pytest.raises(FileNotFoundError, match="no checkpoint file ''"):
+        model_zoo.get(SMALL, trained="", num_classes=4)

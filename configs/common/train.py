@@ -7,6 +7,8 @@ train = dict(
     # "scored": the moving average where the checkpoint has one, which is what was evaluated; "raw":
     # the weights of which it is the average.
     weights="scored",
+    # Patterns of names, such as decoder.query_embed.*, that keep the model's initial values.
+    reinitialise=[],
     # 50 ep = 369600 iters * 16 images/iter / 118287 images (7392 whole batches an epoch).
     max_iter=369600,
     device="cuda" if torch.cuda.is_available() else "cpu",

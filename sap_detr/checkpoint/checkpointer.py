@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,12 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             temporary.write_text(last_filename_basename)
 
     def resume_or_load(
-        self, path: str, *, resume: bool = True, weights: str = SCORED
+        self,
+        path: str,
+        *,
+        resume: bool = True,
+        weights: str = SCORED,
+        reinitialise: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Resume the run in `save_dir` if asked to and if it has a checkpoint; else load weights.
 
@@ -155,6 +160,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             path: weights to start from; empty for none.
             resume: whether to look for a checkpoint in `save_dir`.
             weights: which of them to load, not on resuming; see `model_state`.
+            reinitialise: patterns of names that are not loaded, not on resuming either.
 
         Returns:
             What the checkpoint holds besides the model and the registered objects.
@@ -167,14 +173,17 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             chosen = by_main_process(partial(newest_whole, Path(self.save_dir)))
         if chosen is not None:
             return self.resume(str(chosen))
-        return self.load(path, weights=weights)
+        return self.load(path, weights=weights, reinitialise=reinitialise)
 
-    def load(self, path: str, *, weights: str = SCORED) -> dict[str, Any]:
+    def load(
+        self, path: str, *, weights: str = SCORED, reinitialise: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Load weights, see `load_weights`, and nothing else; `resume` restores all.
 
         Args:
             path: file, or an address that Detectron2's PathManager knows; empty for none.
             weights: which of them, if there is a moving average; see `model_state`.
+            reinitialise: patterns of names that keep the model's values; see `load_weights`.
 
         Returns:
             What the checkpoint holds besides the model.
@@ -189,6 +198,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             class_names=self.class_names,
             source=path,
             weights=weights,
+            reinitialise=reinitialise,
         )
         # A bare state dict has nothing besides.
         return checkpoint if checkpoint.pop("model", None) is not None else {}

@@ -148,9 +148,9 @@ def load_weights(
         The report, which is also logged.
 
     Raises:
-        CheckpointError: unreadable file, unknown names, nothing in common with the model, other
-            shapes, class names that don't fit the number of rows, or values that are not finite.
-        ValueError: a pattern that matches nothing.
+        CheckpointError: a pattern that matches nothing, unreadable file, unknown names, nothing in
+            common with the model, other shapes, class names that don't fit the number of rows, or
+            values that are not finite.
     """
     if isinstance(path_or_state, Mapping):
         source, checkpoint = source or "the given state dict", dict(path_or_state)
@@ -162,7 +162,10 @@ def load_weights(
     }
     for pattern in reinitialise:
         if not fnmatch.filter(target, pattern):
-            raise ValueError(f"reinitialise pattern {pattern!r} matches no tensor of the model.")
+            raise CheckpointError(
+                f"reinitialise pattern {pattern!r} matches no tensor of the model, which has e.g. "
+                f"{listing(sorted(target), 5)}"
+            )
 
     state = model_state(checkpoint, weights)
     form = detect_format(state)
@@ -217,8 +220,8 @@ def load_weights(
     if wrong_shapes:
         raise CheckpointError(
             f"{source} has tensors of other shapes than the model: "
-            f"{listing(wrong_shapes, 8, '; ')}. Is it for another configuration? Names given as "
-            "`reinitialise` patterns keep the model's initial values."
+            f"{listing(wrong_shapes, 8, '; ')}. Is it for another configuration? To train from the "
+            "rest of it, list these names in train.reinitialise (`reinitialise` of load_weights)"
         )
     bad = non_finite_names(new_values)
     if bad:

@@ -20,6 +20,8 @@ from .integrity import DamagedFileError, check_torch_file, tensor_checksum
 
 # How text files begin that are downloaded in a checkpoint's place.
 _TEXTS = (b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")
+# Files that are taken for weights by mistake.
+_OTHER_SUFFIXES = (".json", ".yaml", ".yml", ".py", ".txt", ".log", ".csv")
 
 
 class CheckpointError(ValueError):
@@ -71,6 +73,9 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
                 "torch.save({'model': model.state_dict()}, path)."
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights_only" in reason:
+            # torch's advice is to run what is in the file.
+            reason = "it does not hold what torch.save writes of tensors"
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) can't be read as {kind}: {reason[:200]}. The "
             "file is truncated, damaged or of another kind; download or copy it again."
@@ -95,6 +100,11 @@ def _check_readable(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a text file (a web page or a Git LFS pointer), not a checkpoint. Download "
             "it again."
+        )
+    if path.suffix.lower() in _OTHER_SUFFIXES or start.lstrip().startswith((b"{", b"[")):
+        raise CheckpointError(
+            f"{path} is no checkpoint, but a text such as annotations, metrics or a config. "
+            "Weights are in files like model_final.pth, .pkl or .safetensors."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class BestCheckpoint(HookBase):  # type: ignore[misc]
         self._metric = metric
         self.best: float | None = None
         self._seen_iteration = -1
+        self._warned = False
 
     def before_train(self) -> None:
         # Checkpoints are written before the evaluation of their iteration: the one that a run
@@ -97,7 +98,9 @@ class BestCheckpoint(HookBase):  # type: ignore[misc]
         self._save_if_best()
 
     def _save_if_best(self) -> None:
-        value, iteration = self.trainer.storage.latest().get(self._metric, (math.nan, -1))
+        latest = self.trainer.storage.latest()
+        self._warn_if_missing(latest)
+        value, iteration = latest.get(self._metric, (math.nan, -1))
         if iteration == self._seen_iteration or not math.isfinite(value):
             return
         self._seen_iteration = iteration
@@ -105,6 +108,16 @@ class BestCheckpoint(HookBase):  # type: ignore[misc]
             before, self.best = self.best, value
             if not self._checkpointer.save(BEST, tag_last=False):
                 self.best = before
+
+    def _warn_if_missing(self, latest: Mapping[str, Any]) -> None:
+        """Tell once, after the first evaluation, that it does not give the metric."""
+        given = [key for key in latest if "/" in key]
+        if given and self._metric not in latest and not self._warned:
+            logger.warning(
+                f"evaluations give no {self._metric}, so there will be no {BEST}: set "
+                f"train.best_metric to one of {', '.join(given)}"
+            )
+            self._warned = True
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.best is None else {"best": self.best}

@@ -40,7 +40,7 @@ from .launch import (
     tell_preempted,
 )
 from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
-from .settings import check_settings
+from .settings import check_best_metric, check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, claimed_local_rank, find_topology
 from .trainer import DetectionTrainer, accumulation_steps
@@ -207,6 +207,7 @@ def check_plan(plan: RunPlan) -> RunPlan:
     batch = cfg.dataloader.train.total_batch_size
     trained: list[str] = []
     if not plan.eval_only:
+        check_best_metric(cfg)
         accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
         trained = as_list(cfg.dataloader.train.dataset.names)
     evaluated = as_list(cfg.dataloader.test.dataset.names)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..checkpoint import RAW, SCORED
-from ..config import COCO_NUM_CLASSES, ConfigError, build_part
+from ..config import COCO_NUM_CLASSES, ConfigError, as_list, build_part
 from ..modeling import DetectionTransformer
 from .non_finite import NonFinitePolicy
 from .step import AMP_DTYPES
@@ -77,10 +78,16 @@ NAMES = Rule(
     ),
 )
 
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
 RULES: dict[str, Rule] = {
     "train.output_dir": TEXT,
     "train.init_checkpoint": Rule("a file or nothing", lambda v: isinstance(v, str), optional=True),
     "train.weights": one_of(SCORED, RAW),
+    "train.reinitialise": Rule(
+        "a list of patterns of names, such as [decoder.query_embed.*]",
+        lambda v: isinstance(v, list | ListConfig) and all(isinstance(name, str) for name in v),
+    ),
     "train.max_iter": whole(1, optional=True),
     "train.epochs": above(0, optional=True),
     "train.seed": whole(0),
@@ -137,6 +144,36 @@ def check_settings(cfg: DictConfig) -> None:
     _try_to_build(cfg)
 
 
+def check_best_metric(cfg: DictConfig) -> None:
+    """Find out whether evaluations will give ``train.best_metric``.
+
+    Args:
+        cfg: after :func:`~sap_detr.config.prepare_data`. Nothing is known of evaluators and tasks
+            other than Detectron2's of boxes and masks; the first evaluation tells of those.
+
+    Raises:
+        ConfigError: it lists the metrics that there are.
+    """
+    evaluator, sets = cfg.dataloader.evaluator, as_list(cfg.dataloader.test.dataset.names)
+    target = evaluator["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    tasks = as_list(evaluator.get("tasks") or ())
+    if not (sets and tasks and isinstance(target, type) and issubclass(target, COCOEvaluator)):
+        return
+    if not set(tasks) <= {"bbox", "segm"}:
+        return
+    prefixes = [""] if len(sets) == 1 else [f"{name}/" for name in sets]
+    classes = cfg.train.class_names or ()
+    known = [f"{p}{task}/{metric}" for p in prefixes for task in tasks for metric in COCO_METRICS]
+    per_class = [f"{p}{t}/AP-{name}" for p in prefixes for t in tasks for name in classes]
+    if cfg.train.best_metric not in [*known, *per_class]:
+        more = ", or AP of a class such as " + per_class[0] if per_class else ""
+        raise ConfigError(
+            f"train.best_metric={cfg.train.best_metric}: evaluations give no such metric. One of "
+            f"{', '.join(known)}{more} is expected"
+        )
+
+
 def _try_to_build(cfg: DictConfig) -> None:
     """Build what needs no data, to throw it away."""
     target = cfg.model["_target_"]
@@ -148,7 +185,8 @@ def _try_to_build(cfg: DictConfig) -> None:
     if isinstance(target, type) and issubclass(target, DetectionTransformer):
         model = cfg.model.copy()
         # What the data will say.
-        model.num_classes = model.num_classes or COCO_NUM_CLASSES
+        if model.num_classes is None:
+            model.num_classes = COCO_NUM_CLASSES
         with torch.device("meta"):
             build_part("model", model)
     optimizer = cfg.optimizer.copy()

@@ -146,7 +146,10 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         lock_run_folder(str(folder))
         train = self.cfg.train
         self.checkpointer.resume_or_load(
-            train.init_checkpoint, resume=resume, weights=train.get("weights", SCORED)
+            train.init_checkpoint,
+            resume=resume,
+            weights=train.get("weights", SCORED),
+            reinitialise=train.get("reinitialise", ()),
         )
         if self.checkpointer.resumed_from is not None:
             # A checkpoint holds the iteration that was just finished.
@@ -367,5 +370,7 @@ def broadcast_buffers(model: nn.Module) -> None:
 def ddp_arguments(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of DistributedDataParallel; on the CPU it must not be told of devices."""
     device = next(model.parameters()).device
-    ids = [device.index or torch.cuda.current_device()] if device.type == "cuda" else None
-    return {"device_ids": ids, **given}
+    if device.type != "cuda":
+        return {"device_ids": None, **given}
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return {"device_ids": [index], **given}

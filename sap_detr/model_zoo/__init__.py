@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from omegaconf import DictConfig
 from torch import nn
@@ -14,10 +15,13 @@ from ..engine import build_model
 
 __all__ = ["CHECKPOINT_FOLDER_VARIABLE", "get", "get_config", "get_config_file", "list_configs"]
 
+_Source = Literal[True] | str | os.PathLike[str]
+Trained = Literal[False] | _Source
+
 CHECKPOINT_FOLDER_VARIABLE = "SAP_DETR_CHECKPOINTS"
 
 
-def get_config(name: str, trained: bool | str = False) -> DictConfig:
+def get_config(name: str, trained: Trained = False) -> DictConfig:
     """Load a config.
 
     Args:
@@ -28,14 +32,14 @@ def get_config(name: str, trained: bool | str = False) -> DictConfig:
         FileNotFoundError: if there is no such config, or no such weights.
     """
     cfg = load_config(get_config_file(name))
-    if trained:
+    if trained is not False:
         cfg.train.init_checkpoint = _checkpoint_for(name, trained)
     return cfg
 
 
 def get(
     name: str,
-    trained: bool | str = False,
+    trained: Trained = False,
     num_classes: int | None = None,
     weights: str = SCORED,
 ) -> nn.Module:
@@ -56,23 +60,24 @@ def get(
         FileNotFoundError: if there is no such config, or no such weights.
     """
     cfg = get_config(name, trained)
-    checkpoint = load_checkpoint_file(cfg.train.init_checkpoint) if trained else {}
+    checkpoint = {} if trained is False else load_checkpoint_file(cfg.train.init_checkpoint)
     if num_classes is None and checkpoint.get("class_names"):
         num_classes = len(checkpoint["class_names"])
     if num_classes is not None:
         cfg.model.num_classes = num_classes
     model = build_model(cfg)
-    if trained:
+    if trained is not False:
         report = load_weights(model, checkpoint, source=cfg.train.init_checkpoint, weights=weights)
         report.require_complete()
     return model.eval()
 
 
-def _checkpoint_for(name: str, trained: bool | str) -> str:
-    if isinstance(trained, str):
-        if not Path(trained).is_file():
-            raise FileNotFoundError(f"there is no checkpoint file {trained}")
-        return trained
+def _checkpoint_for(name: str, trained: _Source) -> str:
+    if trained is not True:
+        path = os.fspath(trained)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no checkpoint file {path!r}")
+        return path
     folder = os.environ.get(CHECKPOINT_FOLDER_VARIABLE)
     stem = name.removeprefix("configs/").removesuffix(".py")
     if not folder:

@@ -240,3 +240,27 @@ def test_file_is_synced_before_it_replaces_the_old_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("replace"), replace(a, b)))
     save_checkpoint_file({"model": {}}, tmp_path / "model.pth")
     assert steps == ["sync", "replace", "sync"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("val.json", b'{"images": []}'),
+        ("val.pth", b' [{"image_id": 1}]'),
+        ("config.yaml", b"train:\n  seed: 1\n"),
+        ("config.py", b"from detectron2 import config\n"),
+    ],
+)
+def test_texts_are_told_to_be_no_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is no checkpoint, but a text.*pth") as error:
+        load_checkpoint_file(tmp_path / name)
+    assert "weights_only" not in str(error.value)
+
+
+def test_torchs_advice_to_run_what_is_in_a_file_is_not_passed_on(tmp_path):
+    path = tmp_path / "photo.pth"
+    path.write_bytes(b"\xff\xd8\xff\xe0 a picture, for example")
+    with pytest.raises(CheckpointError, match="can't be read as a torch") as error:
+        load_checkpoint_file(path)
+    assert "weights_only" not in str(error.value)

@@ -1,16 +1,21 @@
 """Values that make no sense are told in one line, before a run writes anything."""
 
+from types import SimpleNamespace
+
 import pytest
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
+from detectron2.utils.events import EventStorage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
 
+from sap_detr.checkpoint import SafeCheckpointer
 from sap_detr.config import ConfigError, list_configs, load_config
+from sap_detr.engine import BestCheckpoint
 from sap_detr.engine import main as command
-from sap_detr.engine.settings import RULES, check_settings
+from sap_detr.engine.settings import RULES, check_best_metric, check_settings
 
 SMALL = "detr/detr_small_shapes.py"
 
@@ -29,6 +34,8 @@ def test_every_recipe_makes_sense(name):
         ("train.clip_grad_norm=-1", "train.clip_grad_norm=-1: a number above 0"),
         ("train.amp.dtype=int8", "train.amp.dtype=int8: one of bfloat16, float16"),
         ("train.best_metric=AP50", "train.best_metric=AP50: .*bbox/AP50"),
+        ("train.weights=ema", "train.weights=ema: one of scored, raw"),
+        ("train.reinitialise=[1]", "train.reinitialise=.1.: a list of patterns"),
         ("train.output_dir=", "train.output_dir=: text"),
         ("train.eval_period=2.5", "train.eval_period=2.5: a whole number"),
         ("train.process_group_timeout=null", "process_group_timeout=null: a number above 0"),
@@ -38,7 +45,10 @@ def test_every_recipe_makes_sense(name):
         ("train.non_finite.policy=ignore", "policy must be 'skip' or 'stop', got 'ignore'"),
         ("model.neck.embed_dim=7", "model can't be built .*embed_dim=7 must be a multiple of 4"),
         ("model.decoder.num_queries=-1", "model can't be built"),
-        ("optimizer._target_=torch.optim.SGD", "optimizer can't be built .*'betas'"),
+        (
+            "optimizer._target_=torch.optim.SGD",
+            "optimizer can't be built .*, add ~optimizer.betas ~optimizer.eps$",
+        ),
         ("dataloader.train.mapper.reader=foo", "train.mapper can't be built .*'foo'"),
         ("dataloader.test.mapper.augmentations.short_side=0", "test.mapper .*positive, got 0"),
         ("lr_multiplier.scheduler.milestones=[9000]", "lr_multiplier can't be built .*9000"),
@@ -52,6 +62,49 @@ def test_a_setting_that_makes_no_sense_is_named(change, message):
 def test_another_optimizer_by_leaving_out_what_it_does_not_take():
     changes = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps"]
     check_settings(load_config(SMALL, changes))
+
+
+METRICS = "bbox/AP, bbox/AP50, bbox/AP75, bbox/APs, bbox/APm, bbox/APl"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], None),
+        (["train.best_metric=bbox/AP-star"], None),
+        (["train.best_metric=bbox/Foo"], f"best_metric=bbox/Foo: .* One of {METRICS}, or AP of a"),
+        (["train.best_metric=segm/AP"], "best_metric=segm/AP: .*bbox/AP50"),
+        (["dataloader.test.dataset.names=[a,b]"], "=bbox/AP: .* One of a/bbox/AP, .*, b/bbox/APl"),
+        (["dataloader.test.dataset.names=[a,b]", "train.best_metric=b/bbox/AP50"], None),
+        # Nothing is evaluated, or by something of which nothing is known.
+        (["dataloader.test.dataset.names=[]", "train.best_metric=bbox/Foo"], None),
+        (["dataloader.evaluator.tasks=[keypoints]", "train.best_metric=keypoints/AP"], None),
+        (["dataloader.evaluator._target_=builtins.dict", "train.best_metric=mine/F1"], None),
+    ],
+)
+def test_the_best_metric_is_one_that_evaluations_give(changes, expected):
+    cfg = load_config(SMALL, changes)
+    cfg.train.class_names = ["ellipse", "star"]
+    if expected is None:
+        check_best_metric(cfg)
+        return
+    with pytest.raises(ConfigError, match=expected):
+        check_best_metric(cfg)
+
+
+def test_a_best_metric_that_is_missing_is_told_at_the_first_evaluation(caplog):
+    hook = BestCheckpoint(SafeCheckpointer(nn.Linear(1, 1), save_to_disk=False), "mine/F1")
+    hook.trainer = SimpleNamespace()
+    with EventStorage() as hook.trainer.storage:
+        hook.trainer.storage.put_scalar("total_loss", 1.0)
+        hook.after_step()
+        assert not caplog.records
+        hook.trainer.storage.put_scalars(**{"mine/AP": 1.0, "mine/AR": 2.0})
+        for _ in range(2):
+            hook.after_step()
+    (record,) = caplog.records
+    assert "no mine/F1" in record.message
+    assert "one of mine/AP, mine/AR" in record.message
 
 
 class NeedsNumbers(nn.Module):
