@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +24,8 @@ from torch.nn import functional as F
 
 from sap_detr import model_zoo
 from sap_detr.analysis import build_without_weights, count_published_flops
-from sap_detr.checkpoint import NAME_MAPS, CheckpointError, detect_format
+from sap_detr.checkpoint import NAME_MAPS, CheckpointError, detect_format, load_checkpoint_file
+from sap_detr.engine.main import main
 from sap_detr.layers import DeformableAttention, linear_side_by_side
 from sap_detr.modeling import BoxReference, ContrastiveDenoiser, Targets
 
@@ -295,3 +299,99 @@ def test_training_goes_on_bit_exactly():
     steps(resumed, 2)
     expected = straight.state_dict()
     assert all(torch.equal(x, expected[name]) for name, x in resumed.state_dict().items())
+
+
+TINY_RUN = [
+    "dataset.name=tiny_shapes_dino",
+    "dataset.num_train=12",
+    "dataset.num_val=3",
+    "dataset.image_size=[64,64]",
+    "dataloader.train.total_batch_size=4",
+    "model.backbone.width=8",
+    "model.neck.in_channels=[16,32,64]",
+    "model.neck.embed_dim=32",
+    "model.encoder.num_layers=1",
+    "model.encoder.ffn_dim=32",
+    "model.decoder.num_queries=8",
+    "model.decoder.num_layers=2",
+    "model.decoder.ffn_dim=32",
+    "train.ema.enabled=false",
+    "train.eval_period=0",
+    "train.max_iter=4",
+    "train.checkpointer.period=2",
+    "train.device=cpu",
+]
+
+TRAIN_WITHOUT_OBJECTS_ON_ONE_RANK = """
+import sys
+import torch
+from detectron2.engine import launch
+from detectron2.utils import comm
+from sap_detr.config import load_config
+from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
+
+def worker(folder, name, overrides):
+    torch.set_num_threads(1)
+    cfg = load_config(name, overrides)
+    prepare_data(cfg)
+    setup_run(cfg)
+    trainer = DetectionTrainer(cfg)
+    data = trainer._trainer.data_loader.dataset
+    mapped = data.mapper
+    if comm.get_rank() == 0:
+        data.mapper = lambda record: mapped({**record, "annotations": []})
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    weights = trainer._trainer.model.module.state_dict()
+    torch.save(weights, f"{folder}/{comm.get_rank()}.pth")
+
+if __name__ == "__main__":
+    launch(worker, 2, dist_url="auto", args=(sys.argv[1], sys.argv[2], sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("method", ["dino", "sap_dino_detr", "sap_group_detr"])
+def test_two_processes_with_different_numbers_of_objects(method, shapes_folder, tmp_path):
+    """One of them has none at all, so no denoising queries either."""
+    if method == "sap_group_detr":
+        # SAP-DETR has one level.
+        changes = {"model.neck.in_channels": "[16]", "model.decoder.grid_size": "[2,3]"}
+    else:
+        changes = {}
+    kept = [x for x in TINY_RUN if "num_queries" not in x or method != "sap_group_detr"]
+    overrides = [x for x in kept if x.partition("=")[0] not in changes]
+    overrides += [f"{key}={value}" for key, value in changes.items()]
+    script = tmp_path / "script.py"
+    script.write_text(TRAIN_WITHOUT_OBJECTS_ON_ONE_RANK)
+    command = [sys.executable, str(script), str(tmp_path), f"{method}/{method}_small_shapes.py"]
+    command += [
+        *overrides,
+        f"dataset.folder={shapes_folder}/dino",
+        f"train.output_dir={tmp_path}/o",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
+    trained = [name for name in first if "running_" not in name and "num_batches" not in name]
+    assert len(trained) > 50
+    assert all(torch.equal(first[name], second[name]) for name in trained)
+
+
+@pytest.mark.parametrize("method", ["dino", "sap_dino_detr"])
+def test_a_run_goes_on_bit_exactly(method, shapes_folder, tmp_path):
+    """From its second iteration, with denoising on."""
+    config = ["--config-file", f"{method}/{method}_small_shapes.py"]
+    overrides = [*TINY_RUN, f"dataset.folder={shapes_folder}/dino"]
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    assert main([*config, *overrides, f"train.output_dir={straight}"]) == 0
+    resumed.mkdir()
+    shutil.copy(straight / "model_0000001.pth", resumed)
+    (resumed / "last_checkpoint").write_text("model_0000001.pth")
+    assert main([*config, "--resume", *overrides, f"train.output_dir={resumed}"]) == 0
+    expected, found = (
+        load_checkpoint_file(folder / "model_final.pth")["model"] for folder in (straight, resumed)
+    )
+    first = load_checkpoint_file(straight / "model_0000001.pth")["model"]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(x, expected[name]) for name, x in found.items())
+    assert not torch.equal(first["decoder.norm.weight"], found["decoder.norm.weight"])
