@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from ..layers import full_precision
-from ..modeling import FeatureMap, Predictions, SapDetrDecoder, cxcywh_to_xyxy
+from ..modeling import SapDetrDecoder, cxcywh_to_xyxy
 from ..modeling.decoders.sap_detr import PointCrossAttention
 from ..modeling.reference_points import corners_from_sides
 from ..modeling.structures import single_level
+from .recording import DecoderRecorder
 
 Floats = NDArray[np.float32]
 
@@ -133,12 +133,10 @@ class LayerRecord:
     centres: Tensor | None
 
 
-class AttentionRecorder:
-    """A context in which a decoder's forward passes are recorded; only the last one is kept.
+class AttentionRecorder(DecoderRecorder[LayerRecord]):
+    """Records the cross-attention, which runs twice: the second time its dot products are seen.
 
-    Inside, the decoder predicts with all of its layers, and every cross-attention runs twice: the
-    second time its dot products are seen. Outside, nothing is different from a decoder that was
-    never recorded. ::
+    ::
 
         with AttentionRecorder(model.decoder) as recorder:
             instances = predictor(image)
@@ -157,47 +155,18 @@ class AttentionRecorder:
                 "points and their attention can be drawn for models with a SapDetrDecoder; this "
                 f"one has a {type(decoder).__name__}, whose queries have no points in a grid"
             )
+        super().__init__(decoder, PointCrossAttention)
         self.decoder = decoder
-        self.layers: list[LayerRecord] = []
-        self._level: FeatureMap | None = None
-        self._predictions: Predictions | None = None
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> AttentionRecorder:
-        self._handles = [
-            self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.decoder.register_forward_hook(self._end),
-        ]
-        for module in self.decoder.modules():
-            if isinstance(module, PointCrossAttention):
-                self._handles.append(module.register_forward_hook(self._record_layer))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(
-        self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        memory: Sequence[FeatureMap] = args[0]
-        self._level = single_level(memory)
-        self.layers, self._predictions = [], None
-        return (memory,), {"all_layers": True}
-
-    def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:
-        self._predictions = predictions
-
-    @torch.no_grad()
-    def _record_layer(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        assert isinstance(module, PointCrossAttention)
+    def record(self, module: PointCrossAttention, args: tuple[Any, ...]) -> LayerRecord:
+        """Return what the layer computes its attention from."""
         content, position, memory, _ = args
         with DotProductCapture() as capture:
             module.forward(*args)
         (attention,) = capture.calls
         gaussian = module.gaussian(content, position)
         centres = None if gaussian is None else memory.extent[:, None, None] * gaussian[0]
-        self.layers.append(LayerRecord(attention, position.points, position.sides, centres))
+        return LayerRecord(attention, position.points, position.sides, centres)
 
     @torch.no_grad()
     def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
@@ -210,9 +179,8 @@ class AttentionRecorder:
         Raises:
             RuntimeError: if no forward pass was recorded.
         """
-        level, predictions = self._level, self._predictions
-        if level is None or predictions is None or predictions.points is None:
-            raise RuntimeError("nothing is recorded: run the model inside of the context first")
+        memory, predictions, points = self.last_pass()
+        level = single_level(memory)
         extent = of_image(level.extent(valid_only=True), image)
         columns, rows = (int(length) for length in extent)
         weights = [layer.attention.weights(image, queries) for layer in self.layers]
@@ -229,7 +197,7 @@ class AttentionRecorder:
                 query=query,
                 cell=of_query(cells, query),
                 start=of_query(start, query),
-                points=of_query(predictions.points[:, image], query),
+                points=of_query(points[:, image], query),
                 boxes=of_query(boxes, query),
                 entering_points=of_query(entering, query),
                 entering_boxes=of_query(entering_boxes, query),

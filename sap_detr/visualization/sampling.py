@@ -7,19 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from ..modeling import DinoDecoder, FeatureMap, Predictions, Pyramid, cxcywh_to_xyxy
+from ..modeling import DinoDecoder, Pyramid, cxcywh_to_xyxy
 from ..modeling.decoders import DeformableDecoderLayer
 from ..modeling.reference_points import corners_from_sides
 from .attention import AttentionRecorder, QueryTrace, of_image, of_query
+from .recording import DecoderRecorder
 
 
-class SamplingRecorder:
-    """A context in which a decoder's forward passes are recorded; only the last one is kept.
+class SamplingRecorder(DecoderRecorder[tuple[Tensor, ...]]):
+    """Records the locations that every layer samples, which are computed once more.
 
-    It is used like :class:`AttentionRecorder`. Inside, the decoder predicts with all of its layers
-    and its first stage, and the locations that every layer samples are computed once more.
+    It is used like :class:`AttentionRecorder`.
 
     Args:
         decoder: with deformable attention and salient points.
@@ -34,49 +33,21 @@ class SamplingRecorder:
                 "points can be drawn for models whose queries have some; this one's are boxes "
                 f"({decoder.reference.__name__})"
             )
-        self.decoder = decoder
-        self._layers: list[tuple[Tensor, ...]] = []
-        self._pyramid: Pyramid | None = None
-        self._predictions: Predictions | None = None
-        self._handles: list[RemovableHandle] = []
+        super().__init__(decoder, DeformableDecoderLayer)
 
-    def __enter__(self) -> SamplingRecorder:
-        self._handles = [
-            self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.decoder.register_forward_hook(self._end),
-            *(layer.register_forward_hook(self._record_layer) for layer in self.decoder.layers),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _begin(
-        self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        memory: Sequence[FeatureMap] = args[0]
-        self._pyramid = Pyramid.of(memory)
-        self._layers, self._predictions = [], None
-        return (memory,), {"all_layers": True}
-
-    def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:
-        self._predictions = predictions
-
-    @torch.no_grad()
-    def _record_layer(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        assert isinstance(layer, DeformableDecoderLayer)
+    def record(self, module: DeformableDecoderLayer, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        """Return locations and weights of the samples, points and sides."""
         content, position, points, sides, _, _, allowed = args
-        content = layer.attend_to_queries(content, position, allowed)
-        locations, weights = layer.samples(content, position, points, sides)
-        self._layers.append((locations, weights, points[:, :, 0], sides[:, :, 0]))
+        content = module.attend_to_queries(content, position, allowed)
+        locations, weights = module.samples(content, position, points, sides)
+        return locations, weights, points[:, :, 0], sides[:, :, 0]
 
     @torch.no_grad()
     def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
         """Return what queries did; see :meth:`AttentionRecorder.traces`."""
-        pyramid, found = self._pyramid, self._predictions
-        if pyramid is None or found is None or found.points is None or found.proposals is None:
-            raise RuntimeError("nothing is recorded: run the model inside of the context first")
+        memory, found, found_points = self.last_pass()
+        pyramid = Pyramid.of(memory)
+        assert found.proposals is not None
         assert found.proposals.tokens is not None
         tokens = found.proposals.tokens[image]
         extents = of_image(pyramid.extents, image)
@@ -86,19 +57,19 @@ class SamplingRecorder:
         samples = torch.stack(
             [
                 torch.cat((where[image] / extents[:, None], weight[image][..., None]), dim=-1)
-                for where, weight, _, _ in self._layers
+                for where, weight, _, _ in self.layers
             ]
         ).flatten(3, 4)
         finest = torch.cat((extents[0], extents[0]))
-        entering = torch.stack([point[image] / extents[0] for _, _, point, _ in self._layers])
-        sides = torch.stack([side[image] / finest for _, _, _, side in self._layers])
+        entering = torch.stack([point[image] / extents[0] for _, _, point, _ in self.layers])
+        sides = torch.stack([side[image] / finest for _, _, _, side in self.layers])
         boxes = cxcywh_to_xyxy(found.boxes[:, image])
         return [
             QueryTrace(
                 query=query,
                 cell=of_query(torch.cat((corner, corner + cell), dim=-1), query),
                 start=of_query(corner + cell / 2, query),
-                points=of_query(found.points[:, image], query),
+                points=of_query(found_points[:, image], query),
                 boxes=of_query(boxes, query),
                 entering_points=of_query(entering, query),
                 entering_boxes=of_query(corners_from_sides(entering, sides), query),
