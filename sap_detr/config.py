@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .checkpoint import load_checkpoint_file
 from .data import DatasetError, PixelRange, dataset_class_names
 from .data.registry import class_names
 from .text import listing
@@ -396,7 +397,8 @@ def model_arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
     """Build the parts of the model that a yacs config names, by argument of the meta-architecture.
 
     Raises:
-        ConfigError: if ``MODEL.LAZY_CONFIG`` is missing or empty, or class numbers disagree.
+        ConfigError: if ``MODEL.LAZY_CONFIG`` is missing or empty, class numbers disagree, or the
+            classes of ``MODEL.WEIGHTS`` come in another order than those of the data.
     """
     name = cfg.MODEL.get("LAZY_CONFIG", "")
     if not name:
@@ -410,5 +412,19 @@ def model_arguments_from_yacs(cfg: CfgNode) -> dict[str, Any]:
     tested = [name for name in cfg.DATASETS.TEST if class_names(name) is not None]
     names = dataset_class_names([*trained, *tested]) if trained else None
     resolve_num_classes(lazy, names, f"DATASETS.TRAIN {tuple(trained)}")
+    if names is not None and Path(cfg.MODEL.WEIGHTS).is_file():
+        _check_class_order(cfg.MODEL.WEIGHTS, names)
     parts = {key: instantiate(value) for key, value in lazy.model.items() if key != "_target_"}
     return {**parts, "input_format": cfg.INPUT.FORMAT}
+
+
+def _check_class_order(weights: str, names: list[str]) -> None:
+    """Refuse weights whose rows Detectron2's checkpointer would give to other classes."""
+    stored = load_checkpoint_file(weights).get("class_names")
+    if stored and len(stored) == len(names) and list(stored) != names:
+        raise ConfigError(
+            f"MODEL.WEIGHTS={weights} has the classes {listing(stored)}, DATASETS.TRAIN has "
+            f"{listing(names)}, and Detectron2's checkpointer goes by their order. Leave "
+            "MODEL.WEIGHTS empty and load them by name, with sap_detr.checkpoint.load_weights("
+            "model, file, class_names=[...])"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ def get(
     trained: Trained = False,
     num_classes: int | None = None,
     weights: str = SCORED,
+    class_names: Sequence[str] | None = None,
 ) -> nn.Module:
     """Build a model in evaluation mode, on the GPU if there is one.
 
@@ -55,19 +57,23 @@ def get(
             or the config's, which is COCO's.
         weights: "scored" for those that were evaluated, the moving average where the training kept
             one; "raw" for those of which it is the average. The log says which.
+        class_names: names of the classes in the order in which detections shall number them, such
+            as that of a data set; by default that of the weights.
 
     Raises:
         FileNotFoundError: if there is no such config, or no such weights.
     """
     cfg = get_config(name, trained)
     checkpoint = {} if trained is False else load_checkpoint_file(cfg.train.init_checkpoint)
-    if num_classes is None and checkpoint.get("class_names"):
-        num_classes = len(checkpoint["class_names"])
+    names = checkpoint.get("class_names") if class_names is None else class_names
+    if num_classes is None and names:
+        num_classes = len(names)
     if num_classes is not None:
         cfg.model.num_classes = num_classes
     model = build_model(cfg)
     if trained is not False:
-        report = load_weights(model, checkpoint, source=cfg.train.init_checkpoint, weights=weights)
+        source = cfg.train.init_checkpoint
+        report = load_weights(model, checkpoint, class_names, source=source, weights=weights)
         report.require_complete()
     return model.eval()
 
