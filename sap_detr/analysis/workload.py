@@ -6,7 +6,6 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from ..config import ConfigError, load_config
 from ..data import dataset_class_names, register_coco_folder
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
-from ..modeling.matcher import HungarianMatcher
-from ..modeling.structures import Matches
 from .building import load_with_classes
 from .timing import PartTimer
 
@@ -122,8 +119,10 @@ class BenchmarkModel:
         """
         if mode == "training":
             criterion = getattr(self.model, "criterion", None)
-            losses = [] if criterion is None else [("losses", criterion)]
-            return [("forward", self.model), *losses], "optimizer"
+            parts = [("forward", self.model)]
+            if criterion is not None:
+                parts += [("losses", criterion), ("matching", criterion.get_submodule("matcher"))]
+            return parts, "optimizer"
         if self.workload.compiled:
             return [("postprocessor", self.model.get_submodule("postprocessor"))], "network"
         children = self.model.named_children()
@@ -154,9 +153,8 @@ class BenchmarkModel:
         """Return what makes training steps of the model, while it is in training mode.
 
         Args:
-            timer: gets the parts ``data``, ``matching`` and ``backward``. Others are modules, see
-                :meth:`parts`; what is left is the optimizer, with zeroing and clipping of
-                gradients.
+            timer: gets the parts ``data`` and ``backward``. Others are modules, see :meth:`parts`;
+                what is left is the optimizer, with zeroing and clipping of gradients.
         """
         timer = timer or PartTimer(time.perf_counter)
         optimizer = self._cfg.optimizer.copy()
@@ -178,7 +176,7 @@ class BenchmarkModel:
 
 
 class _TimedTrainer(StepTrainer):
-    """A trainer that tells a timer when it matches and when it goes backward."""
+    """A trainer that tells a timer when it goes backward."""
 
     def __init__(self, timer: PartTimer, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -186,27 +184,8 @@ class _TimedTrainer(StepTrainer):
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         # The forward pass, a part of its own, runs in here too.
-        with self.timer.part("backward"), self._timed_matching():
+        with self.timer.part("backward"):
             return super()._backward(batches)
-
-    @contextmanager
-    def _timed_matching(self) -> Iterator[None]:
-        matcher = getattr(getattr(self.model, "criterion", None), "matcher", None)
-        if not isinstance(matcher, HungarianMatcher):
-            yield
-            return
-        match_all = matcher.match_all
-
-        def timed(*args: Any) -> list[Matches]:
-            with self.timer.part("matching"):
-                return match_all(*args)
-
-        # Hooks, which modules are followed by, do not see this method.
-        vars(matcher)["match_all"] = timed
-        try:
-            yield
-        finally:
-            del vars(matcher)["match_all"]
 
 
 def _timed(

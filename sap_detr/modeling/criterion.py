@@ -69,7 +69,7 @@ class SetCriterion(nn.Module):
         """
         sets = query_sets(predictions)
         open_sets = {key: x.by_group() for key, x in sets.items() if x.matches is None}
-        found = self.matcher.match_all(list(open_sets.values()), targets)
+        found = self.matcher(list(open_sets.values()), targets)
         known = {key: x.matches for key, x in sets.items() if x.matches is not None}
         return known | dict(zip(open_sets, found, strict=True))
 

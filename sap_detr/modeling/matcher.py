@@ -141,13 +141,8 @@ class HungarianMatcher(nn.Module):
         self.costs = dict(costs)
 
     @torch.no_grad()
-    def forward(self, predictions: Predictions, targets: Targets) -> Matches:
-        """Match all layers and images of a batch; see :meth:`match_all`."""
-        return self.match_all([predictions], targets)[0]
-
-    @torch.no_grad()
-    def match_all(self, sets: Sequence[Predictions], targets: Targets) -> list[Matches]:
-        """Match several sets of queries, with one copy to the host for all of them.
+    def forward(self, sets: Sequence[Predictions], targets: Targets) -> list[Matches]:
+        """Match all layers and images of a batch, with one copy to the host for all sets.
 
         Non-finite costs, which a diverging model makes, count as very high: what becomes of such
         a step is decided where the loss is looked at, not by a crash here.

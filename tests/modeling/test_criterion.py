@@ -52,7 +52,7 @@ def test_losses_are_weighted_and_by_layer(criterion, make_predictions, make_targ
     losses = criterion(predictions, targets, NORMALIZER)
     names = ("loss_class", "loss_bbox", "loss_giou")
     assert list(losses) == [key for name in names for key in layer_keys(name, 3)]
-    matches = criterion.matcher(predictions, targets)
+    matches = criterion.matcher([predictions], targets)[0]
     for (name, loss), weight in zip(criterion.losses.items(), (0.5, 3.0, 7.0), strict=True):
         values = loss(predictions, targets, matches, NORMALIZER)
         for key, value in zip(layer_keys(f"loss_{name}", 3), values, strict=True):
@@ -71,7 +71,7 @@ def test_last_layer_alone_has_the_losses_without_suffix(criterion, make_predicti
 
 def test_metrics_are_logged_at_their_period(criterion, make_predictions, make_targets):
     predictions, targets = make_predictions(2, 2, 5), make_targets((2, 3))
-    matches = criterion.matcher(predictions, targets)
+    matches = criterion.matcher([predictions], targets)[0]
     with EventStorage() as storage:
         for _ in range(7):
             losses = criterion(predictions, targets, NORMALIZER)
@@ -104,7 +104,7 @@ def test_known_matches_are_scored_like_those_of_the_matcher(
     criterion, make_predictions, make_targets
 ):
     predictions, targets = make_predictions(3, 2, 5), make_targets((2, 3))
-    matches = criterion.matcher(predictions, targets)
+    matches = criterion.matcher([predictions], targets)[0]
     found = criterion.weighted_losses(predictions, targets, matches, NORMALIZER)
     assert found == criterion(predictions, targets, NORMALIZER)
 

@@ -66,7 +66,7 @@ def written_out_cost(
 @pytest.mark.parametrize("counts", [(3, 1, 4), (2, 0, 7), (0, 5, 1), (9, 9, 9)])
 def test_equals_scipy_on_the_written_out_cost(matcher, make_predictions, make_targets, counts):
     predictions, targets = make_predictions(2, 3, 5), make_targets(counts)
-    matches = matcher(predictions, targets)
+    matches = matcher([predictions], targets)[0]
     assert matches.counts == tuple(min(n, 5) for n in counts)
     assert matches.image.tolist() == [i for i, n in enumerate(matches.counts) for _ in range(n)]
     assert matches.query.shape == matches.target.shape == (2, sum(matches.counts))
@@ -80,7 +80,7 @@ def test_equals_scipy_on_the_written_out_cost(matcher, make_predictions, make_ta
 
 def test_no_other_assignment_is_cheaper(matcher, make_predictions, make_targets):
     predictions, targets = make_predictions(1, 2, 5), make_targets((3, 2))
-    matches = matcher(predictions, targets)
+    matches = matcher([predictions], targets)[0]
     for image, (queries, objects) in enumerate(matches.per_image(0)):
         cost = written_out_cost(predictions, targets, 0, image)
         count = targets.counts[image]
@@ -89,7 +89,7 @@ def test_no_other_assignment_is_cheaper(matcher, make_predictions, make_targets)
 
 
 def test_queries_are_in_ascending_order(matcher, make_predictions, make_targets):
-    matches = matcher(make_predictions(3, 2, 8), make_targets((6, 5)))
+    matches = matcher([make_predictions(3, 2, 8)], make_targets((6, 5)))[0]
     for layer in range(3):
         for queries, objects in matches.per_image(layer):
             assert queries.tolist() == sorted(set(queries.tolist()))
@@ -98,15 +98,15 @@ def test_queries_are_in_ascending_order(matcher, make_predictions, make_targets)
 
 def test_each_layer_is_matched_on_its_own(matcher, make_predictions, make_targets):
     predictions, targets = make_predictions(3, 2, 6), make_targets((3, 4))
-    together = matcher(predictions, targets)
+    together = matcher([predictions], targets)[0]
     assert not torch.equal(together.query[0], together.query[2])
-    alone = matcher(predictions.last_layer, targets)
+    alone = matcher([predictions.last_layer], targets)[0]
     assert torch.equal(alone.query[0], together.query[2])
     assert torch.equal(alone.target[0], together.target[2])
 
 
 def test_a_batch_without_objects(matcher, make_predictions, make_targets):
-    matches = matcher(make_predictions(2, 3, 4), make_targets((0, 0, 0)))
+    matches = matcher([make_predictions(2, 3, 4)], make_targets((0, 0, 0)))[0]
     assert matches.counts == (0, 0, 0)
     assert matches.image.shape == (0,)
     assert matches.query.shape == matches.target.shape == (2, 0)
@@ -120,17 +120,17 @@ def test_predictions_that_are_not_finite_are_matched_last(
     predictions, targets = make_predictions(1, 1, 4), make_targets((3,))
     boxes = predictions.boxes.detach().clone()
     boxes[0, 0, 1] = value
-    matches = matcher(replace(predictions, boxes=boxes), targets)
+    matches = matcher([replace(predictions, boxes=boxes)], targets)[0]
     assert matches.query[0].tolist() == [0, 2, 3]
     everything = torch.full_like(boxes, value)
-    assert len(matcher(replace(predictions, boxes=everything), targets).query[0]) == 3
+    assert len(matcher([replace(predictions, boxes=everything)], targets)[0].query[0]) == 3
 
 
 def test_the_cost_crosses_to_the_host_once(matcher, make_predictions, make_targets, copies_to_host):
     predictions, targets = make_predictions(3, 4, 6), make_targets((2, 0, 3, 1))
-    assert copies_to_host(lambda: matcher(predictions, targets)) == ["cpu"]
+    assert copies_to_host(lambda: matcher([predictions], targets)) == ["cpu"]
 
 
 def test_there_is_no_gradient(matcher, make_predictions, make_targets):
-    matches = matcher(make_predictions(1, 1, 4), make_targets((2,)))
+    matches = matcher([make_predictions(1, 1, 4)], make_targets((2,)))[0]
     assert not matches.query.requires_grad
