@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -25,6 +27,73 @@ _LAYOUTS = (
     ("annotations/{split}.json", "images/{split}"),
     ("{split}/_annotations.coco.json", "{split}"),
 )
+
+
+class RegisteredAnnotations:
+    """Annotations of a data set in Detectron2's catalog, which calls this to load them.
+
+    What registration read serves the inspection and the first loading as well, unless the file has
+    changed since.
+
+    Args:
+        json_file: annotations.
+        image_root: folder of the images.
+        training: as of :func:`read_coco`.
+        categories: as of :func:`read_coco`.
+    """
+
+    def __init__(
+        self,
+        json_file: str,
+        image_root: str,
+        training: bool,
+        categories: Mapping[int, str] | None,
+    ) -> None:
+        self.json_file, self.image_root = json_file, image_root
+        self._training, self._categories = training, categories
+        self._kept: tuple[tuple[int, int], CocoAnnotations] | None = None
+
+    def look(self, training: bool | None = None) -> CocoAnnotations:
+        """Return the annotations, to be looked at only: they are kept.
+
+        Args:
+            training: None for what they were registered for; with the other they are read anew.
+
+        Raises:
+            FileNotFoundError, DatasetError: as :func:`read_coco`.
+        """
+        if training not in (None, self._training):
+            return self._read(bool(training))
+        try:
+            status = os.stat(self.json_file)
+            stamp = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            stamp = (-1, -1)
+        if self._kept is None or self._kept[0] != stamp:
+            self._kept = None
+            self._kept = stamp, self._read(self._training)
+        return self._kept[1]
+
+    def _read(self, training: bool) -> CocoAnnotations:
+        return read_coco(
+            self.json_file, self.image_root, training=training, categories=self._categories
+        )
+
+    def forget_repair(self) -> None:
+        """Keep no longer what only the repair needs."""
+        if self._kept is not None:
+            self._kept = self._kept[0], replace(self._kept[1], to_repair=None)
+
+    def __call__(self) -> list[StandardDict]:
+        """Return the standard dicts, to be changed at will: they are kept no longer.
+
+        Raises:
+            FileNotFoundError, DatasetError: also if there is an error among the findings.
+        """
+        annotations = self.look()
+        annotations.findings.raise_errors()
+        self._kept = None
+        return annotations.dicts
 
 
 def register_coco(
@@ -78,21 +147,15 @@ def register_coco(
         )
 
     categories = None if classes_of is None else registered_categories(classes_of)
-
-    def read() -> CocoAnnotations:
-        annotations = read_coco(*source, training=require_annotations, categories=categories)
-        annotations.findings.raise_errors()
-        return annotations
-
-    def load() -> list[StandardDict]:
-        return read().dicts
-
-    annotations = read()
+    registered = RegisteredAnnotations(*source, require_annotations, categories)
+    annotations = registered.look()
+    annotations.findings.raise_errors()
     annotations.findings.log()
     evaluation_file = source[0]
     if annotations.to_repair is not None:
         evaluation_file = write_repaired(repair(annotations.to_repair), source[0])
-    DatasetCatalog.register(name, load)
+        registered.forget_repair()
+    DatasetCatalog.register(name, registered)
     MetadataCatalog.get(name).set(
         thing_classes=annotations.class_names,
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(annotations.categories)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -119,19 +120,25 @@ def find_copies(facts: Iterable[tuple[str, ImageFacts]]) -> dict[str, str]:
     for name, fact in facts:
         alike[fact.fingerprint].add(os.path.normpath(name))
     paths = [path for group in alike.values() if len(group) > 1 for path in group]
-    digests = ((path, _digest(path)) for path in paths)
-    return {path: digest for path, digest in digests if digest is not None}
+    # Names of one file, hard links, are read once.
+    by_inode: dict[tuple[int, int], str] = {}
+    digests: dict[str, str] = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            inode = (status.st_dev, status.st_ino)
+            if inode not in by_inode:
+                by_inode[inode] = _digest(path)
+            digests[path] = by_inode[inode]
+    return digests
 
 
-def _digest(name: str) -> str | None:
-    """Return a hash of a whole file; None if it can't be read."""
+def _digest(name: str) -> str:
+    """Return a hash of a whole file."""
     digest = hashlib.blake2b(digest_size=16)
-    try:
-        with open(name, "rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    except OSError:
-        return None
+    with open(name, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

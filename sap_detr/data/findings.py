@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
@@ -223,6 +223,15 @@ class Findings:
 
     def __contains__(self, kind: Kind) -> bool:
         return kind in self._by_kind
+
+    def copy(self) -> Findings:
+        """Return the same findings, to which others can be added."""
+        copied = Findings(self.source)
+        copied._by_kind = {
+            kind: replace(finding, examples=list(finding.examples))
+            for kind, finding in self._by_kind.items()
+        }
+        return copied
 
     def of(self, *severities: Severity) -> list[Finding]:
         """Return what has these severities, or everything, in the order in which it was found."""

@@ -11,25 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from ..text import listing
 from .boxes import inspect_boxes
-from .coco_schema import read_coco
+from .coco_folder import RegisteredAnnotations
+from .coco_schema import CocoAnnotations, read_coco
 from .errors import DatasetError
 from .files import find_copies, inspect_files
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
 from .pixels import FULL_RANGE, PixelRange, depth
-from .registry import (
-    class_names,
-    inspect_dicts,
-    load_dataset,
-    registered_categories,
-    require_dataset,
-)
+from .registry import class_names, inspect_dicts, load_dataset, require_dataset
 from .standard_dict import StandardDict, name_image, objects
 
 _NUM_THREADS = 16
@@ -45,15 +41,15 @@ class Source:
         json_file: its annotations.
         image_root: folder that file names are relative to.
         training: whether it is trained on; otherwise it is evaluated.
-        categories: names by category id that its classes are matched with; None for those of the
-            first split.
+        read: reads the annotations of the files; None to read them with the classes of the first
+            split.
     """
 
     name: str
     json_file: Path | None = None
     image_root: Path | None = None
     training: bool = True
-    categories: Mapping[int, str] | None = None
+    read: Callable[[], CocoAnnotations] | None = None
 
     @classmethod
     def registered(cls, name: str, training: bool = True) -> Source:
@@ -64,10 +60,11 @@ class Source:
             FileNotFoundError: if the annotation file is missing.
         """
         require_dataset(name)
-        files = MetadataCatalog.get(name).get("source_files", None)
-        json_file, image_root = map(Path, files) if files else (None, None)
-        categories = registered_categories(name) if files else None
-        return cls(name, json_file, image_root, training, categories)
+        loader = DatasetCatalog[name]
+        if not isinstance(loader, RegisteredAnnotations):
+            return cls(name, training=training)
+        files = Path(loader.json_file), Path(loader.image_root)
+        return cls(name, *files, training, partial(loader.look, training))
 
 
 @dataclass
@@ -236,13 +233,13 @@ def _read_annotations(
             dicts, split.class_names, split.findings, training=source.training
         )
         return None
-    read = read_coco(
-        source.json_file,
-        source.image_root,
-        training=source.training,
-        categories=source.categories or categories,
-    )
-    split.dicts, split.findings = read.dicts, read.findings
+    if source.read is None:
+        read = read_coco(
+            source.json_file, source.image_root, training=source.training, categories=categories
+        )
+    else:
+        read = source.read()
+    split.dicts, split.findings = read.dicts, read.findings.copy()
     if Kind.UNUSABLE_CATEGORY in read.findings:
         return None
     split.class_names = read.class_names

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..text import shorten
@@ -15,7 +15,7 @@ from .annotation_file import as_integer
 from .boxes import Fault, check_box
 from .errors import DatasetError
 from .findings import Findings, Kind
-from .standard_dict import StandardDict, name_image, require_objects
+from .standard_dict import StandardDict, name_image, objects, require_objects
 
 
 def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) -> list[StandardDict]:
@@ -33,10 +33,9 @@ def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) ->
     names = _as_names(names)
     if len(names) > 1:
         dataset_class_names(names)
-    for name in names:
-        require_dataset(name)
-    dicts: list[StandardDict] = get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    return dicts
+    # Not by Detectron2's function, which counts classes image by image for a table that is printed.
+    dicts = [record for name in names for record in load_dataset(name)]
+    return [d for d in dicts if any(True for _ in objects(d))] if filter_empty else dicts
 
 
 def dataset_class_names(names: str | Sequence[str]) -> list[str]:

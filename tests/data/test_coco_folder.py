@@ -13,7 +13,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from sap_detr.data import DatasetError, check_datasets, register_coco, register_coco_folder
+from sap_detr.data import (
+    DatasetError,
+    annotation_file,
+    check_datasets,
+    register_coco,
+    register_coco_folder,
+)
 
 Write = Callable[..., tuple[Path, Path]]
 
@@ -212,3 +218,25 @@ def test_crowds_stay_in_the_evaluation_file(
     register_coco("pets", *write_coco(coco))
     copy = Path(MetadataCatalog.get("pets").json_file).read_text()
     assert copy.count('"iscrowd": 1') == 1
+
+
+def test_a_file_is_read_once_for_registration_check_and_loading(
+    write_coco: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = annotation_file.read_json
+    monkeypatch.setattr(
+        "sap_detr.data.coco_schema.read_json", lambda file: read.append(file) or original(file)
+    )
+    json_file, root = write_coco()
+    register_coco("pets", json_file, root)
+    first, second = check_datasets(["pets"]), check_datasets(["pets"])
+    assert first.splits[0].findings.counts() == second.splits[0].findings.counts()
+    dicts = DatasetCatalog.get("pets")
+    assert len(read) == 1
+    # What was given away is not given again: it may have been changed.
+    dicts[0]["annotations"].clear()
+    assert len(DatasetCatalog.get("pets")[0]["annotations"]) == 2
+    assert len(read) == 2
+    json_file.write_text(json_file.read_text().replace('"cat"', '"lynx"'))
+    assert check_datasets(["pets"]).splits[0].class_names == ["lynx", "dog"]
