@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
@@ -21,7 +21,16 @@ from PIL import Image, UnidentifiedImageError
 
 from .errors import DatasetError
 from .findings import Kind
-from .pixels import FULL_RANGE, PLAIN_MODES, PixelRange, PixelsError, depth, to_rgb
+from .pixels import (
+    FULL_RANGE,
+    PLAIN_MODES,
+    PixelRange,
+    PixelsError,
+    depth,
+    low_byte_tiles,
+    raw_values,
+    to_rgb,
+)
 
 # Pillow knows many more; some of them start other programs (EPS), and data sets have none of them.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -172,9 +181,11 @@ class OpenImage:
         with _faults_of(self.name), contextlib.ExitStack() as on_error:
             self._file = on_error.enter_context(PathManager.open(self.name, "rb"))
             self._image = _open(self._file, self.name)
+            tiles = low_byte_tiles(self._image)
             if self._image.format not in _REDUCIBLE:
                 # A PNG may say behind the pixels how it has to be turned.
                 self._image.load()
+            self._low = _read_low_bytes(self._file, self.name, tiles)
             self._orientation = _orientation(self._image)
             on_error.pop_all()
         self.width, self.height = _upright(self._image.size, self._orientation)
@@ -206,7 +217,7 @@ class OpenImage:
                 height, width = sufficient_size
                 self._image.draft(None, _upright((width, height), self._orientation))
             self._image.load()
-            image = to_rgb(self._image, self._pixel_range)
+            image = to_rgb(self._image, self._pixel_range, self._low)
             if self._orientation in _TURNS:
                 image = image.transpose(_TURNS[self._orientation])
             pixels: NDArray[np.uint8] = convert_PIL_to_numpy(image, image_format)
@@ -238,6 +249,7 @@ def inspect_image(
         tail = file.read(_TAIL_BYTES)
         file.seek(0)
         image = _open(file, name)
+        tiles = low_byte_tiles(image)
         size, orientation = image.size, _orientation(image)
         # Without the mark that ends an image, decoding shows whether it was cut off.
         mark = _END_MARKS.get(image.format or "")
@@ -246,12 +258,26 @@ def inspect_image(
         if image.format == "TIFF":
             # Pillow has turned it.
             size = _upright(image.size, orientation)
-        highest = None
-        if image.mode not in PLAIN_MODES:
-            to_rgb(image, pixel_range)
-            highest = None if depth(image.mode) == "8 bits" else float(np.asarray(image).max())
+        mode, highest = image.mode + ";16" * bool(tiles), None
+        if mode not in PLAIN_MODES:
+            image.load()
+            low = _read_low_bytes(file, name, tiles)
+            to_rgb(image, pixel_range, low)
+            if depth(mode) != "8 bits":
+                highest = float(raw_values(image, low).max())
     digest = hashlib.blake2b(head + tail, digest_size=16).hexdigest()
-    return ImageFacts(*size, orientation, f"{length}-{digest}", image.mode, highest)
+    return ImageFacts(*size, orientation, f"{length}-{digest}", mode, highest)
+
+
+def _read_low_bytes(file: IO[bytes], name: str, tiles: list[Any]) -> Image.Image | None:
+    """Return what ``low_byte_tiles`` describes; None if that is nothing."""
+    if not tiles:
+        return None
+    file.seek(0)
+    image = _open(file, name)
+    image.tile = tiles  # type: ignore[attr-defined]
+    image.load()
+    return image
 
 
 def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -278,14 +304,14 @@ def _faults_of(name: str) -> Iterator[None]:
         raise BadImageError(name, Kind.DAMAGED_FILE, what) from error
 
 
-def _open(file: io.IOBase, name: str) -> Image.Image:
+def _open(file: IO[bytes], name: str) -> Image.Image:
     """Return the image with nothing but its header read, if it is within the limit."""
     limit = max_image_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         # Pillow's own limit, which it warns about, and which it refuses when it is doubled.
         Image.MAX_IMAGE_PIXELS = limit
     try:
-        image = Image.open(file, formats=_known_formats())  # type: ignore[arg-type]
+        image = Image.open(file, formats=_known_formats())
     except Image.DecompressionBombError as error:
         what = f"its size is more than the limit of {limit} pixels"
         raise BadImageError(name, Kind.TOO_LARGE, what) from error

@@ -8,8 +8,9 @@ the modes is in ``docs/own_data.md``.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class PixelsError(DatasetError):
 
 @dataclass(frozen=True)
 class PixelRange:
-    """Which values of images with one channel of more than 8 bits become black and white.
+    """Which values of images of more than 8 bits become black and white.
 
     In between, values become ``floor(256 * (value - black) / (white - black))``, so that both ways
     of storing 8 bits as 16 (times 256, times 257) give the 8 bits back.
@@ -94,13 +95,50 @@ FULL_RANGE = PixelRange()
 
 
 def depth(mode: str) -> str:
-    """Say what a value of an image of this mode is: "8 bits", "16 bits", "32 bits" or "float"."""
-    if mode.startswith("I;16"):
+    """Say what a value of an image of this mode is: "8 bits", "16 bits", "32 bits" or "float".
+
+    Args:
+        mode: Pillow's; with ";16" behind it for colours of 16 bits, see :func:`low_byte_tiles`.
+    """
+    if ";16" in mode:
         return "16 bits"
     return {"I": "32 bits", "F": "float"}.get(mode, "8 bits")
 
 
-def to_rgb(image: Image.Image, pixel_range: PixelRange = FULL_RANGE) -> Image.Image:
+def low_byte_tiles(image: Image.Image) -> list[Any]:
+    """Return what makes Pillow read the lower bytes of colours of 16 bits; [] for other images.
+
+    Of such colours Pillow keeps the upper bytes only: it is told here that the order is the other.
+
+    Args:
+        image: not decoded yet. Its ``tile`` may be set to the result.
+    """
+    other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+    tiles = []
+    for tile in image.tile if image.mode in _RGB_MODES else ():  # type: ignore[attr-defined]
+        args = tile[3]
+        parts = args if isinstance(args, tuple) else (args,)
+        swapped = tuple(
+            f"{part[:-1]}{other[part[-1]]}"
+            if isinstance(part, str) and re.search(";16[LBN]$", part)
+            else part
+            for part in parts
+        )
+        if swapped == parts:
+            return []
+        tiles.append(tile._replace(args=swapped if isinstance(args, tuple) else swapped[0]))
+    return tiles
+
+
+def raw_values(image: Image.Image, low: Image.Image | None = None) -> Values:
+    """Return pixel values (H, W) or (H, W, bands), with 16 bits if the lower bytes are given."""
+    values = np.asarray(image)
+    return values if low is None else values.astype(np.uint16) << 8 | np.asarray(low)
+
+
+def to_rgb(
+    image: Image.Image, pixel_range: PixelRange = FULL_RANGE, low: Image.Image | None = None
+) -> Image.Image:
     """Convert an image of any of Pillow's modes to RGB, as described above.
 
     Alpha is left out. ``LAB`` is converted to sRGB, ``CMYK`` as Pillow does without profiles.
@@ -108,11 +146,18 @@ def to_rgb(image: Image.Image, pixel_range: PixelRange = FULL_RANGE) -> Image.Im
     Args:
         image: decoded.
         pixel_range: for images of more than 8 bits.
+        low: the lower bytes of colours of 16 bits.
 
     Raises:
         PixelsError: if order would be lost, or the mode is not known.
     """
     mode = image.mode
+    if low is not None:
+        values = raw_values(image, low)
+        colors = values[..., : values.shape[2] - ("A" in image.getbands())]
+        _require_colors(colors, values)
+        levels = to_levels(colors, pixel_range, 2.0**16)
+        return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).convert("RGB")
     if mode in _BY_WAY_OF:
         return to_rgb(image.convert(_BY_WAY_OF[mode]), pixel_range)
     if depth(mode) != "8 bits":
@@ -134,20 +179,20 @@ def _full_range(image: Image.Image) -> float:
 
 
 def to_levels(values: Values, pixel_range: PixelRange, full: float) -> NDArray[np.uint8]:
-    """Convert pixel values of one channel to 8 bits.
+    """Convert pixel values to 8 bits.
 
     Args:
-        values: (H, W), whole or floating point.
+        values: (H, W) or (H, W, bands), whole or floating point.
         pixel_range: what becomes black and white.
         full: the upper end of the range "full".
 
     Returns:
-        (H, W).
+        The same shape.
 
     Raises:
         PixelsError: if a value lies outside of the range, or different values become all the same.
     """
-    exact = values.astype(np.float64)
+    exact: NDArray[Any] = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
     if not np.isfinite(exact).all():
         raise PixelsError("it has pixels that are not finite")
     low, high = float(exact.min()), float(exact.max())
@@ -167,22 +212,26 @@ def to_levels(values: Values, pixel_range: PixelRange, full: float) -> NDArray[n
     if pixel_range.rule == "bits" and (low < 0 or high >= white):
         raise PixelsError(f"{found}, which is not within the range of pixel_range={pixel_range}")
     scaled = np.floor((exact - black) * (_LEVELS / (white - black or 1)))
-    levels = np.clip(scaled, 0, _LEVELS - 1).astype(np.uint8)
-    if low < high and levels.min() == levels.max():
+    levels: NDArray[np.uint8] = np.clip(scaled, 0, _LEVELS - 1).astype(np.uint8)
+    if _varies(values) and not _varies(levels):
         raise PixelsError(f"{found}, which pixel_range={pixel_range} makes all the same")
     return levels
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
-    if _is_constant(rgb) and not _is_constant(image.getchannel("A")):
-        raise PixelsError(
-            "all that it shows is in its alpha channel, which is left out; put it on a background"
-        )
+    _require_colors(np.asarray(rgb), np.asarray(image.getchannel("A")))
     return rgb
 
 
-def _is_constant(image: Image.Image) -> bool:
-    extrema = image.getextrema()
-    pairs = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    return all(low == high for low, high in pairs)
+def _require_colors(colors: Values, with_alpha: Values) -> None:
+    """Refuse an image that shows nothing without its alpha channel."""
+    if _varies(with_alpha) and not _varies(colors):
+        raise PixelsError(
+            "all that it shows is in its alpha channel, which is left out; put it on a background"
+        )
+
+
+def _varies(values: Values) -> bool:
+    """Say whether the pixels (H, W, ...) are not all the same."""
+    return bool((values != values[0, 0]).any())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -291,3 +292,36 @@ def test_check_refuses_what_training_would(write_coco: Write) -> None:
     with pytest.raises(DatasetError, match=r"pixels go from 300 to 339.*(?s:.*)pixel_range"):
         check_datasets(["pets"])
     check_datasets(["pets"], pixel_range=PixelRange("bits", 9))
+
+
+def _write_wide(path: Path, colors: NDArray[np.uint16]) -> None:
+    """Colours (H, W, 3 or 4) of 16 bits, which Pillow can't write."""
+    order = [2, 1, 0, 3][: colors.shape[2]]
+    assert cv2.imwrite(str(path), colors[..., order])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits(tmp_path: Path, suffix: str, channels: int) -> None:
+    path = tmp_path / f"a.{suffix}"
+    wide = np.random.RandomState(0).randint(0, 2**16, (5, 7, channels)).astype(np.uint16)
+    _write_wide(path, wide)
+    np.testing.assert_array_equal(read_image(path), wide[..., :3] >> 8)
+    facts = inspect_image(path)
+    assert facts.mode.endswith(";16")
+    assert facts.highest == wide.max()
+    twelve = wide >> 4
+    _write_wide(path, twelve)
+    found = read_image(path, pixel_range=PixelRange("bits", 12))
+    np.testing.assert_array_equal(found, twelve[..., :3] >> 4)
+    for refused in (PixelRange("refuse"), PixelRange("bits", 11)):
+        with pytest.raises(BadImageError, match="pixel_range="):
+            inspect_image(path, pixel_range=refused)
+    # The upper bytes are all the same.
+    narrow = np.full_like(wide, 30000) + wide % 10
+    narrow[..., 3:] = 65535
+    _write_wide(path, narrow)
+    with pytest.raises(BadImageError, match="all the same"):
+        read_image(path)
+    stretched = read_image(path, pixel_range=PixelRange("percentile", 0))
+    assert len(np.unique(stretched)) == 10
