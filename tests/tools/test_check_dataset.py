@@ -141,6 +141,42 @@ def test_a_folder_without_a_validation_split(tiny_overrides, shapes_folder, tmp_
     assert "results on no_val_val in csv format" in (out / "log.txt").read_text()
 
 
+def test_bad_files_are_all_counted_and_listed(tmp_path, capsys):
+    """None of them ends the check, and the exit status says that there were some."""
+    folder = tmp_path / "set"
+    write_split(folder, "train", [[[1, 2, 10, 10]]] * 7)
+    write_split(folder, "val", [[[1, 2, 10, 10]]], first_id=50)
+    empty, text, cut, missing, place, wide = (folder / "train" / f"{i}.png" for i in range(6))
+    whole = cut.read_bytes()
+    empty.write_bytes(b"")
+    text.write_text("<html>not found</html>")
+    cut.write_bytes(whole[: len(whole) // 2])
+    missing.unlink()
+    place.unlink()
+    place.mkdir()
+    pixels = np.asarray(Image.open(wide).convert("L")).astype(np.float32) * 1000
+    Image.fromarray(pixels).save(wide, "TIFF")
+    report, sheet = tmp_path / "report.json", tmp_path / "sheet.png"
+    assert run("--folder", folder, "--json", report, "--sheet", sheet) == 2
+    assert "val: " in capsys.readouterr().out
+    record = json.loads(report.read_text())
+    train, val = record["splits"]
+    found = {f["kind"]: f for f in train["findings"] if f["severity"] == "error"}
+    files = {
+        "empty image files": empty,
+        "files that are not images": text,
+        "damaged image files": cut,
+        "images whose pixels can't be converted to 8 bits": wide,
+    }
+    for kind, file in files.items():
+        assert found[kind]["count"] == 1
+        assert found[kind]["examples"][0]["files"] == [str(file)]
+    assert found["missing image files"]["count"] == 2
+    assert record["errors"] == 6
+    assert train["readable_images"] == train["images"] - 6
+    assert val["readable_images"] == val["images"]
+
+
 @pytest.mark.parametrize(
     ("name", "number"), [("detr/detr_r50_500ep.py", 100), ("sap_detr/sap_detr_r50_50ep.py", 306)]
 )
