@@ -18,6 +18,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ..checkpoint import SCORED, CheckpointError, load_weights, lock_run_folder
 from ..config import (
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 plan = check_plan(plan)
     except USER_ERRORS as error:
         return _refuse(error)
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        return _refuse(ConfigError(f"the config has no {error.full_key}, which is needed"))
     except Preempted:
         tell_preempted()
         return PREEMPTED_STATUS

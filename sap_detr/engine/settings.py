@@ -122,6 +122,22 @@ RULES: dict[str, Rule] = {
 }
 
 
+# Without these, a config of one's own or of an earlier version is whole as well.
+_MAY_BE_ABSENT = {
+    "train.weights",
+    "train.reinitialise",
+    "train.epochs",
+    "train.compile.max_graphs",
+    "dataloader.train.num_workers",
+    "dataloader.train.max_bad_share",
+    "dataloader.test.num_workers",
+    "optimizer.lr",
+    "optimizer.weight_decay",
+    "lr_multiplier.warmup_length",
+    "model.num_classes",
+}
+
+
 def check_settings(cfg: DictConfig) -> None:
     """Find values that make no sense, and parts that can't be built from theirs.
 
@@ -134,6 +150,8 @@ def check_settings(cfg: DictConfig) -> None:
     missing = object()
     for key, rule in RULES.items():
         value = OmegaConf.select(cfg, key, default=missing)
+        if value is missing and key not in _MAY_BE_ABSENT:
+            raise ConfigError(f"the config has no {key}: {rule.allowed} is expected")
         if value is missing or (value is None and rule.optional):
             continue
         if not rule.holds(value):
@@ -157,7 +175,10 @@ def check_best_metric(cfg: DictConfig) -> None:
     evaluator, sets = cfg.dataloader.evaluator, as_list(cfg.dataloader.test.dataset.names)
     target = evaluator["_target_"]
     target = locate(target) if isinstance(target, str) else target
-    tasks = as_list(evaluator.get("tasks") or ())
+    tasks = evaluator.get("tasks")
+    if not (tasks is None or NAMES.holds(tasks)):
+        raise ConfigError(f"dataloader.evaluator.tasks={tasks}: names such as [bbox] are expected")
+    tasks = as_list(tasks or ())
     if not (sets and tasks and isinstance(target, type) and issubclass(target, COCOEvaluator)):
         return
     if not set(tasks) <= {"bbox", "segm"}:

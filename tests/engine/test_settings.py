@@ -6,7 +6,7 @@ import pytest
 from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig
 from detectron2.utils.events import EventStorage
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from torch import nn
@@ -34,6 +34,7 @@ def test_every_recipe_makes_sense(name):
         ("train.clip_grad_norm=-1", "train.clip_grad_norm=-1: a number above 0"),
         ("train.amp.dtype=int8", "train.amp.dtype=int8: one of bfloat16, float16"),
         ("train.best_metric=AP50", "train.best_metric=AP50: .*bbox/AP50"),
+        ("~train.seed", "the config has no train.seed: a whole number from 0 on is expected"),
         ("train.weights=ema", "train.weights=ema: one of scored, raw"),
         ("train.reinitialise=[1]", "train.reinitialise=.1.: a list of patterns"),
         ("train.output_dir=", "train.output_dir=: text"),
@@ -90,6 +91,11 @@ def test_the_best_metric_is_one_that_evaluations_give(changes, expected):
         return
     with pytest.raises(ConfigError, match=expected):
         check_best_metric(cfg)
+
+
+def test_an_evaluators_tasks_are_names():
+    with pytest.raises(ConfigError, match=r"dataloader.evaluator.tasks=1: names such as \[bbox\]"):
+        check_best_metric(load_config(SMALL, ["+dataloader.evaluator.tasks=1"]))
 
 
 def test_a_best_metric_that_is_missing_is_told_at_the_first_evaluation(caplog):
@@ -154,18 +160,24 @@ def config_file(tiny_config, tmp_path):
     deadline=None,
     database=None,
     derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(key=st.one_of(st.sampled_from(KEYS), ODD_TEXT), value=VALUES)
-def test_any_value_of_any_key_is_taken_or_refused_in_one_line(
-    key, value, config_file, tmp_path, capfd, monkeypatch
+@given(
+    options=st.sampled_from([[], ["--eval-only"], ["--resume"]]),
+    prefix=st.sampled_from(["", "", "+", "~"]),
+    key=st.one_of(st.sampled_from(KEYS), ODD_TEXT),
+    value=VALUES,
+)
+def test_any_change_of_any_key_is_taken_or_refused_in_one_line(
+    options, prefix, key, value, config_file, tmp_path, capfd, monkeypatch
 ):
     """The command line is read as a user's; only the run itself is left out."""
     monkeypatch.setattr(command, "launch", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
-    change = f"{key}={value}"
+    change = f"~{key}" if prefix == "~" else f"{prefix}{key}={value}"
     try:
-        status = command.main(["--config-file", config_file, change])
+        status = command.main(["--config-file", config_file, *options, change])
     except SystemExit as stop:
         # Of argparse, for what looks like an option.
         status = stop.code
