@@ -11,7 +11,12 @@ torchrun --nproc-per-node 8 tools/lazyconfig_train_net.py --config-file FILE --r
 
 from __future__ import annotations
 
+import signal
 import sys
+
+if __name__ == "__main__":
+    # Requests to stop wait for the imports to be done: main() obeys them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
 
 from sap_detr.engine.main import main
 

@@ -198,7 +198,8 @@ class Watch(threading.Thread):
                     return "the job was stopped" if stopped else f"rank {end[0]} failed"
             except Exception:
                 return "the first process of the job is gone"
-        if stop.requested and stop.raises and not stop.noticed:
+        # If it was interrupted, something has caught that.
+        if stop.requested and stop.raises and (stop.interrupted or not stop.noticed):
             self.status = PREEMPTED_STATUS
             return "it was asked to stop, and waits for another process"
         return None

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from urllib.parse import urlparse
 
 import torch
@@ -144,7 +144,8 @@ def _start_processes(
             job = (multiprocessing.get_start_method(), topology, start, work, args, options)
             # A request that comes before they are ready, the processes read on the board.
             stop.pass_on = board.signal_neighbours
-            with stop.deferred(), _visible_devices(options.device_type):
+            # torch ends them by SIGTERM if one fails, maybe before they can handle it.
+            with stop.deferred(), stop.mortal_children(), _visible_devices(options.device_type):
                 watch.start()
                 start_processes(
                     _run_started_rank,
@@ -276,23 +277,30 @@ def _run_rank(
             distributed.destroy_process_group()
             watch.end()
             return 0
-        except Preempted:
-            status = PREEMPTED_STATUS
-            if watch.board is not None:
-                status = wait_for_main_process(watch.board, topology.rank)
-            if topology.rank == 0 and status == PREEMPTED_STATUS:
-                tell_preempted()
         except KeyboardInterrupt:
             status = INTERRUPTED_STATUS
-        except Exception as error:
+        except (Preempted, Exception) as error:
             # From here on it is too late for a request to stop.
             stop.noticed = True
-            status = _end_failed(error, watch, topology, options)
+            if stop.interrupted:
+                status = _end_preempted(watch, topology)
+            else:
+                status = _end_failed(cast(Exception, error), watch, topology, options)
         stop.end_children()
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _end_preempted(watch: Watch, topology: Topology) -> int:
+    """Wait for the main process's checkpoint; return the status of the job."""
+    status = PREEMPTED_STATUS
+    if watch.board is not None:
+        status = wait_for_main_process(watch.board, topology.rank)
+    if topology.rank == 0 and status == PREEMPTED_STATUS:
+        tell_preempted()
+    return status
 
 
 def _end_failed(error: Exception, watch: Watch, topology: Topology, options: ProcessOptions) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import time
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -40,7 +40,7 @@ from .launch import (
     tell,
     tell_preempted,
 )
-from .preemption import PREEMPTED_STATUS, Preempted, StopSignals
+from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
 from .settings import check_best_metric, check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, claimed_local_rank, find_topology
@@ -105,10 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = argument_parser().parse_args(argv)
     try:
-        with StopSignals():
+        with StopSignals() as stop:
             plan = make_plan(args, find_topology(args, os.environ))
             if _starts_all_processes(plan.topology):
                 plan = check_plan(plan)
+        if stop.requested:
+            stop.obey()
     except USER_ERRORS as error:
         return _refuse(error)
     except (ConfigAttributeError, ConfigKeyError) as error:
@@ -173,7 +175,7 @@ def _refuse(error: Exception) -> int:
     else:
         # Every process of this machine found the same; torchrun ends all when the first has ended,
         # which should be the one that tells.
-        time.sleep(10)
+        signal.sigtimedwait(STOP_SIGNALS, 10)
     return USER_ERROR_STATUS
 
 

@@ -19,14 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import distributed
-from torch.utils.data import DataLoader
 
 from ..checkpoint import FINAL, SafeCheckpointer, step_name
 
@@ -35,6 +35,8 @@ PREEMPTED_STATUS = 85
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # The same request may come several times: from the scheduler and passed on by a parent process.
 _REPEAT_SECONDS = 3.0
+# Interrupts a system call of the main thread. Without a handler it is ignored.
+_NUDGE = signal.SIGURG
 
 
 class Preempted(BaseException):
@@ -52,6 +54,11 @@ class StopSignals:
     waits for another process. So a thread listens as well: it sets ``requested`` at once, and
     obeys the second signal.
 
+    That thread is the one that gets the signals; in the main thread they are blocked, so that they
+    are in all that it starts: a signal to the process group takes away no worker of a loader, no
+    fork server and no resource tracker, however they are started and however young they are.
+    Within :meth:`mortal_children` it is not so.
+
     Signals belong to the main thread: in others the block does nothing.
 
     Args:
@@ -62,17 +69,17 @@ class StopSignals:
     Attributes:
         requested: whether there was a request.
         noticed: whether the main thread knows.
+        interrupted: whether :class:`Preempted` was raised. Code that catches everything, such as an
+            import, may have made another error of it, which the end of the block turns back.
         terminated: whether there was a SIGTERM that someone has to find the meaning of.
         pass_on: is called at once, in another thread, at the first signal to this process.
     """
-
-    # How many blocks the main thread is in.
-    depth: ClassVar[int] = 0
 
     def __init__(self, sigterm_is_request: bool = True) -> None:
         self.requested = False
         self.terminated = False
         self.noticed = False
+        self.interrupted = False
         self.pass_on: Callable[[], object] | None = None
         self._unclear = () if sigterm_is_request else (signal.SIGTERM,)
         self._raises = True
@@ -85,29 +92,36 @@ class StopSignals:
         self._other_children = {child.pid for child in multiprocessing.active_children()}
         if threading.current_thread() is not threading.main_thread():
             return self
+        self._previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        # It obeys SIGUSR1. In some versions of Python, starting it unblocks SIGTERM here.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self._arrivals, self._bell = socket.socketpair()
         self._bell.setblocking(False)
         # Python writes the numbers of signals there, whatever the main thread is doing.
         self._previous_bell = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
         self._previous = {s: signal.signal(s, self._on_signal) for s in STOP_SIGNALS}
+        self._previous[_NUDGE] = signal.signal(_NUDGE, _return)
         self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._listener.start()
-        StopSignals.depth += 1
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, place: object) -> None:
         if not self._previous:
             return
         self.noticed = True
-        StopSignals.depth -= 1
         self.end_children()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        # First the listener: what comes after it is not lost if the caller has blocked the signals.
         signal.set_wakeup_fd(self._previous_bell)
         self._bell.close()
         self._listener.join()
         self._arrivals.close()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._previous_mask)
+        if self.interrupted and isinstance(error, Exception):
+            raise Preempted from error
 
     @property
     def raises(self) -> bool:
@@ -116,7 +130,13 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Let requests wait until someone looks at ``requested``."""
+        """Let requests wait until someone looks at ``requested``.
+
+        Raises:
+            Preempted: again, if there was one before that something has caught.
+        """
+        if self.interrupted:
+            self.obey()
         before, self._raises = self._raises, False
         try:
             yield
@@ -134,23 +154,31 @@ class StopSignals:
         finally:
             self._raises = before
 
+    @contextmanager
+    def mortal_children(self) -> Iterator[None]:
+        """Let signals end the child processes that are started inside, until these handle them."""
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def obey(self) -> NoReturn:
         """Raise :class:`Preempted` here, and for later requests nowhere any more."""
-        self.requested = self.noticed = True
+        self.requested = self.noticed = self.interrupted = True
         raise Preempted
 
     def request(self) -> None:
         """Pass on another process's request, from any thread."""
-        if not self._previous:
-            self.requested = True
-            return
-        self._asked_by_others = True
-        os.kill(os.getpid(), STOP_SIGNALS[-1])
+        self.requested = True
+        if self._previous:
+            self._asked_by_others = True
+            os.kill(os.getpid(), STOP_SIGNALS[-1])
 
     def end_children(self) -> None:
         """End the child processes that were started inside the block and are left.
 
-        Workers of loaders are deaf to the SIGTERM by which multiprocessing would end them.
+        In them the SIGTERM is blocked by which multiprocessing would end them.
         """
         children = multiprocessing.active_children()
         left = [child for child in children if child.pid not in self._other_children]
@@ -171,13 +199,16 @@ class StopSignals:
         if number not in self._unclear and not self.noticed:
             self.requested = self.noticed = True
             if self._raises:
-                raise Preempted
+                self.obey()
 
     def _listen(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         while numbers := self._arrivals.recv(64):
             for number in numbers:
                 if number in STOP_SIGNALS:
                     self._on_arrival(number)
+                    # The main thread calls the handler now, also if it sleeps.
+                    signal.pthread_kill(threading.main_thread().ident or 0, _NUDGE)
 
     def _on_arrival(self, number: int) -> None:
         if number in self._unclear:
@@ -199,6 +230,10 @@ class StopSignals:
         elif now - self._first_arrival > _REPEAT_SECONDS:
             self.end_children()
             os._exit(128 + number)
+
+
+def _return(number: int, frame: FrameType | None) -> None:
+    """Handle a signal by doing nothing."""
 
 
 class PreemptionHook(HookBase):  # type: ignore[misc]
@@ -258,31 +293,3 @@ class PreemptionHook(HookBase):  # type: ignore[misc]
                 self._wish, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
             )
         return False
-
-
-def keep_workers_through_signals(loader: Any) -> None:
-    """Make a loader's worker processes deaf to the signals that the main process obeys.
-
-    A signal to a whole process group would otherwise end them before the last step is done. They
-    end with the block of :class:`StopSignals`; outside of one, this does nothing.
-
-    Args:
-        loader: a DataLoader that was not iterated over yet; anything else is left alone.
-    """
-    if StopSignals.depth and isinstance(loader, DataLoader) and loader.num_workers > 0:
-        loader.worker_init_fn = _DeafWorker(loader.worker_init_fn)
-
-
-class _DeafWorker:
-    """A ``worker_init_fn`` that ignores the signals and then calls another one."""
-
-    def __init__(self, then: Any) -> None:
-        self._then = then
-
-    def __call__(self, worker: int) -> None:
-        # It is the main process's.
-        signal.set_wakeup_fd(-1)
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        if self._then is not None:
-            self._then(worker)

@@ -48,7 +48,7 @@ from .finite_detections import FiniteDetections
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .non_finite import NonFinitePolicy
-from .preemption import PreemptionHook, StopSignals, keep_workers_through_signals
+from .preemption import PreemptionHook, StopSignals
 from .run_config import save_config, tell_changes
 from .schedule import find_run_length
 from .setup import accelerate, build_model
@@ -88,7 +88,6 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         world_size = comm.get_world_size()
         accumulation = accumulation_steps(batch, world_size, train.max_images_per_gpu)
         loader = self.build_train_loader(cfg, accumulation)
-        keep_workers_through_signals(loader)
         self._sampler: EpochSampler = loader.sampler
         length = find_run_length(train, self._sampler.size, batch)
         train.max_iter = length.max_iter
@@ -300,7 +299,6 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         described = cfg.dataloader.test.copy()
         described.dataset.names = dataset_name
         loader: DataLoader[Any] = instantiate(described)
-        keep_workers_through_signals(loader)
         return loader
 
     @classmethod

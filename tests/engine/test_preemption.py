@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from multiprocessing import resource_tracker
 
 import jobs
 import pytest
@@ -13,9 +15,15 @@ from detectron2.engine import HookBase
 from torch.utils.data import DataLoader
 
 from sap_detr.checkpoint import load_checkpoint_file
-from sap_detr.engine import PREEMPTED_STATUS, DetectionTrainer, Preempted, StopSignals, preemption
+from sap_detr.engine import (
+    PREEMPTED_STATUS,
+    DetectionTrainer,
+    Preempted,
+    PreemptionHook,
+    StopSignals,
+    preemption,
+)
 from sap_detr.engine.main import main
-from sap_detr.engine.preemption import keep_workers_through_signals
 
 
 @pytest.fixture
@@ -36,14 +44,21 @@ def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
+def send_and_wait(number=signal.SIGTERM):
+    """For requests that raise: in the main thread, which waits."""
+    send(number)
+    time.sleep(jobs.PATIENCE)
+    pytest.fail("slept through it")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_raise_at_once_or_wait(number):
     before = signal.getsignal(number)
     with pytest.raises(Preempted), StopSignals():
-        send(number)
+        send_and_wait(number)
     with StopSignals() as stop, stop.deferred():
         send(number)
-        assert stop.requested
+        wait_until(lambda: stop.requested)
         # A request that waits interrupts what may be interrupted, once.
         with pytest.raises(Preempted), stop.at_once():
             pytest.fail("went on")
@@ -52,9 +67,28 @@ def test_signals_raise_at_once_or_wait(number):
     # On the way out, the next request does not raise again.
     with StopSignals() as stop:
         with pytest.raises(Preempted):
-            send(number)
+            send_and_wait(number)
+        stop._first_arrival = None
         send(number)
+        wait_until(lambda: stop._first_arrival is not None)
     assert signal.getsignal(number) == before
+
+
+def test_a_request_is_not_made_another_error():
+    def catches_everything():
+        try:
+            send_and_wait()
+        except BaseException as error:
+            raise ImportError from error
+
+    with pytest.raises(Preempted), StopSignals():
+        catches_everything()
+    with StopSignals() as stop:
+        with suppress(BaseException):
+            send_and_wait()
+        # Training does not begin.
+        with pytest.raises(Preempted), stop.deferred():
+            pytest.fail("went on")
 
 
 def test_a_second_signal_ends_at_once(monkeypatch):
@@ -96,19 +130,25 @@ def test_other_threads_leave_signals_alone():
     assert seen == [(True, before)]
 
 
-def test_loader_workers_are_deaf_and_end_with_the_main_process():
-    started = []
-    loader = DataLoader(range(8), num_workers=1, worker_init_fn=started.append)
-    keep_workers_through_signals(loader)
-    assert loader.worker_init_fn == started.append
+@pytest.fixture(params=["fork", "forkserver", "spawn"])
+def start_method(request):
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_signals_take_no_helper_away(start_method):
     with StopSignals() as stop, stop.deferred():
-        keep_workers_through_signals(loader)
+        loader = DataLoader(range(8), num_workers=1)
         batches = iter(loader)
+        # The worker is just starting.
         (worker,) = multiprocessing.active_children()
-        next(batches)
-        for number in preemption.STOP_SIGNALS:
-            os.kill(worker.pid, number)
-        assert [int(batch) for batch in batches] == list(range(1, 8))
+        helpers = [worker.pid, resource_tracker._resource_tracker._pid]
+        for pid in helpers:
+            for number in preemption.STOP_SIGNALS:
+                os.kill(pid, number)
+        assert [int(batch) for batch in batches] == list(range(8))
         batches = iter(loader)
         next(batches)
         assert not stop.requested
@@ -118,14 +158,16 @@ def test_loader_workers_are_deaf_and_end_with_the_main_process():
 class SignalAfter(HookBase):
     """Sends a signal to the whole process group of the workers and to this process."""
 
-    def __init__(self, iteration):
+    def __init__(self, iteration, stop):
         self.iteration = iteration
+        self.stop = stop
 
     def after_step(self):
         if self.trainer.iter == self.iteration:
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGTERM)
             send()
+            wait_until(lambda: self.stop.requested)
 
 
 @pytest.fixture
@@ -135,7 +177,9 @@ def signal_after(monkeypatch):
     iterations = []
 
     def with_signal(self):
-        return [*(SignalAfter(i) for i in iterations), *build_hooks(self)]
+        hooks = build_hooks(self)
+        (stop,) = [hook.stop for hook in hooks if isinstance(hook, PreemptionHook)]
+        return [*(SignalAfter(i, stop) for i in iterations), *hooks]
 
     monkeypatch.setattr(DetectionTrainer, "build_hooks", with_signal)
     return iterations.append
@@ -167,12 +211,10 @@ def test_stopped_run_goes_on_as_if_nothing_had_happened(arguments, signal_after,
 @pytest.fixture
 def stop_in_evaluation(monkeypatch):
     evaluated = []
-    test = DetectionTrainer.test
 
     def stopped(cfg, model, evaluators=None):
         evaluated.append(model.decoder.query_embed.weight.clone())
-        send()
-        return test(cfg, model, evaluators)
+        send_and_wait()
 
     monkeypatch.setattr(DetectionTrainer, "test", staticmethod(stopped))
     return evaluated

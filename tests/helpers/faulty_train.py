@@ -14,11 +14,12 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
-from sap_detr.engine import StepTrainer
+from sap_detr.engine import StepTrainer, StopSignals
 from sap_detr.engine.main import main
 from sap_detr.modeling.meta_arch import DetectionTransformer
 
 FAULTY_ITERATION = 2
+entered = []
 
 
 def fail(kind):
@@ -28,6 +29,9 @@ def fail(kind):
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "stop":
         os.kill(os.getpid(), signal.SIGTERM)
+        # A thread hears it.
+        while not entered[-1].requested:
+            time.sleep(0.01)
     if kind == "hold":
         print("holding", flush=True)
         while Path(os.environ["HOLD"]).exists():
@@ -51,6 +55,13 @@ def install(fault):
             fail(kind)
         return forward(self, *args, **kwargs)
 
+    enter = StopSignals.__enter__
+
+    def recorded_enter(self):
+        entered.append(self)
+        return enter(self)
+
+    StopSignals.__enter__ = recorded_enter
     StepTrainer.run_step = faulty_step
     DetectionTransformer.forward = faulty_forward
 

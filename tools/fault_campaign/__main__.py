@@ -4,6 +4,7 @@ In the root of a checkout, `python -m tools.fault_campaign` followed by:
 
 kill --kills 50                  killed at random moments, resumed, compared
 kill --kills 50 --processes 2    the same with two training processes
+signals --count 100              stopped by signals at random moments, resumed, compared
 damage --damages 20              damaged checkpoints must never be loaded
 disk                             the disk runs full
 soak --iterations 2000           memory must not grow
@@ -24,6 +25,7 @@ from pathlib import Path
 from .damage import damage_campaign
 from .disk import full_disk_campaign
 from .kills import kill_campaign
+from .signals import signal_campaign
 from .soak import soak
 from .training import CampaignError, TrainingCommand, tiny_overrides
 
@@ -69,6 +71,11 @@ def _kill(args: argparse.Namespace) -> tuple[str, bool]:
     return str(report), bool(report.problems)
 
 
+def _signals(args: argparse.Namespace) -> tuple[str, bool]:
+    report = signal_campaign(_command(args), args.work / "signals", args.count, args.seed)
+    return str(report), bool(report.problems)
+
+
 def _damage(args: argparse.Namespace) -> tuple[str, bool]:
     report = damage_campaign(_command(args), args.work / "damage", args.damages, args.seed)
     return str(report), bool(report.problems)
@@ -93,7 +100,7 @@ def _soak(args: argparse.Namespace) -> tuple[str, bool]:
     return str(report), growth > MAX_GROWTH_MIB
 
 
-RUN = {"kill": _kill, "damage": _damage, "disk": _disk, "soak": _soak}
+RUN = {"kill": _kill, "signals": _signals, "damage": _damage, "disk": _disk, "soak": _soak}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep", action="store_true", help="don't remove the folder afterwards")
     parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=18, help="of signals; default: %(default)s")
     parser.add_argument("--damages", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, help="of a training (default: 1)")
     parser.add_argument("--iterations", type=int, default=2000, help="of soak (default: 2000)")

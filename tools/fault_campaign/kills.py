@@ -94,14 +94,24 @@ def kill_campaign(
             report.problems.append(str(error))
             break
         report.runs += 1
-        problems = [
-            _compare(final, folder / final.name),
-            metrics_problem(folder / "metrics.json"),
-            *(f"{path} was left behind" for path in folder.glob(".*.tmp")),
-        ]
-        report.problems += [problem for problem in problems if problem is not None]
+        report.problems += find_problems(final, folder)
         log(f"run {report.runs}: {report.problems or 'the same as undisturbed'}")
     return report
+
+
+def find_problems(final: Path, folder: Path) -> list[str]:
+    """Return what is wrong with a training that was disturbed and came to its end.
+
+    Args:
+        final: the last checkpoint of an undisturbed one.
+        folder: of the disturbed one.
+    """
+    problems = [
+        _compare(final, folder / final.name),
+        metrics_problem(folder / "metrics.json"),
+        *(f"{path} was left behind" for path in folder.glob(".*.tmp")),
+    ]
+    return [problem for problem in problems if problem is not None]
 
 
 def _compare(expected: Path, found: Path) -> str | None:
@@ -124,7 +134,7 @@ def _kill_once(
     begin = time.monotonic()
     if rng.random() < 0.5:
         saves, delay = rng.randrange(1, 4), rng.uniform(0, 0.01)
-        if not _wait_for_save(training, saves):
+        if not wait_for_save(training, saves):
             return _check_end(training)
         begin = time.monotonic()
     else:
@@ -147,8 +157,12 @@ def _kill_once(
     return True
 
 
-def _wait_for_save(training: Training, count: int) -> bool:
-    """Wait until the count-th checkpoint is being written; False if the training ends before."""
+def wait_for_save(training: Training, count: int) -> bool:
+    """Wait until the count-th checkpoint is being written.
+
+    Returns:
+        False if the training ends before.
+    """
     for remaining in range(count, 0, -1):
         while not training.is_saving():
             if training.poll():

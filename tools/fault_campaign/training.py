@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ import torch
 import torch.utils.tensorboard
 
 from sap_detr.engine.main import main as train_main
+from sap_detr.engine.preemption import STOP_SIGNALS
 
 # Seconds that a training may take to end after its time.
 PATIENCE = 300.0
@@ -44,16 +46,21 @@ class TrainingCommand:
         config_file: as on the command line.
         overrides: changes to it.
         processes: number of training processes on this machine.
+        starts_processes: whether the command starts them itself.
+        start_method: of multiprocessing, for all that the command starts; None: Python's own.
     """
 
     config_file: str
     overrides: tuple[str, ...]
     processes: int = 1
+    starts_processes: bool = False
+    start_method: str | None = None
 
     def argv(self, folder: Path) -> list[str]:
         """Return the command line, which goes on from what is in the folder."""
         output = f"train.output_dir={folder}"
-        return ["--config-file", self.config_file, "--resume", *self.overrides, output]
+        processes = ["--num-gpus", str(self.processes)] if self.starts_processes else []
+        return ["--config-file", self.config_file, "--resume", *processes, *self.overrides, output]
 
 
 def tiny_overrides(data: Path, iterations: int = 40, period: int = 4) -> tuple[str, ...]:
@@ -109,6 +116,7 @@ class Training:
     ) -> None:
         self.folder = folder
         self.log = folder.with_name(f"{folder.name}.log")
+        self._log_start = self.log.stat().st_size if self.log.is_file() else 0
         self.statuses: dict[int, int] = {}
         folder.parent.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
@@ -117,15 +125,20 @@ class Training:
         sys.stdout.flush()
         sys.stderr.flush()
         self.pids: list[int] = []
-        for rank in range(command.processes):
+        forks = 1 if command.starts_processes else command.processes
+        # As in the script: requests to stop wait until main() obeys them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        for rank in range(forks):
             pid = os.fork()
             if pid == 0:
-                environment = _torchrun_environment(rank, command.processes, port)
+                environment = _torchrun_environment(rank, forks, port)
+                multiprocessing.set_start_method(command.start_method, force=True)
                 _run(command.argv(folder), self.log, environment, max_file_size)
             # Here as well as there: which of the two comes first is open.
             with contextlib.suppress(PermissionError, ProcessLookupError):
                 os.setpgid(pid, pid)
             self.pids.append(pid)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def poll(self) -> bool:
         """Return whether all processes have ended."""
@@ -159,11 +172,15 @@ class Training:
             time.sleep(0.002)
         return True
 
-    def terminate(self) -> None:
-        """Ask the processes that are left to end."""
+    def terminate(self, whole_groups: bool = False) -> None:
+        """Ask the processes that are left to end.
+
+        Args:
+            whole_groups: whether the signal also goes to all that they have started.
+        """
         for pid in self.pids:
             if pid not in self.statuses:
-                os.kill(pid, signal.SIGTERM)
+                (os.killpg if whole_groups else os.kill)(pid, signal.SIGTERM)
 
     def kill(self, ranks: Sequence[int] | None = None) -> None:
         """End processes as a power cut would, and wait until they are gone.
@@ -183,9 +200,15 @@ class Training:
         """Return whether a checkpoint is half written."""
         return any(self.folder.glob(".model_*.tmp"))
 
+    def output(self) -> str:
+        """Return what this training has printed."""
+        if not self.log.is_file():
+            return ""
+        return self.log.read_bytes()[self._log_start :].decode(errors="replace")
+
     def log_tail(self, size: int = 400) -> str:
         """Return the last characters of what was printed."""
-        return self.log.read_text(errors="replace")[-size:] if self.log.is_file() else ""
+        return self.output()[-size:]
 
 
 def run_to_end(command: TrainingCommand, folder: Path) -> float:

@@ -35,6 +35,12 @@ def test_kills_lose_nothing(tmp_path, processes):
 
 
 @pytest.mark.slow
+def test_signals_lose_nothing(tmp_path):
+    output = run(tmp_path, "signals", "--count", "9")
+    assert re.search(r"^signals: 9 signals.*bit for bit as without signals$", output, re.MULTILINE)
+
+
+@pytest.mark.slow
 def test_lost_state_is_noticed(tmp_path):
     forget = (
         "from sap_detr.data import EpochSampler\nEpochSampler.set_step = lambda self, step: None\n"
