@@ -3,10 +3,13 @@
 
     convert_checkpoint.py detr-r50-e632da11.pth detr_r50.pth --classes coco80
     convert_checkpoint.py detr_r50.pth published.pth --to published --classes coco91
+    convert_checkpoint.py output/train/model_0009999.pth mine.safetensors \\
+        --config-file output/train/config.yaml
 
 The form of INPUT is recognised by its parameter names. Only weights are converted: optimizer,
 schedule and iteration belong to the code that wrote them and are left out. Nothing in INPUT is
-executed.
+executed. With --config-file OUTPUT holds its model's config as data, too, so that Detector(OUTPUT)
+needs nothing beside it.
 """
 
 from __future__ import annotations
@@ -32,10 +35,13 @@ from sap_detr.checkpoint import (
     describe_weights,
     detect_format,
     load_checkpoint_file,
+    load_weights,
     match_class_rows,
     model_state,
     save_checkpoint_file,
 )
+from sap_detr.config import ConfigError, load_config
+from sap_detr.engine import ModelDescription
 from sap_detr.projects import load_projects
 
 State = dict[str, torch.Tensor]
@@ -50,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for line in convert(**vars(arguments)):
             print(line)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, ConfigError, OSError) as error:
         print(f"convert_checkpoint: {error}", file=sys.stderr)
         return 2
     return 0
@@ -100,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         help="which weights of a training with a moving average: the average, which was scored, or "
         "the raw ones (default: %(default)s)",
     )
+    parser.add_argument(
+        "--config-file",
+        metavar="CONFIG",
+        help="config of the model, or the name of one: OUTPUT, a .safetensors file, describes it",
+    )
     return parser
 
 
@@ -111,6 +122,7 @@ def convert(
     classes: str,
     drop_training_only: bool = False,
     weights: str = SCORED,
+    config_file: str | None = None,
 ) -> list[str]:
     """Convert one file.
 
@@ -122,12 +134,14 @@ def convert(
         classes: "keep", "coco80" or "coco91".
         drop_training_only: leave out what inference does not read.
         weights: "scored", or "raw" for those of which a moving average was scored.
+        config_file: a config of the model, to describe it in the file; None for none.
 
     Returns:
         What was done, in lines for a reader.
 
     Raises:
         CheckpointError: the file can't be read, or can't be converted like this.
+        ConfigError: the config's model can't be described.
     """
     if output.suffix not in (".pth", ".safetensors"):
         raise CheckpointError(f"OUTPUT must end in .pth or .safetensors, not {output.name!r}.")
@@ -135,6 +149,8 @@ def convert(
         raise CheckpointError(f"The folder of OUTPUT does not exist: {output.parent}.")
     if output.exists() and input.exists() and output.samefile(input):
         raise CheckpointError("INPUT and OUTPUT are the same file.")
+    if config_file is not None and (to != "ours" or output.suffix != ".safetensors"):
+        raise CheckpointError("--config-file is for a .safetensors file with names of ours.")
     checkpoint = load_checkpoint_file(input)
     state = model_state(checkpoint, weights)
     form = detect_format(state)
@@ -177,13 +193,31 @@ def convert(
             content["class_names"] = names
             if "class_names" not in checkpoint:
                 done.append("class names: stored COCO's, as the number of classes suggests")
-        left_out = [key for key in _extra_keys(checkpoint) if key != "class_names"]
+        left_out = _extra_keys(checkpoint)
+        if "description" in checkpoint and classes == "keep":
+            content["description"] = checkpoint["description"]
+        if config_file is not None:
+            content["description"] = _describe(config_file, content)
+            done.append(f"described: the model of {config_file}")
+        left_out = [key for key in left_out if key not in content]
     if left_out:
         done.append(f"left out, as only weights are converted: {', '.join(left_out)}")
     save_checkpoint_file(content, output)
     written = name_map.method if to == "published" and name_map else "our"
     done.append(f"{output}: {len(content['model'])} tensors, {written} names")
     return done
+
+
+def _describe(config_file: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a config's model, which the weights must fill."""
+    cfg = load_config(config_file)
+    names = content.get("class_names")
+    if names is not None:
+        cfg.model.num_classes = len(names)
+    description = ModelDescription.from_config(cfg)
+    model = description.build_model("cpu")
+    load_weights(model, content, class_names=names, source="INPUT").require_complete()
+    return description.as_data()
 
 
 def _extra_keys(checkpoint: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from .class_rows import ClassNames
 from .integrity import fingerprint
 from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
 from .processes import by_main_process
-from .run_files import TAG, iteration_of, newest_whole, run_checkpoints
+from .run_files import BEST, FINAL, TAG, iteration_of, newest_whole, run_checkpoints
 from .safe_load import CheckpointError, load_checkpoint_file
 from .safe_save import save_checkpoint_file, write_atomically
 from .weight_sets import RAW, SCORED, model_state, raw_first, scored_first
@@ -50,6 +50,9 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
             used to copy class rows by name on loading weights.
         max_to_keep: numbered checkpoints (`model_0000999.pth`) to keep; older ones are removed.
             None for all.
+        description: of the model, as data, see :mod:`sap_detr.engine.model_description`. With it,
+            the best and the final weights are also written to a `.safetensors` file each, which
+            needs no config: those that evaluations score.
         **checkpointables: objects with `state_dict` and `load_state_dict`.
 
     Attributes:
@@ -67,6 +70,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         save_to_disk: bool | None = None,
         class_names: ClassNames | None = None,
         max_to_keep: int | None = None,
+        description: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         if max_to_keep is not None and max_to_keep < 1:
@@ -76,6 +80,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         )
         self.class_names = None if class_names is None else list(class_names)
         self.max_to_keep = max_to_keep
+        self.description = description
         self.load_report: LoadReport | None = None
         self.run_id = uuid.uuid4().hex
         self.resumed_from: Path | None = None
@@ -112,7 +117,12 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         logger.info("Saving checkpoint to %s", path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_checkpoint_file(scored_first(data), path)
+            content = scored_first(data)
+            if self.description is not None and name in (BEST, FINAL):
+                # Before the other, by which a run that goes on sees whether it has to write both.
+                portable = {"description": self.description, **content}
+                save_checkpoint_file(portable, path.with_suffix(".safetensors"))
+            save_checkpoint_file(content, path)
             if tag_last:
                 self.tag_last_checkpoint(path.name)
         except OSError as error:

@@ -112,14 +112,17 @@ def fingerprint(path: Path) -> int:
         return zlib.crc32(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
 
 
-def tensor_checksum(tensors: Mapping[str, torch.Tensor], class_names: object) -> str:
-    """Return the SHA-256 digest of tensors with their names, shapes and dtypes, and class names.
+def tensor_checksum(
+    tensors: Mapping[str, torch.Tensor], class_names: object, description: str = ""
+) -> str:
+    """Return the SHA-256 digest of tensors with their names, shapes and dtypes, and of the rest.
 
     Args:
         tensors: on the CPU.
         class_names: list of names, or None.
+        description: of the model, as JSON; empty if there is none.
     """
-    digest = hashlib.sha256(repr(class_names).encode())
+    digest = hashlib.sha256((repr(class_names) + description).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

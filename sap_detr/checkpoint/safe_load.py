@@ -20,6 +20,11 @@ from .integrity import DamagedFileError, check_torch_file, tensor_checksum
 
 # How text files begin that are downloaded in a checkpoint's place.
 _TEXTS = (b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")
+# Limits of what a safetensors file may say besides its tensors: of the whole header, which also
+# lists these; of one text in it; of how deep that is nested.
+MAX_HEADER_BYTES = 10 * 2**20
+MAX_TEXT = 2**20
+MAX_DEPTH = 32
 # Files that are taken for weights by mistake.
 _OTHER_SUFFIXES = (".json", ".yaml", ".yml", ".py", ".txt", ".log", ".csv")
 
@@ -36,10 +41,10 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, as data only.
 
     `.safetensors` gives `{"model": tensors}` and, where the file's metadata has them,
-    `class_names`. `.pkl` is Detectron2's format for ImageNet weights (a pickled dict of numpy
-    arrays, which become tensors). Anything else is read as a `torch.save` file with tensors,
-    containers, numbers and `argparse.Namespace` (published DETR-family files hold one
-    under `args`).
+    `class_names` and the model's `description`, as plain containers. `.pkl` is Detectron2's format
+    for ImageNet weights (a pickled dict of numpy arrays, which become tensors). Anything else is
+    read as a `torch.save` file with tensors, containers, numbers and
+    `argparse.Namespace` (published DETR-family files hold one under `args`).
 
     The checksums of a zip archive's parts are compared first, and the one that
     `save_checkpoint_file` put into a safetensors file.
@@ -63,6 +68,8 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             kind = "a torch.save file"
             with torch.serialization.safe_globals([argparse.Namespace]):
                 data = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} was not loaded: {error}.") from error
     except Exception as error:  # a damaged file can fail with nearly any exception
         refused = _refused_name(error)
         if refused is not None:
@@ -96,6 +103,9 @@ def _check_readable(path: Path) -> None:
         start = file.read(64)
     if not start:
         raise CheckpointError(f"Checkpoint {path} is empty (0 bytes). Download or copy it again.")
+    # Its length comes first, whose bytes may look like anything.
+    if path.suffix == ".safetensors" and start[8:9] == b"{":
+        return
     if start.lstrip().lower().startswith(_TEXTS):
         raise CheckpointError(
             f"{path} is a text file (a web page or a Git LFS pointer), not a checkpoint. Download "
@@ -109,16 +119,60 @@ def _check_readable(path: Path) -> None:
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
+    with path.open("rb") as opened:
+        header_bytes = int.from_bytes(opened.read(8), "little")
+    # The first brace tells a header from the start of another kind of file.
+    if MAX_HEADER_BYTES < header_bytes < path.stat().st_size:
+        raise CheckpointError(
+            f"its header has {header_bytes} bytes, more than {MAX_HEADER_BYTES} are not read"
+        )
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         names = file.keys()
+        plain = read_metadata(metadata)
         checkpoint: dict[str, Any] = {"model": {name: file.get_tensor(name) for name in names}}
-    if "class_names" in metadata:
-        checkpoint["class_names"] = json.loads(metadata["class_names"])
-    checksum = tensor_checksum(checkpoint["model"], checkpoint.get("class_names"))
+    checkpoint.update(plain)
+    checksum = tensor_checksum(
+        checkpoint["model"], plain.get("class_names"), metadata.get("description", "")
+    )
     if metadata.get("tensor_sha256", checksum) != checksum:
         raise DamagedFileError("its SHA-256 checksum is another one than when it was written")
     return checkpoint
+
+
+def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Read class names and description from a safetensors file's metadata; nothing is built.
+
+    Raises:
+        CheckpointError: text above a limit, nesting that is too deep, or no JSON.
+    """
+    found = {}
+    for key in ("class_names", "description"):
+        text = metadata.get(key)
+        if text is None:
+            continue
+        if len(text) > MAX_TEXT:
+            raise CheckpointError(
+                f"the {key} in its metadata are {len(text)} characters long, more than {MAX_TEXT} "
+                "are not read"
+            )
+        try:
+            found[key] = json.loads(text)
+            deep = _depth(found[key]) > MAX_DEPTH
+        except RecursionError:
+            deep = True
+        except ValueError as error:
+            raise CheckpointError(f"the {key} in its metadata are no JSON: {error}") from error
+        if deep:
+            raise CheckpointError(
+                f"the {key} in its metadata are nested more than {MAX_DEPTH} deep"
+            )
+    return found
+
+
+def _depth(value: Any) -> int:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, items), default=0)
 
 
 def _refused_name(error: Exception) -> str | None:

@@ -17,15 +17,16 @@ import safetensors.torch
 import torch
 
 from .integrity import tensor_checksum
-from .safe_load import CheckpointError
+from .safe_load import CheckpointError, read_metadata
 from .weight_sets import model_state
 
 
 def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a checkpoint; `path` is at all times either the old file or the complete new one.
 
-    `.safetensors` keeps the tensors of `data["model"]`, with `data["class_names"]` and a checksum
-    in the metadata, and nothing else; any other suffix is a `torch.save` file with everything.
+    `.safetensors` keeps the tensors of `data["model"]`, with `data["class_names"]`, the model's
+    description under `data["description"]` and a checksum in the metadata, and nothing else; any
+    other suffix is a `torch.save` file with everything.
 
     Raises:
         CheckpointError: `data` holds something that `load_checkpoint_file` would refuse to read
@@ -102,7 +103,12 @@ def _safetensors_content(data: Mapping[str, Any]) -> bytes:
     if class_names is not None:
         class_names = list(class_names)
         metadata["class_names"] = json.dumps(class_names)
-    metadata["tensor_sha256"] = tensor_checksum(tensors, class_names)
+    description = ""
+    if data.get("description") is not None:
+        description = metadata["description"] = json.dumps(data["description"], allow_nan=False)
+    metadata["tensor_sha256"] = tensor_checksum(tensors, class_names, description)
+    # What would not be read back shall not be written.
+    read_metadata(metadata)
     return safetensors.torch.save(tensors, metadata)
 
 

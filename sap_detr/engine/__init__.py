@@ -5,6 +5,7 @@ from .ema import EmaHook, ModelEma
 from .finite_detections import FiniteDetections, NonFiniteDetectionsError
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .launch import ProcessOptions, launch
+from .model_description import ModelDescription
 from .optimizer import get_parameter_groups
 from .preemption import PREEMPTED_STATUS, Preempted, PreemptionHook, StopSignals
 from .schedule import RunLength, find_run_length
@@ -20,6 +21,7 @@ __all__ = [
     "EmaHook",
     "Evaluation",
     "FiniteDetections",
+    "ModelDescription",
     "ModelEma",
     "NonFiniteDetectionsError",
     "Preempted",

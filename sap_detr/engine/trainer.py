@@ -47,6 +47,7 @@ from .ema import EmaHook, ModelEma
 from .finite_detections import FiniteDetections
 from .hooks import BestCheckpoint, Evaluation, ProgressBar
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
+from .model_description import ModelDescription
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals
 from .run_config import save_config, tell_changes
@@ -122,6 +123,7 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             train.output_dir,
             class_names=train.class_names,
             max_to_keep=train.checkpointer.max_to_keep,
+            description=describe(cfg),
             **checkpointables,
         )
         logger.info(
@@ -328,6 +330,15 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
                 logger.info(f"results on {name} in csv format:")
                 print_csv_format(found)
         return next(iter(results.values())) if len(results) == 1 else results
+
+
+def describe(cfg: DictConfig) -> dict[str, Any] | None:
+    """Describe a config's model as data; None, with a warning, if that can't be done."""
+    try:
+        return ModelDescription.from_config(cfg).as_data()
+    except ConfigError as error:
+        logger.warning(f"there will be no .safetensors files of weights with their model: {error}")
+        return None
 
 
 def accumulation_steps(total_batch_size: int, world_size: int, max_images: int | None) -> int:

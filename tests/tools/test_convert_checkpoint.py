@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import LazyConfig
 
 from sap_detr.checkpoint import (
     COCO_CATEGORY_IDS,
@@ -13,6 +14,7 @@ from sap_detr.checkpoint import (
     coco_class_names,
     load_checkpoint_file,
 )
+from sap_detr.engine import ModelDescription, build_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "detr_r50_91.json"
@@ -142,3 +144,24 @@ def test_help_explains(main, capsys):
     printed = capsys.readouterr().out
     assert "coco91" in printed
     assert "never" in printed
+
+
+def test_a_config_is_described_in_the_file_and_must_fit(main, tiny_config, tmp_path, capsys):
+    tiny_config.model.num_classes = 80  # as class names settle it
+    config = tmp_path / "config.yaml"
+    LazyConfig.save(tiny_config, str(config))
+    model = build_model(tiny_config)
+    source, out, again = tmp_path / "a.pth", tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    names = [f"class {number}" for number in range(80)]
+    torch.save({"model": model.state_dict(), "class_names": names}, source)
+    assert main(source, out, "--config-file", config) == 0
+    assert "described: the model of" in capsys.readouterr().out
+    assert main(out, again) == 0
+    for path in (out, again):
+        description = ModelDescription.from_data(load_checkpoint_file(path)["description"])
+        assert description == ModelDescription.from_config(tiny_config)
+
+    assert main(source, tmp_path / "b.pth", "--config-file", config) == 2
+    assert "--config-file is for a .safetensors file" in capsys.readouterr().err
+    assert main(source, out, "--config-file", "detr/detr_small_shapes.py") == 2
+    assert "Is it for another configuration?" in capsys.readouterr().err
