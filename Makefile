@@ -56,12 +56,12 @@ clean: ## Remove the environment, caches, and build results
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 # Setuptools computes the packages when it installs, so a new project means a new installation.
-$(STAMP): constraints.txt setup.py pyproject.toml tools/install_detectron2.py \
+$(STAMP): constraints.txt setup.py pyproject.toml sap_detr/commands/install_detectron2.py \
 		$(wildcard projects/*/*/__init__.py) | python-is-right
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -c constraints.txt setuptools wheel
 	$(PY) -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
-	$(PY) tools/install_detectron2.py
+	$(PY) -m sap_detr.cli install-detectron2
 	$(PY) -m pip check
 	@touch $@
 

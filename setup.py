@@ -58,14 +58,15 @@ setup(
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
     package_data={"": ["py.typed", "*.csv", "*.json", "*.md"]},
-    # Where tools find methods that no config has named yet, see `sap_detr.projects.load_projects`.
     entry_points={
+        "console_scripts": ["sap-detr = sap_detr.cli:script"],
+        # Methods that no config has named yet, see `sap_detr.projects.load_projects`.
         "sap_detr.projects": [f"{name.rpartition('.')[2]} = {name}" for name in PROJECTS],
     },
     # Detectron2 is missing here on purpose. It is not published on PyPI under its own name, so that
     # naming it would make every installation fail, and a direct reference to its repository would
-    # force a compiler on everybody. `tools/install_detectron2.py` or its own instructions install
-    # it, and `python -m sap_detr.check_env` says so where it is absent. What it needs at run time
+    # force a compiler on everybody. `sap-detr install-detectron2` or its own instructions install
+    # it, and `sap-detr env` says so where it is absent. What it needs at run time
     # is listed here as far as our code uses it too, or its import fails without it.
     install_requires=[
         "cloudpickle",

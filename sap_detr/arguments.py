@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 def positive_int(text: str) -> int:
@@ -23,11 +23,12 @@ class ArgumentParser(argparse.ArgumentParser):
     Args:
         prog: the tool's file name.
         description: what it does.
+        options: others of :class:`argparse.ArgumentParser`.
     """
 
-    def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog, description=description)
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
+    def __init__(self, prog: str | None = None, description: str | None = None, **options: Any):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, formatter_class=formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """End the program with exit status 2."""

@@ -34,12 +34,12 @@ else:
 
 MINIMUM_PYTHON = (3, 10)
 
-# tools/install_detectron2.py gives the edition that it installs a version with this beginning.
+# `sap-detr install-detectron2` gives the edition that it installs a version with this beginning.
 PYPI_EDITION = "0.5+purepython"
 
 INSTALL_DETECTRON2 = (
-    "run `python tools/install_detectron2.py` in a checkout of this project, or install the "
-    "official repository with `pip install --no-build-isolation "
+    "run `sap-detr install-detectron2`, or install the official repository with "
+    "`pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git'`"
 )
 

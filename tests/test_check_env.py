@@ -180,7 +180,7 @@ def test_a_missing_detectron2_says_how_to_install_it(install):
     install({})
     check_detectron2(report)
     assert report.rows == [("detectron2", "missing")]
-    assert "tools/install_detectron2.py" in report.problems[0]
+    assert "sap-detr install-detectron2" in report.problems[0]
 
 
 def test_a_detectron2_that_misses_something_itself_is_not_reported_as_missing(install):

@@ -4,7 +4,7 @@
     write_tables.py docs/costs.md
 
 A table stands between <!-- benchmark:NAME:begin --> and <!-- benchmark:NAME:end -->. Parameters and
-FLOPs are counted; time and memory come from files that `benchmark.py --json` wrote.
+FLOPs are counted; time and memory come from files that `sap-detr benchmark --json` wrote.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ COST_NOTE = (
     "annotation file, as papers have it, and in the order of the ids."
 )
 SPEED_NOTE = (
-    "Measured by `tools/benchmark.py speed --relative-to-body` on random images. A training step "
+    "Measured by `sap-detr benchmark speed --relative-to-body` on random images. A training step "
     "is forward and backward pass, matching, losses, clipping and optimizer. Units of the body, "
     f"medians over neighbouring measurements, hardly depend on the machine; {DESCRIPTION} The last "
     "column compares multiply-adds per second of inference with those of a large matrix product; "

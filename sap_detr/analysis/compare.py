@@ -69,9 +69,10 @@ def load_benchmark(path: Path, kind: str | None = None) -> Record:
     except ValueError as error:
         raise CompareError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or not {"kind", "records"} <= content.keys():
-        raise CompareError(f"{path} was not written by benchmark.py --json")
+        raise CompareError(f"{path} was not written by sap-detr benchmark --json")
     if kind is not None and content["kind"] != kind:
-        raise CompareError(f"{path} was written by benchmark.py {content['kind']}, not {kind}")
+        written = f"sap-detr benchmark {content['kind']}"
+        raise CompareError(f"{path} was written by {written}, not {kind}")
     return content
 
 

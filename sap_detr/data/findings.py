@@ -1,6 +1,6 @@
 """What can be wrong with a data set, how severe it is and what to do: one table for everything.
 
-Training, evaluation and ``tools/check_dataset.py`` share it, so they agree about what stops them.
+Training, evaluation and ``sap-detr check`` share it, so they agree about what stops them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one inspection of data: annotations and images of all splits.
 
 Training and evaluation make it before they start (:func:`check_datasets`), and
-``tools/check_dataset.py`` prints all of it.
+``sap-detr check`` prints all of it.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class UnreadableImages:
                 f"{len(self.files)} of {self.num_images} training images can't be read, more than "
                 f"the {allowed} that dataloader.train.max_bad_share={self.max_share:g} allows:\n"
                 f"{self._listed()}\nReplace them or remove them from the annotations; "
-                "tools/check_dataset.py --full finds all such files."
+                "sap-detr check --full finds all such files."
             )
 
     def log_summary(self) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from ..arguments import ArgumentParser
 from ..checkpoint import SCORED, CheckpointError, load_weights, lock_run_folder
 from ..config import (
     ConfigError,
@@ -31,6 +31,7 @@ from ..config import (
     register_data,
 )
 from ..data import DatasetError, check_datasets
+from ..parsers import train as options
 from .finite_detections import NonFiniteDetectionsError
 from .launch import (
     USER_ERROR_STATUS,
@@ -103,7 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, see :func:`~sap_detr.engine.launch.launch`.
     """
-    args = argument_parser().parse_args(argv)
+    return run_command(argument_parser().parse_args(argv))
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Do what a command line asks for; see :func:`main`."""
     try:
         with StopSignals() as stop:
             plan = make_plan(args, find_topology(args, os.environ))
@@ -127,9 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return Detectron2's options; those about processes are None where they are not given."""
-    parser: argparse.ArgumentParser = default_argument_parser(__doc__)
-    parser.set_defaults(num_gpus=None, num_machines=None, machine_rank=None, dist_url=None)
+    """Return the options of training; those about processes are None where they are not given."""
+    parser = ArgumentParser("train", options.__doc__)
+    options.add_options(parser)
     return parser
 
 

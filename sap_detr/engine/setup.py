@@ -40,7 +40,7 @@ def choose_device(device: str | None) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"train.device={device}, but torch sees no GPU. "
-            "Run python -m sap_detr.check_env, or set train.device=cpu"
+            "Run sap-detr env, or set train.device=cpu"
         )
     return device
 

@@ -13,7 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import check_dataset
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +21,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sap_detr.cli import main
 from sap_detr.data import (
     CocoAnnotations,
     DatasetError,
@@ -242,7 +242,7 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> int:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         arguments = ["--folder", folder, "--json", report, "--num-queries", 1, "--workers", 0]
-        code = check_dataset.main([str(argument) for argument in [*arguments, "--strict"]])
+        code = main(["check", *map(str, arguments), "--strict"])
     text = out.getvalue()
     text.encode("utf-8")
     try:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 
+from sap_detr import cli
 from sap_detr.checkpoint import (
     COCO_CATEGORY_IDS,
     UNUSED_CLASS_BIAS,
@@ -22,10 +22,7 @@ GOLDEN = ROOT / "tests" / "golden" / "detr_r50_91.json"
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("convert", ROOT / "tools/convert_checkpoint.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
+    return lambda *arguments: cli.main(["convert", *map(str, arguments)])
 
 
 def write_published(path, num_classes=91, extra_names=(), **extra):
@@ -131,6 +128,7 @@ def test_bad_files_and_names_of_other_methods(main, tmp_path, capsys):
         ([source, source], "same file"),
         ([source, tmp_path / "out.pth", "--to", "published"], "no published method"),
         ([source, tmp_path / "out.pth", "--to", "published", "--method", "detr"], "unheard_of"),
+        ([source, tmp_path / "out.pth", "--method", "yolo"], "sam_detr"),
     ):
         assert main(*arguments) == 2
         assert message in capsys.readouterr().err

@@ -1,14 +1,15 @@
-"""The demo's command line, with a small model on tiny images."""
+"""The command that detects, with a small model on tiny images."""
 
-import demo
 import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
 from PIL import Image
 
+from sap_detr import cli
 from sap_detr.bad_files import BadFiles
 from sap_detr.checkpoint import load_checkpoint_file, save_checkpoint_file
+from sap_detr.commands import predict
 from sap_detr.config import load_config
 from sap_detr.data import PixelRange, image_suffixes, read_image
 from sap_detr.visualization import FrameReader, FrameWriter
@@ -45,6 +46,14 @@ def photo(tmp_path):
     return file
 
 
+def main(args):
+    return cli.main(["predict", *args])
+
+
+def parse(args):
+    return cli.argument_parser().parse_args(["predict", *args])
+
+
 def arguments(*args):
     common = ["--config-file", CONFIG, "--device", "cpu", "--threshold", "0", "--opts", *SMALL]
     return [str(a) for a in (*args, *common)]
@@ -55,7 +64,7 @@ def test_images_and_folders_are_drawn_into_the_output_folder(tmp_path, weights, 
     Image.new("RGB", (700, 64)).save(photo.with_name("wide.PNG"))
     paths = [photo, photo.parent]
     args = arguments("--weights", weights, "--input", *paths, "--output", out, "--top-k", 3)
-    assert demo.main(args) == 0
+    assert main(args) == 0
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "photo_2.png", "wide.png"]
     drawn = Image.open(out / "photo.png")
     assert drawn.size == (640, 427)
@@ -66,8 +75,8 @@ def test_images_and_folders_are_drawn_into_the_output_folder(tmp_path, weights, 
 
 def test_class_names_come_from_the_checkpoint_and_else_from_the_data_set(weights):
     def names(*args):
-        parsed = demo._parser().parse_args(arguments(*args, "--webcam", 0))
-        detector = demo.build_detector(parsed)
+        parsed = parse(arguments(*args, "--webcam", 0))
+        detector = predict.build_detector(parsed)
         return detector.class_names, detector.predictor.model.num_classes
 
     assert names("--weights", weights) == (["cat", "dog"], 2)
@@ -79,7 +88,7 @@ def test_class_names_come_from_the_checkpoint_and_else_from_the_data_set(weights
 def test_classes_are_numbered_if_nobody_names_them(weights):
     nameless = weights.with_name("nameless.pth")
     args = [*arguments("--weights", nameless, "--webcam", 0), "model.num_classes=2"]
-    detector = demo.build_detector(demo._parser().parse_args(args))
+    detector = predict.build_detector(parse(args))
     assert detector.class_names is None
     assert detector.predictor.model.num_classes == 2
 
@@ -91,7 +100,7 @@ def test_a_video_is_drawn_frame_by_frame(tmp_path, weights):
             writer.write(np.full((64, 96, 3), 90, np.uint8))
     out = tmp_path / "out"
     args = ("--weights", weights, "--video", video, "--output", out, "--max-frames", 2)
-    assert demo.main(arguments(*args)) == 0
+    assert main(arguments(*args)) == 0
     frames = list(FrameReader(out / "street_detections.mp4"))
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 2
     assert frames[0].std() > 5
@@ -108,16 +117,16 @@ def sap_detr_arguments(tiny_overrides, tmp_path, photo):
 
 def test_points_are_drawn_and_attention_gets_a_sheet(tmp_path, sap_detr_arguments, capsys):
     out = tmp_path / "out"
-    assert demo.main(["--points", "2", *sap_detr_arguments]) == 0
+    assert main(["--points", "2", *sap_detr_arguments]) == 0
     assert f"see {out / 'photo.png'} and {out / 'attention' / 'photo.png'}" in (
         capsys.readouterr().out
     )
     drawn = Image.open(out / "photo.png")
-    assert max(drawn.size) == demo.SMALLEST_WITH_POINTS
+    assert max(drawn.size) == predict.SMALLEST_WITH_POINTS
     two_rows = Image.open(out / "attention" / "photo.png").height
-    assert demo.main(["--points", "3", *sap_detr_arguments]) == 0
+    assert main(["--points", "3", *sap_detr_arguments]) == 0
     assert Image.open(out / "attention" / "photo.png").height > two_rows
-    assert demo.main(["--points", *sap_detr_arguments[:-1], "model.decoder.num_layers=1"]) == 0
+    assert main(["--points", *sap_detr_arguments[:-1], "model.decoder.num_layers=1"]) == 0
 
 
 def test_points_and_sheet_are_of_the_queries_that_are_detected(
@@ -125,11 +134,11 @@ def test_points_and_sheet_are_of_the_queries_that_are_detected(
 ):
     shown = {}
     monkeypatch.setattr(
-        demo,
+        predict,
         "attention_sheet",
         lambda image, boxes, traces, *args, **kwargs: shown.update(boxes=boxes, traces=traces),
     )
-    assert demo.main(["--points", "4", *sap_detr_arguments]) == 0
+    assert main(["--points", "4", *sap_detr_arguments]) == 0
     boxes, traces = shown["boxes"], shown["traces"]
     assert len({trace.query for trace in traces}) == len(traces) == 4
     assert (np.diff(boxes.scores) <= 0).all()
@@ -139,7 +148,7 @@ def test_points_and_sheet_are_of_the_queries_that_are_detected(
 
 def test_where_nothing_is_detected_there_is_no_sheet(tmp_path, sap_detr_arguments, capsys):
     sap_detr_arguments[sap_detr_arguments.index("--threshold") + 1] = "1"
-    assert demo.main(["--points", *sap_detr_arguments]) == 0
+    assert main(["--points", *sap_detr_arguments]) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["photo.png"]
     assert "attention" not in capsys.readouterr().out
 
@@ -167,7 +176,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.jpg").write_text("not an image")
     args = [arg.format(tmp=tmp_path, photo=photo) for arg in args]
-    assert demo.main(arguments("--output", tmp_path / "out", *args)) == 2
+    assert main(arguments("--output", tmp_path / "out", *args)) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert message in error
@@ -180,7 +189,7 @@ def test_thresholds_outside_of_0_to_1_are_refused(tmp_path, photo, capsys, thres
     args = arguments("--random-weights", "--input", photo, "--output", tmp_path / "out")
     place = args.index("--threshold")
     args[place : place + 2] = [f"--threshold={threshold}"]
-    assert demo.main(args) == 2
+    assert main(args) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --threshold must be from 0 to 1")
     assert error.count("\n") == 1
@@ -206,7 +215,7 @@ def test_bad_files_are_left_out_counted_and_listed(
 ):
     folder, out = folder_with_bad_files, tmp_path / "out"
     paths = [tmp_path / "none.jpg", folder]
-    assert demo.main(arguments("--weights", weights, "--input", *paths, "--output", out)) == 1
+    assert main(arguments("--weights", weights, "--input", *paths, "--output", out)) == 1
     printed = capsys.readouterr()
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "z.png"]
     assert printed.out.count(" objects, see ") == 2
@@ -225,7 +234,7 @@ def test_the_first_bad_file_ends_everything_on_request(
     split = common.index("--config-file")
     for paths, name in (([folder], "text.jpg"), ([folder / "damaged.png"], "damaged.png")):
         args = [*common[:split], *map(str, paths), *common[split:]]
-        assert demo.main(args) == 2
+        assert main(args) == 2
         error = capsys.readouterr().err
         assert name in error
         assert error.count("\n") == 1
@@ -237,14 +246,14 @@ def test_where_every_image_turns_out_to_be_damaged_the_status_says_so(
 ):
     damaged = folder_with_bad_files / "damaged.png"
     args = arguments("--weights", weights, "--input", damaged, "--output", tmp_path / "out")
-    assert demo.main(args) == 2
+    assert main(args) == 2
     assert "damaged.png can't be read as an image" in capsys.readouterr().err
 
 
 def test_a_folder_with_nothing_but_hidden_files_has_no_images(tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "photos" / ".hidden.png")
-    assert demo.main(arguments("--random-weights", "--input", tmp_path / "photos")) == 2
+    assert main(arguments("--random-weights", "--input", tmp_path / "photos")) == 2
     assert "has no images" in capsys.readouterr().err
 
 
@@ -260,8 +269,8 @@ def test_folders_have_images_of_every_format_that_is_read(tmp_path):
         files.append(file)
     assert {".gif", ".jfif", ".jpg", ".png", ".webp"} <= {file.suffix.lower() for file in files}
     assert (".avif" in {file.suffix for file in files}) == ("AVIF" in Image.SAVE)
-    bad = BadFiles(demo.ImageError)
-    assert sorted(demo.find_images([tmp_path], PixelRange(), bad)) == sorted(files)
+    bad = BadFiles(predict.ImageError)
+    assert sorted(predict.find_images([tmp_path], PixelRange(), bad)) == sorted(files)
     assert not bad.reasons
     for file in files:
         assert read_image(file).shape == (16, 16, 3)
@@ -276,12 +285,12 @@ def test_images_of_many_bits_are_read_as_the_config_says(tmp_path, weights, phot
     for setting in ("full", "bits=12"):
         args = ["--weights", weights, "--top-k", 1, "--input", deep, "--output", out]
         opts = f"dataloader.pixel_range='{setting}'"
-        assert demo.main([*arguments(*args), opts]) == 0
+        assert main([*arguments(*args), opts]) == 0
         brightness[setting] = np.asarray(Image.open(out / "deep.png")).mean()
     assert brightness["bits=12"] > 2 * brightness["full"]
     capsys.readouterr()
     args = arguments("--weights", weights, "--input", deep, "--output", out)
-    assert demo.main([*args, "dataloader.pixel_range='bits=4'"]) == 2
+    assert main([*args, "dataloader.pixel_range='bits=4'"]) == 2
     error = capsys.readouterr().err
     assert "deep.png" in error
     assert "set dataloader.pixel_range" in error
@@ -294,14 +303,14 @@ def test_predictions_that_are_not_finite_are_told(tmp_path, weights, photo, caps
     diverged = tmp_path / "diverged.pth"
     save_checkpoint_file(state, diverged)
     out = tmp_path / "out"
-    assert demo.main(arguments("--weights", diverged, "--input", photo, "--output", out)) == 2
+    assert main(arguments("--weights", diverged, "--input", photo, "--output", out)) == 2
     error = capsys.readouterr().err
     assert "NaN" in error
     assert not list(out.glob("*"))
     video = tmp_path / "street.mp4"
     with FrameWriter(video, rate=10) as writer:
         writer.write(np.full((64, 96, 3), 90, np.uint8))
-    assert demo.main(arguments("--weights", diverged, "--video", video, "--output", out)) == 2
+    assert main(arguments("--weights", diverged, "--video", video, "--output", out)) == 2
     error = capsys.readouterr().err
     assert "street.mp4, frame 1: " in error
     assert "NaN" in error
@@ -312,18 +321,18 @@ def test_images_above_the_limit_are_refused_before_anything_is_built(
 ):
     monkeypatch.setenv("SAP_DETR_MAX_IMAGE_PIXELS", "6143")
     args = ["--random-weights", "--input", photo.parent, "--output", tmp_path / "out"]
-    assert demo.main(arguments(*args)) == 2
+    assert main(arguments(*args)) == 2
     assert "96x64 (width x height) is more than the limit of 6143" in capsys.readouterr().err
 
 
 def test_incomplete_weights_are_refused(tmp_path, weights, photo, capsys):
     args = arguments("--weights", weights, "--input", photo, "--output", tmp_path / "out")
     args[args.index("model.encoder.num_layers=1")] = "model.encoder.num_layers=2"
-    assert demo.main(args) == 2
+    assert main(args) == 2
     assert "encoder.layers.1" in capsys.readouterr().err
 
 
 def test_outputs_never_replace_inputs_or_each_other(tmp_path):
     images = [tmp_path / "a.png", tmp_path / "b" / "a.jpg", tmp_path / "a_2.jpg"]
-    files = demo.output_files(images, tmp_path)
+    files = predict.output_files(images, tmp_path)
     assert [file.name for file in files] == ["a_2.png", "a_3.png", "a_2_2.png"]

@@ -4,9 +4,17 @@ import hashlib
 import io
 import tarfile
 
-import install_detectron2
 import pytest
-from install_detectron2 import Edit, InstallError, apply_edits, check_sha256, unpack
+
+from sap_detr.cli import main
+from sap_detr.commands import install_detectron2
+from sap_detr.commands.install_detectron2 import (
+    Edit,
+    InstallError,
+    apply_edits,
+    check_sha256,
+    unpack,
+)
 
 
 def write_package(folder, **files):
@@ -63,7 +71,7 @@ def test_a_wrong_sdist_ends_the_script_before_anything_is_installed(tmp_path, ca
     path = write_archive(tmp_path / "sdist.tar.gz", ("top/a.py", "x"))
     commands = []
     monkeypatch.setattr(install_detectron2, "_run_python", lambda *args: commands.append(args))
-    assert install_detectron2.main(["--force", "--sdist", str(path)]) == 1
+    assert main(["install-detectron2", "--force", "--sdist", str(path)]) == 2
     assert "SHA-256" in capsys.readouterr().err
     assert commands == []
 
@@ -114,5 +122,5 @@ def test_another_edition_of_our_own_is_replaced(monkeypatch):
 
 def test_the_installed_detectron2_is_kept(capsys, monkeypatch):
     monkeypatch.setattr(install_detectron2, "install", lambda sdist: pytest.fail("installed"))
-    assert install_detectron2.main([]) == 0
+    assert main(["install-detectron2"]) == 0
     assert "Keeping Detectron2" in capsys.readouterr().out

@@ -1,0 +1,207 @@
+"""Measure what configs cost: parameters, FLOPs, speed and memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..analysis import (
+    CONVENTION,
+    CompareError,
+    MeasureError,
+    Workload,
+    build_without_weights,
+    coco_val2017_sizes,
+    compare,
+    compare_table,
+    describe_machine,
+    flop_records,
+    flop_table,
+    folder_records,
+    load_benchmark,
+    loader_record,
+    loader_report,
+    machine_line,
+    memory_record,
+    memory_report,
+    parameter_record,
+    parameter_table,
+    profile_record,
+    profile_report,
+    speed_record,
+    speed_report,
+    uncounted_note,
+)
+from ..analysis.report import Record
+from ..config import ConfigError
+from ..data import DatasetError
+from ..engine.setup import choose_device
+
+# What can't be done, as against what is broken.
+USER_ERRORS = (ConfigError, CompareError, DatasetError, MeasureError, OSError)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print tables.
+
+    Raises:
+        ConfigError: or another of ``USER_ERRORS``, if that is not possible.
+    """
+    for path in filter(None, (args.json, args.markdown)):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
+    MEASURES[args.measure](args)
+    return 0
+
+
+def run_params(args: argparse.Namespace) -> None:
+    """``benchmark params``."""
+    records = [
+        parameter_record(name, args.num_classes, args.overrides, args.depth)
+        for name in args.config_file
+    ]
+    print(parameter_table(records))
+    _write(args, records, parameter_table(records, "github"))
+
+
+def run_flops(args: argparse.Namespace) -> None:
+    """``benchmark flops``."""
+    images = {}
+    if args.size or not args.coco_val2017:
+        height, width = args.size or (800, 1066)
+        images[f"{height}x{width}"] = [(height, width)]
+    for order in args.coco_val2017:
+        images[f"first 100 of COCO val2017 by {order}"] = coco_val2017_sizes(order)
+    # All of them before any is counted, which takes longer and which a misspelt name would waste.
+    models = [
+        (name, *build_without_weights(name, args.num_classes, args.overrides))
+        for name in args.config_file
+    ]
+    records = [
+        {"config": name, "overrides": args.overrides, "classes": classes, **record}
+        for name, model, classes in models
+        for record in flop_records(model, images, args.depth)
+    ]
+    notes = "\n\n".join(filter(None, [uncounted_note(records), f"GFLOPs. {CONVENTION}"]))
+    print(flop_table(records), notes, sep="\n\n")
+    _write(args, records, f"{flop_table(records, 'github')}\n\n{notes}", convention=CONVENTION)
+
+
+def run_speed(args: argparse.Namespace) -> None:
+    """``benchmark speed``."""
+    machine = _prepare(args)
+    if args.data is not None and args.relative_to_body:
+        raise ConfigError("--relative-to-body compares on the same images: leave out --data")
+    records = [
+        speed_record(
+            workload, args.repeats, args.warm_up, args.relative_to_body, not args.inference_only
+        )
+        for workload in _workloads(args, batch=args.batch, data=args.data)
+    ]
+    _report(args, machine, records, speed_report)
+
+
+def run_memory(args: argparse.Namespace) -> None:
+    """``benchmark memory``."""
+    machine = _prepare(args)
+    records = [memory_record(w, args.threads) for w in _workloads(args, batch=args.batch)]
+    _report(args, machine, records, memory_report)
+
+
+def run_profile(args: argparse.Namespace) -> None:
+    """``benchmark profile``."""
+    machine = _prepare(args)
+    records = [
+        profile_record(workload, mode, args.depth, top=args.top)
+        for workload in _workloads(args, batch=args.batch)
+        for mode in args.mode
+    ]
+    _report(args, machine, records, lambda records, *fmt: profile_report(records, args.top, *fmt))
+
+
+def run_loader(args: argparse.Namespace) -> None:
+    """``benchmark loader``."""
+    torch.set_num_threads(1)
+    records, data = folder_records(args.folder), Path(args.folder).name
+    chosen = random.Random(0).sample(records, min(args.limit, len(records)))
+    results = [
+        loader_record(name, chosen, data, args.readers, args.repeats, args.overrides)
+        for name in args.config_file
+    ]
+    _report(args, describe_machine(torch.device("cpu")), results, loader_report)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """``benchmark compare``."""
+    names = str(args.old), str(args.new)
+    rows, warnings = compare(load_benchmark(args.old), load_benchmark(args.new), names)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(compare_table(rows))
+    _write(args, rows, compare_table(rows, "github"))
+
+
+def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
+    """Set the threads; look at all configs and at the device before anything takes time."""
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    args.device = choose_device(args.device)
+    for name in args.config_file:
+        build_without_weights(name, args.num_classes, args.overrides)
+    return describe_machine(torch.device(args.device))
+
+
+def _workloads(args: argparse.Namespace, **others: Any) -> list[Workload]:
+    sizes = [(side, side) for side in args.sizes] or [tuple(args.size)]
+    return [
+        Workload(
+            config=name,
+            overrides=tuple(args.overrides),
+            num_classes=args.num_classes,
+            size=size,
+            num_objects=args.objects,
+            device=args.device,
+            dtype=args.dtype,
+            compiled=args.compile,
+            **others,
+        )
+        for name in args.config_file
+        for size in sizes
+    ]
+
+
+def _report(
+    args: argparse.Namespace,
+    machine: dict[str, str | int],
+    records: list[Record],
+    report: Callable[..., str],
+) -> None:
+    line = machine_line(machine)
+    print(line, report(records), sep="\n\n")
+    _write(args, records, f"{line}\n\n{report(records, 'github')}", machine=machine)
+
+
+def _write(args: argparse.Namespace, records: list[Record], markdown: str, **about: object) -> None:
+    if args.json is not None:
+        content = {"kind": args.measure, "torch": torch.__version__, **about, "records": records}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(markdown + "\n", encoding="utf-8")
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "params": run_params,
+    "flops": run_flops,
+    "speed": run_speed,
+    "memory": run_memory,
+    "profile": run_profile,
+    "loader": run_loader,
+    "compare": run_compare,
+}
