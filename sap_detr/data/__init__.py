@@ -1,5 +1,6 @@
 """Registration and inspection of data sets, augmentation, loaders, and the ``shapes`` data set."""
 
+from .any_image import AnyImage, find_images, to_pixels
 from .coco_folder import find_coco_splits, register_coco, register_coco_folder
 from .coco_schema import CocoAnnotations, read_coco
 from .errors import DatasetError
@@ -31,6 +32,7 @@ from .unreadable_images import UnreadableImages
 
 __all__ = [
     "DETR_SHORT_SIDES",
+    "AnyImage",
     "BadImageError",
     "CocoAnnotations",
     "DatasetError",
@@ -54,6 +56,7 @@ __all__ = [
     "check_datasets",
     "dataset_class_names",
     "find_coco_splits",
+    "find_images",
     "generate_shapes",
     "get_dataset_dicts",
     "image_suffixes",
@@ -65,4 +68,5 @@ __all__ = [
     "register_coco_folder",
     "register_shapes",
     "resized_shape",
+    "to_pixels",
 ]

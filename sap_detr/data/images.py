@@ -217,11 +217,25 @@ class OpenImage:
                 height, width = sufficient_size
                 self._image.draft(None, _upright((width, height), self._orientation))
             self._image.load()
-            image = to_rgb(self._image, self._pixel_range, self._low)
-            if self._orientation in _TURNS:
-                image = image.transpose(_TURNS[self._orientation])
+            image = _turned(to_rgb(self._image, self._pixel_range, self._low), self._orientation)
             pixels: NDArray[np.uint8] = convert_PIL_to_numpy(image, image_format)
             return pixels
+
+
+def upright_rgb(image: Image.Image, pixel_range: PixelRange = FULL_RANGE) -> Image.Image:
+    """Convert an image of Pillow's to RGB, turned upright by its EXIF data, as files are read.
+
+    Args:
+        image: of any mode. Of colours of 16 bits Pillow has the upper half only, which is all that
+            the full range reads of a file as well.
+        pixel_range: for images of more than 8 bits.
+
+    Raises:
+        BadImageError: if the image is damaged, or order would be lost.
+    """
+    with _faults_of(getattr(image, "filename", "") or "the PIL image"):
+        image.load()
+        return _turned(to_rgb(image, pixel_range), _orientation(image))
 
 
 def inspect_image(
@@ -278,6 +292,10 @@ def _read_low_bytes(file: IO[bytes], name: str, tiles: list[Any]) -> Image.Image
     image.tile = tiles  # type: ignore[attr-defined]
     image.load()
     return image
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from .curves import (
 from .detections import BoxSet, class_name, draw_detections
 from .palette import class_color
 from .points import attention_sheet, draw_points
-from .predictor import Predictor
+from .predictor import Predictor, check_finite
 from .sampling import SamplingRecorder, record_points
 from .sheet import SheetRow, detection_sheet, make_validation_sheet
 from .video import FrameReader, FrameWriter, VideoError
@@ -31,6 +31,7 @@ __all__ = [
     "SheetRow",
     "VideoError",
     "attention_sheet",
+    "check_finite",
     "class_color",
     "class_name",
     "detection_sheet",

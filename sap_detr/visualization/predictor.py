@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,6 @@ class Predictor:
         self.augmentations = augmentations
         self.image_format = image_format
 
-    @torch.no_grad()
     def __call__(self, image: Pixels) -> Instances:
         """Detect in one image.
 
@@ -57,6 +57,16 @@ class Predictor:
             ValueError: if the image is something else, such as a float array or a path.
             NonFiniteDetectionsError: if boxes or scores of the model are not finite.
         """
+        [instances] = self.detect([self.prepare(image)])
+        check_finite(instances)
+        return instances
+
+    def prepare(self, image: Pixels) -> dict[str, Any]:
+        """Make the model's input of an image (H, W, 3), uint8, RGB.
+
+        Raises:
+            ValueError: if the image is something else.
+        """
         check_image(image)
         height, width = image.shape[:2]
         if self.image_format == "BGR":
@@ -64,10 +74,16 @@ class Predictor:
         augmented = T.AugInput(np.ascontiguousarray(image))
         self.augmentations(augmented)
         pixels = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
-        outputs = self.model([{"image": pixels, "height": height, "width": width}])
-        instances: Instances = outputs[0]["instances"].to("cpu")
-        check_finite(instances)
-        return instances
+        return {"image": pixels, "height": height, "width": width}
+
+    @torch.no_grad()
+    def detect(self, batch: list[dict[str, Any]]) -> list[Instances]:
+        """Detect in a batch of what :meth:`prepare` made; whether all is finite is not checked.
+
+        Returns:
+            Per image, as of a call.
+        """
+        return [outputs["instances"].to("cpu") for outputs in self.model(batch)]
 
 
 def check_finite(instances: Instances) -> None:

@@ -1,0 +1,412 @@
+"""A trained model that takes pictures of any kind.
+
+detector = Detector("model_best.safetensors")
+for found in detector.stream("folder/", threshold=0.4):
+    print(found.name, found.instances.pred_boxes)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import instantiate
+from detectron2.data import transforms as T
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
+from torch import nn
+
+from .checkpoint import (
+    SCORED,
+    CheckpointError,
+    LoadReport,
+    coco_class_names,
+    load_checkpoint_file,
+    load_weights,
+)
+from .config import load_config, pixel_range
+from .data import AnyImage, PixelRange, find_images, to_pixels
+from .engine import ModelDescription, NonFiniteDetectionsError, build_model
+from .text import listing
+from .tiles import merge_tiles, tile_grid
+from .visualization import Predictor, check_finite, class_name, draw_detections
+
+Pixels = NDArray[np.uint8]
+ClassNames = Sequence[str | None]
+
+# Images that are held in memory per image of a batch, to find some of equal size.
+_WINDOW = 8
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A picture with what was found in it.
+
+    Attributes:
+        name: its file, or its place in what was given, such as "image 3".
+        image: (H, W, 3), uint8, RGB.
+        instances: ``pred_boxes`` (XYXY, pixels of ``image``), ``scores`` and ``pred_classes``, the
+            best first.
+    """
+
+    name: str
+    image: Pixels
+    instances: Instances
+
+
+@dataclass(frozen=True)
+class _Options:
+    """See :meth:`Detector.stream`; ``classes`` are numbers."""
+
+    threshold: float
+    classes: torch.Tensor | None
+    max_detections: int | None
+    clip: bool
+    batch_size: int
+    tile: tuple[int, int, int] | None
+    value_range: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1, as scores are, got {self.threshold}")
+        if self.max_detections is not None and self.max_detections < 1:
+            raise ValueError(f"max_detections must be positive or None, got {self.max_detections}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range must be (black, larger white), got {self.value_range}")
+        if self.tile is not None:
+            if len(self.tile) != 3 or not all(isinstance(n, int) for n in self.tile):
+                raise ValueError(f"tile is (height, width, overlap) in pixels, got {self.tile}")
+            tile_grid((1, 1), self.tile[:2], self.tile[2])
+
+    def select(self, found: Instances) -> Instances:
+        """Leave out what nobody asked for."""
+        wanted = found.scores >= self.threshold
+        if self.classes is not None:
+            wanted &= torch.isin(found.pred_classes, self.classes)
+        return found[wanted]
+
+    def finish(self, found: Instances) -> Instances:
+        """Sort and limit the detections of a whole picture."""
+        order = found.scores.argsort(descending=True, stable=True)
+        found = found[order[: self.max_detections]]
+        if self.clip:
+            boxes = Boxes(found.pred_boxes.tensor.clone())
+            boxes.clip(found.image_size)
+            found.pred_boxes = boxes
+        return found
+
+
+class Detector:
+    """Detects objects in pictures of any kind.
+
+    Args:
+        weights: a ``.safetensors`` file that describes its model: training leaves
+            ``model_best.safetensors`` and ``model_final.safetensors``, and
+            ``sap-detr convert --config-file`` makes one of any checkpoint. Nothing in
+            the file is executed, and only parts of this package are built.
+        device: such as "cuda"; None for the GPU if there is one.
+
+    Attributes:
+        predictor: the model, with what is done to an image before.
+        class_names: by class number; None if they are not known, None in it where one is not.
+        pixel_range: what becomes of images of 16 bits.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged or describes no model, or what it
+            describes may not be built.
+    """
+
+    def __init__(self, weights: str | os.PathLike[str], device: str | None = None) -> None:
+        source = os.fspath(weights)
+        checkpoint = load_checkpoint_file(source)
+        if "description" not in checkpoint:
+            raise CheckpointError(
+                f"{source} does not say of which model it is. Make a file that does with "
+                f"sap-detr convert {source} NEW.safetensors --config-file CONFIG, or "
+                "give the config: Detector.from_config(CONFIG, WEIGHTS)"
+            )
+        try:
+            description = ModelDescription.from_data(checkpoint["description"])
+            augmentations = description.build_augmentations()
+            model = description.build_model(device)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source} was not loaded: {error}") from error
+        names = _load(model, checkpoint, source)
+        predictor = Predictor(model, augmentations, description.image_format)
+        self._hold(predictor, names, PixelRange.parse(description.pixel_range))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str,
+        weights: str | os.PathLike[str],
+        overrides: Sequence[str] = (),
+        device: str | None = None,
+    ) -> Detector:
+        """Take the model from a config, for published weights and checkpoints of a training.
+
+        Args:
+            config: a file, or a name such as ``detr/detr_r50_500ep.py``. Configs are code: take
+                only those that you trust.
+            weights: of any form that :func:`~sap_detr.checkpoint.load_weights` knows.
+            overrides: changes to the config, as ``key.path=value``.
+            device: such as "cuda"; None for the config's.
+
+        Raises:
+            FileNotFoundError: there is no such config.
+            CheckpointError: the weights can't be read, or do not fill the model.
+            ConfigError: the overrides make no sense.
+        """
+        cfg = load_config(config, overrides)
+        if device is not None:
+            cfg.train.device = device
+        source = os.fspath(weights)
+        checkpoint = load_checkpoint_file(source)
+        if checkpoint.get("class_names"):
+            cfg.model.num_classes = len(checkpoint["class_names"])
+        model = build_model(cfg)
+        names = _load(model, checkpoint, source, cfg.train.get("weights", SCORED))
+        mapper = instantiate(cfg.dataloader.test.mapper)
+        return cls.from_model(
+            model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        augmentations: T.Augmentation | Sequence[T.Augmentation | T.Transform] = (),
+        class_names: ClassNames | None = None,
+        image_format: str = "RGB",
+        pixel_range: PixelRange | None = None,
+    ) -> Detector:
+        """Take any Detectron2 model; for the arguments see `Predictor` and the attributes."""
+        detector = cls.__new__(cls)
+        predictor = Predictor(model, augmentations, image_format)
+        detector._hold(predictor, class_names, pixel_range or PixelRange())
+        return detector
+
+    def _hold(
+        self, predictor: Predictor, class_names: ClassNames | None, pixel_range: PixelRange
+    ) -> None:
+        self.predictor = predictor
+        self.class_names = class_names
+        self.pixel_range = pixel_range
+
+    def __call__(self, images: Any, **options: Any) -> list[Instances]:
+        """Detect in pictures.
+
+        Args:
+            images: see :meth:`stream`.
+            options: those of :meth:`stream`.
+
+        Returns:
+            Per picture, in order, see :attr:`Detected.instances`.
+
+        Raises:
+            ValueError, NonFiniteDetectionsError: as of :meth:`stream`.
+        """
+        return [found.instances for found in self.stream(images, **options)]
+
+    def stream(
+        self,
+        images: Any,
+        *,
+        threshold: float = 0.5,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int | None = None,
+        clip: bool = False,
+        batch_size: int = 1,
+        tile: tuple[int, int, int] | None = None,
+        value_range: tuple[float, float] = (0.0, 1.0),
+    ) -> Iterator[Detected]:
+        """Detect in one picture after another, of which only some are in memory at a time.
+
+        Args:
+            images: a file, folder or glob (:func:`~sap_detr.data.find_images`), a PIL image, an
+                array (H, W) or (H, W, C), a tensor (H, W) or (C, H, W), in RGB or grey, of uint8,
+                uint16 or floating point (:func:`~sap_detr.data.to_pixels`), or a list of these.
+            threshold: detections with lower scores are left out; 0 to evaluate.
+            classes: only these, by name or number; None for all.
+            max_detections: most of a picture, the best ones; None for all that the model gives.
+            clip: cut boxes off at the border of the picture. As published, they are not.
+            batch_size: pictures of equal size are given to the model together, up to so many, so
+                that none is padded and detections do not depend on how pictures are put together.
+            tile: height, width and overlap in pixels: larger pictures are cut into such tiles, each
+                of which is resized and detected in like a picture, ``batch_size`` at a time. The
+                overlap should be no less than the largest object. How detections are put
+                together: :func:`~sap_detr.tiles.merge_tiles`.
+            value_range: floating point values that are black and white.
+
+        Returns:
+            The pictures, in order.
+
+        Raises:
+            ValueError: an argument makes no sense, or is no image that can be used: before
+                anything is detected, as far as that can be known without reading pixels.
+            NonFiniteDetectionsError: boxes or scores of the model are not finite.
+        """
+        numbers = None if classes is None else torch.tensor(self._class_numbers(classes))
+        options = _Options(threshold, numbers, max_detections, clip, batch_size, tile, value_range)
+        return self._stream(find_images(images), options)
+
+    def draw(self, image: Any, instances: Instances, **options: Any) -> Pixels:
+        """Draw detections into a picture, with the names of their classes.
+
+        Args:
+            image: of any kind that a call takes.
+            instances: what was found in it.
+            options: of :func:`~sap_detr.visualization.draw_detections`.
+
+        Returns:
+            (H, W, 3), uint8, RGB.
+        """
+        pixels = to_pixels(image, self.pixel_range)
+        return draw_detections(pixels, instances, self.class_names, **options)
+
+    def _class_numbers(self, classes: Sequence[str | int]) -> list[int]:
+        names = list(self.class_names or ())
+        number = getattr(self.predictor.model, "num_classes", len(names)) or None
+        found = []
+        for item in [classes] if isinstance(classes, str) else classes:
+            if isinstance(item, str) and item in names:
+                found.append(names.index(item))
+            elif isinstance(item, int) and item >= 0 and (number is None or item < number):
+                found.append(item)
+            else:
+                known = listing(map(str, names), 20) if names else "numbers, it has no names"
+                raise ValueError(f"the model has no class {item!r}; it has {known}")
+        return found
+
+    def _stream(self, sources: Sequence[AnyImage], options: _Options) -> Iterator[Detected]:
+        alone = options.tile is not None or options.batch_size == 1
+        window = 1 if alone else options.batch_size * _WINDOW
+        for start in range(0, len(sources), window):
+            names = [source.name for source in sources[start : start + window]]
+            pictures = [self._read(s, options) for s in sources[start : start + window]]
+            if options.tile is None:
+                results = self._detect(pictures, names, options)
+            else:
+                results = [self._detect_in_tiles(pictures[0], names[0], options)]
+            for name, picture, found in zip(names, pictures, results, strict=True):
+                yield Detected(name, picture, options.finish(found))
+
+    def _read(self, source: AnyImage, options: _Options) -> Pixels:
+        try:
+            return to_pixels(source.content, self.pixel_range, options.value_range)
+        except ValueError as error:
+            if source.name in str(error):
+                raise
+            raise ValueError(f"{source.name}: {error}") from error
+
+    def _detect(
+        self, pictures: Sequence[Pixels], names: Sequence[str], options: _Options
+    ) -> list[Instances]:
+        """Detect in pictures, those of equal size together."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            groups.setdefault(picture.shape, []).append(index)
+        results: dict[int, Instances] = {}
+        for group in groups.values():
+            for start in range(0, len(group), options.batch_size):
+                batch = group[start : start + options.batch_size]
+                inputs = [self.predictor.prepare(pictures[index]) for index in batch]
+                for index, found in zip(batch, self.predictor.detect(inputs), strict=True):
+                    try:
+                        check_finite(found)
+                    except NonFiniteDetectionsError as error:
+                        raise NonFiniteDetectionsError(f"{names[index]}: {error}") from error
+                    results[index] = options.select(found)
+        return [results[index] for index in range(len(pictures))]
+
+    def _detect_in_tiles(self, picture: Pixels, name: str, options: _Options) -> Instances:
+        assert options.tile is not None
+        height, width, overlap = options.tile
+        size = picture.shape[:2]
+        tiles = tile_grid(size, (height, width), overlap)
+        # Views: no pixel is copied before its tile's turn.
+        parts = [picture[t.top : t.bottom, t.left : t.right] for t in tiles]
+        found = self._detect(parts, [f"{name}, tile {t}" for t in map(tuple, tiles)], options)
+        return merge_tiles(found, tiles, size)
+
+
+def _load(
+    model: nn.Module, checkpoint: dict[str, Any], source: str, weights: str = SCORED
+) -> ClassNames | None:
+    """Fill a model; returns the names of its classes, if the weights say them."""
+    names: ClassNames | None = checkpoint.get("class_names") or None
+    report: LoadReport = load_weights(
+        model, checkpoint, class_names=names, source=source, weights=weights
+    )
+    report.require_complete()
+    number = getattr(model, "num_classes", None)
+    if names is None and report.format != "ours" and isinstance(number, int):
+        # Published files name no classes; theirs are COCO's.
+        names = coco_class_names(number)
+    return names
+
+
+def to_coco(
+    detections: Sequence[Instances],
+    image_ids: Sequence[int],
+    category_ids: Sequence[int] | None = None,
+) -> list[dict[str, Any]]:
+    """Turn detections into COCO's results, for ``json.dump`` and pycocotools' ``loadRes``.
+
+    Args:
+        detections: per picture. To evaluate, they must be found with ``threshold=0`` and neither
+            clipped nor limited.
+        image_ids: of the pictures, as in the annotation file.
+        category_ids: by class number, as in the annotation file; None where these are the class
+            numbers.
+
+    Returns:
+        Dicts with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels) and
+        ``score``.
+
+    Raises:
+        ValueError: there are not as many ids as pictures, or too few for the classes.
+    """
+    if len(detections) != len(image_ids):
+        raise ValueError(f"got {len(detections)} pictures' detections and {len(image_ids)} ids")
+    results: list[dict[str, Any]] = []
+    for instances, image_id in zip(detections, image_ids, strict=True):
+        for result in instances_to_coco_json(instances, image_id):
+            number = result["category_id"]
+            if category_ids is not None:
+                if number >= len(category_ids):
+                    raise ValueError(f"class {number} is beyond the {len(category_ids)} ids given")
+                result["category_id"] = category_ids[number]
+            results.append(result)
+    return results
+
+
+def to_supervision(instances: Instances, class_names: ClassNames | None = None) -> Any:
+    """Turn the detections of a picture into ``supervision.Detections``.
+
+    Args:
+        instances: what was found.
+        class_names: by class number, for ``data["class_name"]``.
+
+    Raises:
+        ImportError: the package supervision is not installed.
+    """
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("to_supervision needs a package: pip install supervision") from error
+    classes = instances.pred_classes.numpy()
+    names = np.array([class_name(class_names, int(number)) for number in classes], dtype=str)
+    return supervision.Detections(
+        xyxy=instances.pred_boxes.tensor.numpy(),
+        confidence=instances.scores.numpy(),
+        class_id=classes,
+        data={"class_name": names},
+    )
