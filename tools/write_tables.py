@@ -56,6 +56,9 @@ LISTED = {
     "sam_detr/sam_detr_r50_smca_50ep.py": ("58M", "100"),
     "sam_detr/sam_detr_dc5_r50_smca_50ep.py": ("58M", "210"),
     "sam_detr/sam_detr_ms_r50_smca_50ep.py": ("55M", "203"),
+    "dino/dino_r50_4scale_12ep.py": ("47M", "279"),
+    "sap_group_detr/sap_group_detr_r50_50ep.py": ("ours", "ours"),
+    "sap_dino_detr/sap_dino_detr_r50_4scale_12ep.py": ("ours", "ours"),
 }
 
 COST_NOTE = (

@@ -87,7 +87,7 @@ def test_last_checkpoint_that_can_not_be_written_is_an_error_at_the_end(
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert "model_final.pth could not be written: No space left" in error
     assert "--resume" in error
-    assert {path.name for path in out.glob("*model*")} == {"model_0000001.pth"}
+    assert {path.name for path in out.glob("*model*.pth")} == {"model_0000001.pth"}
     # All six iterations were trained, and the next try has room.
     assert any(line["iteration"] == 5 for line in lines(out / "metrics.json"))
     assert main(["--config-file", "detr/detr_small_shapes.py", "--resume", *quick]) == 0
