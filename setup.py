@@ -53,7 +53,22 @@ setup(
     name="sap-detr",
     version=version(),
     description="Detection transformers on Detectron2: DETR, SAM-DETR, SAP-DETR and DINO",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords="object detection, transformer, DETR, SAP-DETR, SAM-DETR, DINO, Detectron2",
     license="Apache-2.0",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
@@ -66,8 +81,8 @@ setup(
     # Detectron2 is missing here on purpose. It is not published on PyPI under its own name, so that
     # naming it would make every installation fail, and a direct reference to its repository would
     # force a compiler on everybody. `sap-detr install-detectron2` or its own instructions install
-    # it, and `sap-detr env` says so where it is absent. What it needs at run time
-    # is listed here as far as our code uses it too, or its import fails without it.
+    # it, and `sap-detr env` says so where it is absent. What it needs at run time is listed here as
+    # far as our code uses it too, or its import fails without it.
     install_requires=[
         "cloudpickle",
         # Of a lock that a forked process inherits it lets go, since 4.0.

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from . import __version__
 from .arguments import ArgumentParser
-from .parsers import benchmark, check, configs, convert, env, predict, train
+from .parsers import benchmark, check, configs, convert, env, predict, train, weights
 from .parsers import eval as evaluation
 from .parsers import install_detectron2 as installation
 
@@ -54,6 +54,7 @@ COMMANDS = {
     "convert": Command("convert checkpoints from and to published names", convert, "convert"),
     "benchmark": Command("measure parameters, FLOPs, speed, memory", benchmark, "benchmark"),
     "configs": Command("list configs, or print one", configs, "configs"),
+    "weights": Command("list published weights", weights, "weights"),
     "install-detectron2": Command(
         "install a Detectron2 that needs no compiler", installation, "install_detectron2"
     ),

@@ -12,8 +12,10 @@ import pytest
 from sap_detr import cli
 from sap_detr.analysis import image_sizes, workload
 from sap_detr.commands import benchmark as measures
+from sap_detr.config import list_configs
 from sap_detr.data import mapper
 from sap_detr.parsers import benchmark
+from sap_detr.published_weights import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 SHIMS = {
@@ -82,6 +84,7 @@ def test_choices_are_those_of_the_library():
         (["configs", "list", "nothing"], "'nothing'"),
         (["configs", "show", "nothing"], "All names"),
         (["configs", "show", "--key", "modle", "detr/detr_r50_500ep"], "'modle'"),
+        (["weights", "nothing"], "'nothing'"),
         (["install-detectron2", "--sdist", "nothing.tar.gz"], "nothing.tar.gz"),
     ],
 )
@@ -107,6 +110,20 @@ def test_configs_are_listed_and_shown(capsys):
     show = ["configs", "show", "--key", "train.max_iter", "detr/detr_r50_500ep"]
     assert cli.main([*show, "train.max_iter=3"]) == 0
     assert capsys.readouterr().out == "train.max_iter: 3\n"
+
+
+def test_published_weights_belong_to_configs_and_are_listed(capsys):
+    for known in PUBLISHED:
+        assert known.config in list_configs()
+        assert known.sha256 in known.file
+    assert cli.main(["weights", "detr_r50"]) == 0
+    _, _, row, *_ = capsys.readouterr().out.splitlines()
+    assert row.split()[:4] == [
+        "detr/detr_r50_500ep.py",
+        "detr-r50-e632da11.pth",
+        "unknown",
+        "e632da11...",
+    ]
 
 
 def test_no_warning_of_other_libraries_is_shown():

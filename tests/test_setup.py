@@ -16,6 +16,14 @@ for package, _, _, files in command.data_files:
     for name in files:
         print(f"{package}/{name}")
 """
+METADATA = """
+import setuptools
+import sys
+from distutils.core import run_setup
+described = run_setup("setup.py", stop_after="init")
+described.metadata.write_pkg_file(sys.stdout)
+print(described.entry_points["console_scripts"])
+"""
 
 
 def test_data_files_are_installed():
@@ -28,3 +36,13 @@ def test_data_files_are_installed():
     for name in ("training_curves.csv", "training_curves.md"):
         assert f"sap_detr.projects.sam_detr/{name}" in found
     assert "sap_detr/py.typed" in found
+
+
+def test_metadata_are_complete():
+    found = subprocess.run(
+        [sys.executable, "-c", METADATA], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for field in ("Summary", "License", "Keywords", "Requires-Python", "Classifier"):
+        assert f"\n{field}: " in found
+    assert "\n# SAP-DETR, SAM-DETR, DINO and DETR on Detectron2\n" in found
+    assert "['sap-detr = sap_detr.cli:script']" in found
