@@ -38,6 +38,7 @@ FOREIGN = [
     "torch.load",
     "detectron2.config.instantiate",
     "sap_detr.config.os.system",  # by way of a module of ours
+    "sap_detr.modeling.backbone.ResNet",
     "sap_detr.modeling.backbone.nn.Linear",
     "sap_detr.checkpoint.save_checkpoint_file",
     "sap_detr.data.register_coco_folder",
