@@ -131,8 +131,11 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
 
 def last_layer_losses(metrics: Mapping[str, Curve]) -> list[str]:
-    """Return the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``."""
-    return [key for key in metrics if re.fullmatch(r"loss_(?!.*_\d+$).+", key)]
+    """Return the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``.
+
+    Those of proposals and of denoising queries are left out: a picture has room for one set.
+    """
+    return [key for key in metrics if re.fullmatch(r"loss_(?!proposal_|dn_)(?!.*_\d+$).+", key)]
 
 
 def read_by_epoch(
