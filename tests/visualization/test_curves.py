@@ -117,7 +117,16 @@ def test_missing_and_empty_files_are_told_apart(tmp_path):
 
 
 def test_last_layer_losses():
-    keys = ["loss_class", "loss_class_0", "loss_giou_12", "loss_l1", "total_loss", "lr"]
+    keys = [
+        "loss_dn_class",
+        "loss_proposal_l1",
+        "loss_class",
+        "loss_class_0",
+        "loss_giou_12",
+        "loss_l1",
+        "total_loss",
+        "lr",
+    ]
     assert last_layer_losses(dict.fromkeys(keys)) == ["loss_class", "loss_l1"]
 
 
