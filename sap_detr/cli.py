@@ -16,10 +16,11 @@ from .parsers import benchmark, check, configs, convert, env, predict, train, we
 from .parsers import eval as evaluation
 from .parsers import install_detectron2 as installation
 
-# Detectron2 0.5 and fvcore script functions as they are imported. This stands outside of all
-# functions because the processes that a training starts import this module, too.
-for category in (FutureWarning, DeprecationWarning):
-    warnings.filterwarnings("ignore", "`torch.jit", category)
+# Of Detectron2 0.5 and fvcore, which use what torch 2 gives up: as they are imported, and where
+# processes train together. This stands outside of all functions because the processes that a
+# training starts import this module, too.
+for _text in ("`torch.jit", "`broadcast_buffers` is deprecated", "TypedStorage is deprecated"):
+    warnings.filterwarnings("ignore", _text)
 
 DESCRIPTION = """Detection transformers on Detectron2: DETR, SAM-DETR, SAP-DETR and DINO.
 
