@@ -3,16 +3,16 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
-from multiprocessing import resource_tracker
 
 import jobs
 import pytest
 import torch
 from detectron2.engine import HookBase
-from torch.utils.data import DataLoader
 
 from sap_detr.checkpoint import load_checkpoint_file
 from sap_detr.engine import (
@@ -130,29 +130,35 @@ def test_other_threads_leave_signals_alone():
     assert seen == [(True, before)]
 
 
-@pytest.fixture(params=["fork", "forkserver", "spawn"])
-def start_method(request):
-    before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method(request.param, force=True)
-    yield request.param
-    multiprocessing.set_start_method(before, force=True)
+SIGNALS_TO_HELPERS = """
+import multiprocessing, os, sys
+from multiprocessing import resource_tracker
+from torch.utils.data import DataLoader
+from sap_detr.engine import StopSignals, preemption
+
+multiprocessing.set_start_method(sys.argv[1])
+with StopSignals() as stop, stop.deferred():
+    loader = DataLoader(range(8), num_workers=1)
+    batches = iter(loader)
+    # The worker is just starting.
+    (worker,) = multiprocessing.active_children()
+    for pid in (worker.pid, resource_tracker._resource_tracker._pid):
+        for number in preemption.STOP_SIGNALS:
+            os.kill(pid, number)
+    assert [int(batch) for batch in batches] == list(range(8))
+    batches = iter(loader)
+    next(batches)
+    assert not stop.requested
+assert not multiprocessing.active_children()
+"""
 
 
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 def test_signals_take_no_helper_away(start_method):
-    with StopSignals() as stop, stop.deferred():
-        loader = DataLoader(range(8), num_workers=1)
-        batches = iter(loader)
-        # The worker is just starting.
-        (worker,) = multiprocessing.active_children()
-        helpers = [worker.pid, resource_tracker._resource_tracker._pid]
-        for pid in helpers:
-            for number in preemption.STOP_SIGNALS:
-                os.kill(pid, number)
-        assert [int(batch) for batch in batches] == list(range(8))
-        batches = iter(loader)
-        next(batches)
-        assert not stop.requested
-    assert not multiprocessing.active_children()
+    """In a process of its own: helpers that another test has started do not know of the mask."""
+    command = [sys.executable, "-c", SIGNALS_TO_HELPERS, start_method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=jobs.PATIENCE)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 class SignalAfter(HookBase):

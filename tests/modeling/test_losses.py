@@ -29,7 +29,7 @@ COUNTS = [(2, 0, 3), (7, 1, 0), (0, 0, 0)]
 def batch(request, make_predictions, make_targets) -> Batch:
     """2 layers, 3 images, 5 queries, 4 logits, in float64."""
     predictions, targets = make_predictions(2, 3, 5), make_targets(request.param)
-    matches = HungarianMatcher({"bbox": L1BoxCost(), "giou": GIoUCost()})(predictions, targets)
+    matches = HungarianMatcher({"bbox": L1BoxCost(), "giou": GIoUCost()})([predictions], targets)[0]
     return predictions, targets, matches, object_normalizer(sum(request.param), predictions.boxes)
 
 
@@ -129,7 +129,7 @@ def test_cardinality_error_is_the_mean_difference_of_an_image(batch):
 @pytest.mark.parametrize("loss", [SoftmaxClassLoss(), L1BoxLoss(), GIoULoss()])
 def test_every_layer_has_its_own_gradient(make_predictions, make_targets, loss):
     predictions, targets = make_predictions(2, 3, 5), make_targets((2, 0, 3))
-    matches = HungarianMatcher({"bbox": L1BoxCost()})(predictions, targets)
+    matches = HungarianMatcher({"bbox": L1BoxCost()})([predictions], targets)[0]
     source = predictions.logits if isinstance(loss, SoftmaxClassLoss) else predictions.boxes
     values = loss(predictions, targets, matches, torch.tensor(5.0))
     (gradient,) = torch.autograd.grad(values[1], source)
@@ -140,6 +140,6 @@ def test_every_layer_has_its_own_gradient(make_predictions, make_targets, loss):
 @pytest.mark.parametrize("term", [L1BoxLoss, GIoULoss])
 def test_box_losses_are_divided_by_the_given_normalizer(make_predictions, make_targets, term):
     predictions, targets = make_predictions(1, 2, 5), make_targets((2, 1))
-    matches = HungarianMatcher({"bbox": L1BoxCost()})(predictions, targets)
+    matches = HungarianMatcher({"bbox": L1BoxCost()})([predictions], targets)[0]
     values = [term()(predictions, targets, matches, torch.tensor(n)) for n in (3.0, 6.0)]
     torch.testing.assert_close(values[0], 2 * values[1])

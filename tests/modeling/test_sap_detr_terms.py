@@ -100,8 +100,8 @@ def test_a_point_inside_the_box_decides_the_matching():
         "bbox": L1BoxCost(corners=True),
         "giou": GIoUCost(eps=1e-6),
     }
-    assert HungarianMatcher(others)(predictions, targets).query.tolist() in ([[0]], [[2]])
-    matches = HungarianMatcher({**others, "outside": OutsidePointCost()})(predictions, targets)
+    assert HungarianMatcher(others)([predictions], targets)[0].query.tolist() in ([[0]], [[2]])
+    matches = HungarianMatcher({**others, "outside": OutsidePointCost()})([predictions], targets)[0]
     assert matches.query.tolist() == [[1]]
     assert OutsidePointCost()(predictions, targets).flatten().tolist() == [9999, 0, 9999]
 
