@@ -14,7 +14,8 @@ from typing import cast
 from torch import nn
 
 from ..modeling import DetectionTransformer, FeatureMap, SapDetrDecoder
-from ..modeling.decoders.sap_detr import PointCrossAttention, SapDetrDecoderLayer
+from ..modeling.decoders.point_attention import PointCrossAttention
+from ..modeling.decoders.sap_detr import SapDetrDecoderLayer
 from .flops import FlopCount, count_detector_flops, mean_flops
 from .report import Cell, Columns, Record, cell, part_names, record_table
 

@@ -9,6 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Of the inverse sigmoid of references, in SAP-DETR's and DINO's checkpoints and everywhere else. It
+# is large: a point that is less than a thousandth of the image from the corner of its cell is taken
+# to be that far.
+EPS = 1e-3
+
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """Logit of x clipped to [0, 1], with numerator and denominator kept at ``eps`` or more."""

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from .denoising import DenoisingQueries
-from .reference_points import inverse_sigmoid
+from .reference_points import EPS, inverse_sigmoid
 from .structures import Pyramid
 
-# Of the inverse sigmoid, in DINO as in SAP-DETR.
-EPS = 1e-3
 # Width and height of the boxes that tokens of level 0 propose; on level l, 2 ** l as much.
 PROPOSAL_SIZE = 0.05
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..layers import full_precision
 from ..modeling import SapDetrDecoder, cxcywh_to_xyxy
-from ..modeling.decoders.sap_detr import PointCrossAttention
+from ..modeling.decoders.point_attention import PointCrossAttention
 from ..modeling.reference_points import corners_from_sides
 from ..modeling.structures import single_level
 from .recording import DecoderRecorder

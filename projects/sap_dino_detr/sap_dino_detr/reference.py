@@ -15,8 +15,8 @@ from sap_detr.modeling import (
     cxcywh_to_xyxy,
     inverse_sigmoid,
 )
-from sap_detr.modeling.reference_points import boxes_from_sides
-from sap_detr.modeling.references import EPS, PROPOSAL_SIZE
+from sap_detr.modeling.reference_points import EPS, boxes_from_sides
+from sap_detr.modeling.references import PROPOSAL_SIZE
 
 Salient = TypeVar("Salient", bound="SalientReference")
 

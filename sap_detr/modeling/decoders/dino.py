@@ -7,7 +7,6 @@ ICLR 2023). Where paper and published code differ, this is the code.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -28,11 +27,8 @@ from ...layers import (
 from ..denoising import DenoisingQueries
 from ..references import BoxReference, Reference
 from ..structures import FeatureMap, Predictions, Pyramid
-from .layer import PostNormDecoderLayer
-from .sap_detr import split_gaussian
+from .layer import RARE, PostNormDecoderLayer, split_gaussian
 
-# The logit of 1 %.
-RARE = -math.log(99)
 # Logit of the classes of what is not to be scored: probability and focal loss are exactly 0.
 NEVER = -1e4
 

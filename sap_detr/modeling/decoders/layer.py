@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,9 +12,13 @@ from ...layers import (
     FeedForward,
     attention,
     check_gaussian_form,
+    full_precision,
     gaussian_attention,
     split_heads,
 )
+
+# The logit of 1 %, at which class heads start where scores are sigmoids.
+RARE = -math.log(99)
 
 
 class PostNormDecoderLayer(nn.Module):
@@ -138,3 +143,9 @@ class MemoryAttention(nn.Module):
             )
         result: Tensor = self.out_proj(attended)
         return result
+
+
+def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Split (B, Q, 4M) into offsets and sharpnesses, (B, M, Q, 2) each, in full precision."""
+    offset, sharpness = full_precision(x).unflatten(-1, (2, num_heads, 2)).unbind(2)
+    return offset.transpose(1, 2), sharpness.transpose(1, 2)

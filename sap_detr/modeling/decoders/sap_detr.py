@@ -7,9 +7,7 @@ Model Convergency" (Liu et al., CVPR 2023). Where paper and published code diffe
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -24,124 +22,18 @@ from ...layers import (
     full_precision,
     linear_side_by_side,
     masked_group_norm,
-    point_towards_sides,
-    split_heads,
     xavier_init_matrices,
 )
 from ..reference_points import (
+    EPS,
     boxes_from_sides,
     corners_from_sides,
     grid_points,
     inverse_sigmoid,
 )
 from ..structures import FeatureMap, Predictions, single_level
-from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer
-
-# Of the inverse sigmoid, in checkpoints and everywhere else. It is large: a point that is less than
-# a thousandth of the image from the corner of its cell is taken to be that far.
-EPS = 1e-3
-
-
-@dataclass(frozen=True)
-class QueryPosition:
-    """Where the queries are, for one decoder layer. The batch may be 1 if it is so for all images.
-
-    Attributes:
-        points: (B, Q, 2), (x, y) as fractions of the image.
-        sides: (B, Q, 4), distances from the point to left, top, right and bottom, in fractions.
-        point_embed: (B, Q, D), learned embedding of the points.
-        sides_embed: (B, Q, D), learned embedding of the corners.
-        point_sine: (B, Q, D), sine encoding of the points, scaled by the content.
-        sides_sine: (B, Q, 2D), sine encoding of the corners, scaled by the content.
-    """
-
-    points: Tensor
-    sides: Tensor
-    point_embed: Tensor
-    sides_embed: Tensor
-    point_sine: Tensor
-    sides_sine: Tensor
-
-
-class PointCrossAttention(MemoryAttention):
-    """Cross-attention that compares content, point and sides, with a side-directed Gaussian.
-
-    In every head the query is [content, point, sides] and the key [content, position, position],
-    whence the scale ``(3 * E) ** -0.5``. Computed with two thirds of that width: point and sides
-    meet the same key, so they are added up first.
-
-    Args:
-        embed_dim: width D.
-        num_heads: attention heads M.
-        dropout: probability of dropping an attention weight.
-        gaussian: whether there is a Gaussian.
-        gaussian_form: see :func:`sap_detr.layers.gaussian_attention`.
-    """
-
-    def __init__(
-        self, embed_dim: int, num_heads: int, dropout: float, gaussian: bool, gaussian_form: str
-    ) -> None:
-        super().__init__(num_heads, dropout, gaussian_form)
-        self.query_content = Linear(embed_dim, embed_dim)
-        self.query_point_sine = Linear(embed_dim, embed_dim)
-        self.query_sides_sine = Linear(2 * embed_dim, embed_dim)
-        self.key_content = Linear(embed_dim, embed_dim)
-        self.key_position = Linear(embed_dim, embed_dim)
-        self.value = Linear(embed_dim, embed_dim)
-        self.out_proj = Linear(embed_dim, embed_dim)
-        nn.init.zeros_(self.out_proj.bias)
-        self.gaussian_head = MLP(embed_dim, embed_dim, 4 * num_heads, 3) if gaussian else None
-
-    def forward(
-        self,
-        content: Tensor,
-        position: QueryPosition,
-        memory: LayerMemory,
-        shared_query: Tensor | None,
-    ) -> Tensor:
-        """Map content (B, Q, D) to (B, Q, D).
-
-        Args:
-            content: (B, Q, D).
-            position: of the queries.
-            memory: projected by this layer's ``value``, its keys by ``key_content`` and
-                ``key_position``.
-            shared_query: (B or 1, Q, D), added to the content query, while the content key has the
-                position key added; or None for neither.
-        """
-        batch, heads = content.shape[0], self.num_heads
-        query = self.query_content(content)
-        position_query = self.query_point_sine(position.point_sine)
-        position_query = position_query + self.query_sides_sine(position.sides_sine)
-        if shared_query is not None:
-            # (k + p) . q + p . u = k . q + p . (q + u), so the content key can stay as it is.
-            query = query + shared_query
-            position_query = position_query + query
-        queries = torch.cat(
-            [split_heads(x.expand(batch, -1, -1), heads) for x in (query, position_query)], dim=-1
-        )
-        keys = torch.cat([split_heads(x.expand(batch, -1, -1), heads) for x in memory.keys], dim=-1)
-        return self.read(
-            queries,
-            keys,
-            memory,
-            self.gaussian(content, position),
-            scale=(3 * content.shape[-1] // heads) ** -0.5,
-        )
-
-    def gaussian(self, content: Tensor, position: QueryPosition) -> tuple[Tensor, Tensor] | None:
-        """Centres in fractions of the image and sharpnesses, (B, M, Q, 2) each; None for none."""
-        if self.gaussian_head is None:
-            return None
-        offset, sharpness = split_gaussian(self.gaussian_head(content), self.num_heads)
-        points, sides = position.points[:, None], position.sides[:, None]
-        return point_towards_sides(points, sides, offset.tanh()), sharpness
-
-
-def split_gaussian(x: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Split (B, Q, 4M) into offsets and sharpnesses, (B, M, Q, 2) each, in full precision."""
-    offset, sharpness = full_precision(x).unflatten(-1, (2, num_heads, 2)).unbind(2)
-    return offset.transpose(1, 2), sharpness.transpose(1, 2)
+from .layer import RARE, LayerMemory, PostNormDecoderLayer
+from .point_attention import PointCrossAttention, QueryPosition
 
 
 class SapDetrDecoderLayer(PostNormDecoderLayer):
@@ -329,10 +221,9 @@ class SapDetrDecoder(nn.Module):
         num_box_heads = 1 if shared_box_heads else num_layers
         self.point_heads = _equal_heads(embed_dim, 2, num_box_heads, zero_weight=True)
         self.sides_heads = _equal_heads(embed_dim, 4, num_box_heads, zero_weight=True)
-        rare = -math.log(99)  # the logit of 1 %
-        self.class_heads = _equal_heads(embed_dim, num_classes, min(num_layers, 2), bias=rare)
+        self.class_heads = _equal_heads(embed_dim, num_classes, min(num_layers, 2), bias=RARE)
         self.object_head = nn.Linear(embed_dim, 1)
-        nn.init.constant_(self.object_head.bias, rare)
+        nn.init.constant_(self.object_head.bias, RARE)
 
         # Apart from the first group's, so that checkpoints are SAP-DETR's but for these; and last,
         # so that all else starts with the same random numbers.

@@ -17,7 +17,7 @@ from sap_detr.modeling import (
     build_small_resnet,
 )
 from sap_detr.modeling.decoders import LayerMemory
-from sap_detr.modeling.decoders.sap_detr import (
+from sap_detr.modeling.decoders.point_attention import (
     PointCrossAttention,
     QueryPosition,
 )
