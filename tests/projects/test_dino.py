@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from detectron2.config import instantiate
-from tiny_dino import (
+from tiny_models import (
     SIZES,
     keep_content,
     largest_difference,

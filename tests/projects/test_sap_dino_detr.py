@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from scipy.optimize import linear_sum_assignment
-from tiny_dino import (
+from tiny_models import (
     SIZES,
     keep_content,
     largest_difference,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 
 import pytest
+import tiny_models
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Boxes, Instances
+from tiny_models import predict, tensors
 from torch import nn
 
 from sap_detr import model_zoo
 from sap_detr.checkpoint import NAME_MAPS, CheckpointError, load_weights
-from sap_detr.modeling import Predictions, SapDetrDecoder, Targets, build_small_resnet
+from sap_detr.modeling import SapDetrDecoder, Targets, build_small_resnet
 from sap_detr.modeling.criterion import object_normalizer
 from sap_detr.modeling.decoders.sap_detr import group_shifts
 
@@ -46,25 +47,7 @@ def make_model(num_groups: int, seed: int = 0, **options) -> nn.Module:
 
 
 def make_batch(num_objects=(2, 0, 4)) -> list[dict]:
-    generator = torch.Generator().manual_seed(1)
-    sizes = [(64, 96), (48, 80), (96, 64)]
-    batch = []
-    for (height, width), count in zip(sizes, num_objects, strict=True):
-        corner = torch.rand(count, 2, generator=generator) * 30
-        size = 8 + torch.rand(count, 2, generator=generator) * 24
-        instances = Instances(
-            (height, width),
-            gt_boxes=Boxes(torch.cat((corner, corner + size), dim=1)),
-            gt_classes=torch.randint(5, (count,), generator=generator),
-        )
-        image = torch.rand(3, height, width, generator=generator) * 255
-        batch.append({"image": image, "instances": instances})
-    return batch
-
-
-def predict(model: nn.Module, batch: list[dict]) -> Predictions:
-    images = model.preprocess(batch)
-    return model.predict(images.tensor, images.image_sizes)
+    return tiny_models.make_batch(num_objects, [(64, 96), (48, 80), (96, 64)])
 
 
 def group_of(model: nn.Module, group: int) -> nn.Module:
@@ -77,10 +60,6 @@ def group_of(model: nn.Module, group: int) -> nn.Module:
         state["decoder.reference_sides"] = model.decoder.group_sides[rows].detach()
     single.load_state_dict(state)
     return single
-
-
-def fields(predictions: Predictions) -> dict[str, torch.Tensor]:
-    return {name: x for name, x in vars(predictions).items() if torch.is_tensor(x)}
 
 
 def train_step(model: nn.Module, batch: list[dict]) -> tuple[dict, dict]:
@@ -107,8 +86,8 @@ def test_evaluation_reads_the_first_group_alone():
     model = make_model(GROUPS)
     model.decoder.group_sides.data.fill_(torch.nan)
     model.decoder.group_points.data.fill_(torch.nan)
-    expected = fields(predict(group_of(model, 0).eval(), make_batch()))
-    found = fields(predict(model.eval(), make_batch()))
+    expected = tensors(predict(group_of(model, 0).eval(), make_batch()))
+    found = tensors(predict(model.eval(), make_batch()))
     assert found.keys() == expected.keys()
     assert all(torch.equal(x, expected[name]) for name, x in found.items())
 
@@ -125,7 +104,7 @@ def test_training_is_the_mean_of_separate_models(form, num_objects):
     for group, single in enumerate(singles):
         single.decoder.gaussian_form = form
         alone = predict(single, batch)
-        for name, x in fields(alone).items():
+        for name, x in tensors(alone).items():
             part = getattr(together, name)[:, :, group * 12 : (group + 1) * 12]
             assert (part - x).abs().max() < 1e-12, name
         expected = single.criterion.match(alone, targets)[""]

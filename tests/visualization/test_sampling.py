@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_dino import make_batch, make_model, predict
+from tiny_models import make_batch, make_model, predict
 
 from sap_detr.layers import DeformableAttention
 from sap_detr.modeling import Pyramid, cxcywh_to_xyxy

@@ -1,4 +1,4 @@
-"""DINO and SAP-DINO-DETR of a few thousand parameters, and batches for them."""
+"""DINO and SAP-DINO-DETR of a few thousand parameters, and batches for these and other methods."""
 
 from __future__ import annotations
 
