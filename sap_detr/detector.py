@@ -48,7 +48,7 @@ class Detected:
     """A picture with what was found in it.
 
     Attributes:
-        name: its file, or its place in what was given, such as "image 3".
+        name: its file, or its place in a list, such as "image 3"; "" for a picture given alone.
         image: (H, W, 3), uint8, RGB.
         instances: ``pred_boxes`` (XYXY, pixels of ``image``), ``scores`` and ``pred_classes``, the
             best first.
@@ -322,7 +322,8 @@ class Detector:
                     try:
                         check_finite(found)
                     except NonFiniteDetectionsError as error:
-                        raise NonFiniteDetectionsError(f"{names[index]}: {error}") from error
+                        where = f"{names[index]}: " if names[index] else ""
+                        raise NonFiniteDetectionsError(f"{where}{error}") from error
                     results[index] = options.select(found)
         return [results[index] for index in range(len(pictures))]
 
@@ -333,7 +334,9 @@ class Detector:
         tiles = tile_grid(size, (height, width), overlap)
         # Views: no pixel is copied before its tile's turn.
         parts = [picture[t.top : t.bottom, t.left : t.right] for t in tiles]
-        found = self._detect(parts, [f"{name}, tile {t}" for t in map(tuple, tiles)], options)
+        found = self._detect(
+            parts, [f"{name or 'the image'}, tile {t}" for t in map(tuple, tiles)], options
+        )
         return merge_tiles(found, tiles, size)
 
 

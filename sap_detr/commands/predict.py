@@ -27,21 +27,20 @@ from ..data import (
     BadImageError,
     DatasetError,
     PixelRange,
-    image_suffixes,
     inspect_image,
     read_image,
 )
+from ..data import find_images as list_images
 from ..data.findings import Kind
+from ..detector import Detector
 from ..engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
 from ..text import listing
 from ..visualization import (
     BoxSet,
     FrameReader,
     FrameWriter,
-    Predictor,
     VideoError,
     attention_sheet,
-    draw_detections,
     draw_points,
     record_points,
 )
@@ -104,76 +103,71 @@ def run(args: argparse.Namespace) -> int:
         images = find_images(args.input, pixels, bad)
         if not images:
             raise PredictError(listing(bad.reasons.values(), separator="; "))
-        detector = build_detector(args)
-        painter = None if args.points is None else PointPainter(detector, args.points)
+        painter = Painter(build_detector(args), args.threshold, args.top_k)
+        points = None if args.points is None else PointPainter(painter, args.points)
         args.output.mkdir(parents=True, exist_ok=True)
-        num_drawn = detect_in_images(detector, images, pixels, args.output, bad, painter)
+        num_drawn = detect_in_images(painter, images, pixels, args.output, bad, points)
         if bad.reasons:
             print(bad, file=sys.stderr)
         return bad.exit_status(num_drawn)
     reader = FrameReader(args.video if args.webcam is None else args.webcam)
-    detector = build_detector(args)
+    painter = Painter(build_detector(args), args.threshold, args.top_k)
     args.output.mkdir(parents=True, exist_ok=True)
     name = f"{args.video.stem}_detections" if args.webcam is None else f"webcam_{args.webcam}"
     out = args.output / f"{name}.mp4"
-    detect_in_frames(detector, reader, out, args.max_frames, window=args.webcam is not None)
+    detect_in_frames(painter, reader, out, args.max_frames, window=args.webcam is not None)
     return 0
 
 
 @dataclass(frozen=True)
-class Detector:
-    """Detects and draws: what images and videos have in common."""
+class Painter:
+    """Draws what a detector finds: what images and videos have in common."""
 
-    predictor: Predictor
-    class_names: ClassNames
+    detector: Detector
     threshold: float
     top_k: int
 
     def __call__(self, image: Pixels, min_long_side: int = 0) -> tuple[Pixels, int]:
         """Return the image (H, W, 3; RGB) with its detections drawn, and how many these are."""
         shown = self.find(image)
-        return self.draw(image, shown, min_long_side), len(shown)
+        return self.detector.draw(image, shown, min_long_side=min_long_side), len(shown)
 
     def find(self, image: Pixels) -> Instances:
         """Return the detections that are to be shown, the best first."""
-        found = self.predictor(image)
-        found = found[found.scores.argsort(descending=True, stable=True)]
-        return found[found.scores >= self.threshold][: self.top_k]
-
-    def draw(self, image: Pixels, shown: Instances, min_long_side: int) -> Pixels:
-        """Return the image with these detections drawn."""
-        return draw_detections(image, shown, self.class_names, min_long_side=min_long_side)
+        (found,) = self.detector(image, threshold=self.threshold, max_detections=self.top_k)
+        return found
 
 
 class PointPainter:
     """Draws how the points of detections move, and what their queries look at.
 
     Args:
-        detector: with a model that has points.
+        painter: of a model that has points.
         num_rows: how many detections a sheet of attention has at most.
 
     Raises:
         PredictError: if the model has no points.
     """
 
-    def __init__(self, detector: Detector, num_rows: int) -> None:
-        self.detector = detector
+    def __init__(self, painter: Painter, num_rows: int) -> None:
+        self.painter = painter
         self.num_rows = num_rows
+        model = painter.detector.predictor.model
         try:
-            self.recorder = record_points(detector.predictor.model.get_submodule("decoder"))
+            self.recorder = record_points(model.get_submodule("decoder"))
         except ValueError as error:
             raise PredictError(f"--points: {error}") from error
 
     def __call__(self, image: Pixels, title: str, sheet: Path) -> tuple[Pixels, int]:
-        """Like the detector, with points; where something is detected, a sheet is written too."""
-        detector = self.detector
+        """Like the painter, with points; where something is detected, a sheet is written too."""
+        detector = self.painter.detector
         with self.recorder:
-            shown = detector.find(image)
+            shown = self.painter.find(image)
         # A query may be detected as several classes: the best one counts.
         _, first = np.unique(shown.query_index.numpy(), return_index=True)
         queries = shown[torch.from_numpy(np.sort(first))]
         traces = self.recorder.traces(queries.query_index.tolist())
-        drawn = detector.draw(image, shown, SMALLEST_WITH_POINTS)
+        drawn = detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
         drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
         if traces:
             best = BoxSet.from_instances(queries[: self.num_rows])
@@ -213,8 +207,9 @@ def build_detector(args: argparse.Namespace) -> Detector:
         report.require_complete()
         print(report.headline)
     mapper = instantiate(cfg.dataloader.test.mapper)
-    predictor = Predictor(model, mapper.augmentations, mapper.image_format)
-    return Detector(predictor, names, args.threshold, args.top_k)
+    return Detector.from_model(
+        model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
+    )
 
 
 def _class_names_of_data(cfg: DictConfig) -> ClassNames:
@@ -260,18 +255,13 @@ def find_images(paths: Sequence[Path], pixels: PixelRange, bad: BadFiles) -> lis
 
 def _images_of_folder(folder: Path) -> list[Path]:
     try:
-        files = sorted(path for path in folder.iterdir() if path.is_file())
+        files = {path for path in folder.iterdir() if path.is_file()}
+        images = [found.content for found in list_images(folder)]
     except OSError as error:
         raise ImageError(f"the folder {folder} can't be read: {error.strerror}") from error
-    images = [
-        file
-        for file in files
-        if file.suffix.lower() in image_suffixes() and not file.name.startswith(".")
-    ]
-    if not images:
-        known = ", ".join(sorted(image_suffixes()))
-        raise ImageError(f"the folder {folder} has no images ({known}) that are not hidden")
-    if others := sorted(set(files).difference(images)):
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+    if others := sorted(files.difference(images)):
         names = listing((file.name for file in others), most=3)
         print(f"{folder}: left out, as hidden or not named like an image: {names}")
     return images
@@ -307,23 +297,23 @@ def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def detect_in_images(
-    detector: Detector,
+    painter: Painter,
     images: Sequence[Path],
     pixels: PixelRange,
     folder: Path,
     bad: BadFiles,
-    painter: PointPainter | None = None,
+    points: PointPainter | None = None,
 ) -> int:
-    """Write one picture per image, small ones enlarged; with a painter, sheets of attention too.
+    """Write one picture per image, small ones enlarged; with points, sheets of attention too.
 
     Args:
-        detector: finds and draws.
+        painter: finds and draws.
         images: files.
         pixels: what becomes of images of more than 8 bits.
         folder: where to write.
         bad: gets images that turn out to be damaged, or on which the model's predictions are not
             finite.
-        painter: draws points.
+        points: draws points as well.
 
     Returns:
         The number of images that were drawn.
@@ -336,19 +326,19 @@ def detect_in_images(
     for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
         with bad.skipping(path), _image_errors(path):
             image = read_image(path, pixel_range=pixels)
-            if painter is None:
-                drawn, count = detector(image, min_long_side=SMALLEST_PICTURE)
+            if points is None:
+                drawn, count = painter(image, min_long_side=SMALLEST_PICTURE)
             else:
-                drawn, count = painter(image, path.name, sheet)
+                drawn, count = points(image, path.name, sheet)
             Image.fromarray(drawn).save(out)
             num_drawn += 1
-            see = f"{out} and {sheet}" if painter is not None and count else out
+            see = f"{out} and {sheet}" if points is not None and count else out
             print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {see}")
     return num_drawn
 
 
 def detect_in_frames(
-    detector: Detector, reader: FrameReader, out: Path, max_frames: int | None, window: bool
+    painter: Painter, reader: FrameReader, out: Path, max_frames: int | None, window: bool
 ) -> None:
     """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window.
 
@@ -361,7 +351,7 @@ def detect_in_frames(
     with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
         for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
             try:
-                drawn, _ = detector(frame)
+                drawn, _ = painter(frame)
             except NonFiniteDetectionsError as error:
                 raise VideoError(f"{reader.name}, frame {done + 1}: {error}") from error
             writer.write(drawn)

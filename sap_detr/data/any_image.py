@@ -28,7 +28,7 @@ class AnyImage:
     """A picture that is not read yet.
 
     Attributes:
-        name: the file, or the place in what was given, such as "image 3".
+        name: the file, or the place in a list, such as "image 3"; "" for a picture given alone.
         content: path, PIL image, array or tensor.
     """
 
@@ -48,10 +48,11 @@ def find_images(images: Any) -> list[AnyImage]:
         ValueError: it is none of these, or there is no such file, or no image in a folder or of a
             glob.
     """
-    found = list(_contents(images))
+    if isinstance(images, Image.Image | np.ndarray | torch.Tensor):
+        return [AnyImage("", images)]
     return [
         AnyImage(str(item) if isinstance(item, Path) else f"image {number}", item)
-        for number, item in enumerate(found)
+        for number, item in enumerate(_contents(images))
     ]
 
 
