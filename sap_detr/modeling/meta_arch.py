@@ -186,7 +186,8 @@ class DetectionTransformer(nn.Module):
         if self.size_multiple > 1 and sizes is None:
             # One graph per padded size when compiled, not one more for full ones.
             sizes = torch.as_tensor([tuple(size) for size in image_sizes]).to(images.device)
-        return self._network(images, sizes, all_layers, denoising)
+        run = self._run_network if self._compiled is None else self._compiled
+        return run(images, sizes, all_layers, denoising)
 
     def compile_network(self, max_graphs: int = 256, **options: Any) -> None:
         """Compiles all between the normalised images and the predictions.
@@ -207,16 +208,6 @@ class DetectionTransformer(nn.Module):
         for name in ("cache_size_limit", "accumulated_cache_size_limit"):
             setattr(limits, name, max(getattr(limits, name), max_graphs))
         self._compiled = torch.compile(self._run_network, **options)
-
-    def _network(
-        self,
-        images: Tensor,
-        sizes: Tensor | None,
-        all_layers: bool,
-        denoising: DenoisingQueries | None,
-    ) -> Predictions:
-        run = self._run_network if self._compiled is None else self._compiled
-        return run(images, sizes, all_layers, denoising)
 
     def _run_network(
         self,
