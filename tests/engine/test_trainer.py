@@ -108,7 +108,7 @@ def test_faster_or_smaller_training_gives_the_same_weights(
     common += ["model.encoder.dropout=0", "model.decoder.dropout=0", "model.size_multiple=32"]
     common += ["train.compile.backend=aot_eager"]
     used = []
-    for name in ("compile_network", "_network"):
+    for name in ("compile_network", "predict"):
         original = getattr(DetectionTransformer, name)
         monkeypatch.setattr(DetectionTransformer, name, recorded(used, name, original))
     name = "checkpoint_activations"
@@ -121,7 +121,7 @@ def test_faster_or_smaller_training_gives_the_same_weights(
         return load_checkpoint_file(tmp_path / "run" / "model_final.pth")["model"]
 
     plain = run()
-    assert used == ["_network"] * 4
+    assert used == ["predict"] * 4
     changed = run(f"train.{option}=true", f"train.output_dir={tmp_path / 'run'}")
     assert ("compile_network" in used) == (option == "compile.enabled")
     assert ("checkpoint_activations" in used) == (option == "activation_checkpointing")
