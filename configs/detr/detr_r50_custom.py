@@ -1,4 +1,4 @@
-from ..common.data.coco_folder import dataloader, dataset, lr_multiplier, train
+from ..common.data.folder import dataloader, dataset, lr_multiplier, train
 from ..common.models.detr_r50 import model
 from ..common.optim import optimizer
 

@@ -1,4 +1,4 @@
-from ..common.data.coco_folder import dataloader, dataset, lr_multiplier, train
+from ..common.data.folder import dataloader, dataset, lr_multiplier, train
 from .detr_small_shapes import model, optimizer
 from .detr_small_shapes import train as train_on_shapes
 

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.config import instantiate
 
 from ..config import ConfigError, load_config
-from ..data import DatasetError, get_dataset_dicts, register_coco_folder
+from ..data import DatasetError, get_dataset_dicts, register_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
 from .report import Columns, Record, cell, record_table
@@ -78,7 +78,7 @@ def loader_record(
 
 def folder_records(folder: str) -> list[Record]:
     """Return the training images of a data set in COCO format, with their objects."""
-    return get_dataset_dicts(register_coco_folder("benchmark_loader", folder)[0])
+    return get_dataset_dicts(register_folder("benchmark_loader", folder)[0])
 
 
 def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from ..config import ConfigError, load_config
-from ..data import dataset_class_names, register_coco_folder
+from ..data import dataset_class_names, register_folder
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
 from .building import load_with_classes
@@ -238,7 +238,7 @@ def _load(workload: Workload) -> tuple[DictConfig, int | None]:
     num_classes = workload.num_classes
     if workload.data is None:
         return load_with_classes(workload.config, num_classes, workload.overrides)
-    name, *_ = register_coco_folder("benchmark", workload.data)
+    name, *_ = register_folder("benchmark", workload.data)
     in_data = len(dataset_class_names(name))
     if num_classes is not None and num_classes < in_data:
         raise ConfigError(f"{workload.data} has {in_data} classes, not {num_classes}")

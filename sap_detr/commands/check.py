@@ -19,7 +19,8 @@ from ..config import (
     pixel_range,
     register_data,
 )
-from ..data import DatasetError, PixelRange, find_coco_splits
+from ..data import DatasetError, PixelRange, find_splits
+from ..data.coco_schema import CocoFile
 from ..data.inspection import Inspection, Source, Split, inspect
 from ..data.inspection_report import exit_code, format_report, report_record
 from ..visualization.findings_sheet import findings_sheet
@@ -97,14 +98,15 @@ def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Sourc
     Without a config to say what is trained on, it is the first one.
     """
     if args.folder is not None:
-        splits = find_coco_splits(args.folder, args.train, args.val)
-        return [Source(name, *files, training=name == "train") for name, files in splits.items()]
+        splits = find_splits(args.folder, args.train, args.val, args.format)
+        return [Source(name, files, training=name == "train") for name, files in splits.items()]
     if args.annotations:
         names = [path.stem for path in args.annotations]
         if len(set(names)) < len(names):
             names = [str(path) for path in args.annotations]
-        files = zip(names, args.annotations, args.images, strict=True)
-        return [Source(*paths, training=i == 0) for i, paths in enumerate(files)]
+        files = map(CocoFile, args.annotations, args.images)
+        named = zip(names, files, strict=True)
+        return [Source(*split, training=i == 0) for i, split in enumerate(named)]
     if cfg is not None:
         register_data(cfg)
     if args.names:

@@ -1,7 +1,6 @@
 """Registration and inspection of data sets, augmentation, loaders, and the ``shapes`` data set."""
 
 from .any_image import AnyImage, find_images, to_pixels
-from .coco_folder import find_coco_splits, register_coco, register_coco_folder
 from .coco_schema import CocoAnnotations, read_coco
 from .errors import DatasetError
 from .findings import Finding, Findings, Kind
@@ -14,9 +13,17 @@ from .images import (
     read_image,
 )
 from .inspection import Inspection, check_datasets
+from .layouts import find_splits
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
 from .pixels import PixelRange, PixelsError
+from .registration import (
+    describe_source,
+    register_coco,
+    register_coco_folder,
+    register_folder,
+    register_split,
+)
 from .registry import dataset_class_names, get_dataset_dicts
 from .sampler import EpochSampler
 from .shapes import generate_shapes, register_shapes
@@ -55,8 +62,9 @@ __all__ = [
     "build_train_loader",
     "check_datasets",
     "dataset_class_names",
-    "find_coco_splits",
+    "describe_source",
     "find_images",
+    "find_splits",
     "generate_shapes",
     "get_dataset_dicts",
     "image_suffixes",
@@ -66,7 +74,9 @@ __all__ = [
     "read_image",
     "register_coco",
     "register_coco_folder",
+    "register_folder",
     "register_shapes",
+    "register_split",
     "resized_shape",
     "to_pixels",
 ]

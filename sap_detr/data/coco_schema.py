@@ -1,5 +1,7 @@
 """COCO's detection format: every entry is checked and becomes Detectron2's standard dict.
 
+Other formats come here as COCO's, see :mod:`sap_detr.data.records`.
+
 What can be used is used and what is wrong is noted, see :mod:`sap_detr.data.findings`. Repaired on
 the way: boxes that reach over the border (clipped), boxes without area in the image (dropped), and
 missing ``iscrowd`` (0).
@@ -11,10 +13,10 @@ import contextlib
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from detectron2.structures import BoxMode
@@ -26,6 +28,7 @@ from .errors import DatasetError
 from .evaluation_file import needs_repair, with_categories
 from .findings import Findings, Kind
 from .images import too_many_pixels
+from .records import Place, Records, SplitFiles
 from .standard_dict import StandardDict, require_objects
 
 Entry = dict[str, Any]
@@ -58,6 +61,63 @@ class CocoAnnotations:
         return list(self.categories.values())
 
 
+@dataclass(frozen=True)
+class CocoFile:
+    """A split whose annotations are one file in COCO's detection format.
+
+    Args:
+        path: the file.
+        image_root: folder that ``file_name`` is relative to.
+    """
+
+    path: Path
+    image_root: Path
+    format: ClassVar[str] = "COCO"
+
+    def records(self) -> Records:
+        """Read the file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            DatasetError: if it is no json.
+        """
+        content, plain = read_json(self.path), is_plain_utf8(self.path)
+        findings = Findings(str(self.path))
+        if not plain:
+            findings.add(Kind.ENCODING)
+        return Records(content, findings, is_file=plain)
+
+
+def read_split(
+    split: SplitFiles, *, training: bool = True, categories: Mapping[int, str] | None = None
+) -> CocoAnnotations:
+    """Read a split of any format and check all of it.
+
+    Args:
+        split: where it lies.
+        training: False for images without known objects, which can be used for inference only.
+        categories: of the training data, if others are to be matched with these by name.
+
+    Raises:
+        FileNotFoundError: if a file is missing without which nothing can be read.
+        DatasetError: if nothing can be made of it. Anything else is among the findings.
+    """
+    with _no_garbage():
+        records = split.records()
+        annotations = parse_coco(
+            records.content,
+            str(split.path),
+            str(split.image_root),
+            training=training,
+            categories=categories,
+            findings=records.findings,
+            places=records.places,
+        )
+    if records.is_file or annotations.findings.of("error"):
+        return annotations
+    return replace(annotations, to_repair=annotations.to_repair or records.content)
+
+
 def read_coco(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
@@ -78,16 +138,8 @@ def read_coco(
         DatasetError: if it is no json, or not in COCO's detection format at all. Anything else is
             among the findings.
     """
-    name = os.fspath(json_file)
-    with _no_garbage():
-        content = read_json(json_file)
-        annotations = parse_coco(
-            content, name, os.fspath(image_root), training=training, categories=categories
-        )
-    if is_plain_utf8(json_file):
-        return annotations
-    annotations.findings.add(Kind.ENCODING)
-    return replace(annotations, to_repair=annotations.to_repair or content)
+    files = CocoFile(Path(json_file), Path(image_root))
+    return read_split(files, training=training, categories=categories)
 
 
 @contextlib.contextmanager
@@ -109,10 +161,19 @@ def parse_coco(
     *,
     training: bool = True,
     categories: Mapping[int, str] | None = None,
+    findings: Findings | None = None,
+    places: Sequence[Place] = (),
 ) -> CocoAnnotations:
-    """Do what ``read_coco`` does with parsed json."""
+    """Do what ``read_coco`` does with parsed json.
+
+    Args:
+        content: the json.
+        json_file, image_root, training, categories: as of ``read_coco``.
+        findings: what is known to be wrong already.
+        places: of each annotation; empty to name them by their ids.
+    """
     _require_sections(content, json_file, training)
-    findings = Findings(json_file)
+    findings = findings or Findings(json_file)
     own, unusable = _read_categories(content["categories"], findings)
     categories = dict(categories or own)
     ids = _match_categories(own, categories, findings)
@@ -125,7 +186,7 @@ def parse_coco(
         if not _refers(entry, "image_id", unusable_images)
         and not _refers(entry, "category_id", unusable)
     ]
-    _read_annotations(entries, images, classes, findings)
+    _read_annotations(entries, images, classes, findings, places)
     dicts = [images[image_id] for image_id in sorted(images)]
     to_repair = None
     if not findings.of("error"):
@@ -278,6 +339,7 @@ def _read_annotations(
     images: Mapping[int, StandardDict],
     classes: Mapping[int, int | None],
     findings: Findings,
+    places: Sequence[Place],
 ) -> None:
     """Put the annotations into their images' dicts.
 
@@ -286,7 +348,12 @@ def _read_annotations(
         images: standard dicts by image id.
         classes: class index by category id; None if training does not know the class.
         findings: gets what is wrong.
+        places: as of ``parse_coco``.
     """
+
+    def name(entry: Any, index: int) -> str:
+        return _name_annotation(entry, index, images, places[index] if places else None)
+
     read: list[tuple[StandardDict, Entry, int, Entry]] = []
     for index, entry in entries:
         try:
@@ -294,7 +361,7 @@ def _read_annotations(
                 (_image_of(entry, images), entry, index, _read_annotation(entry, classes, findings))
             )
         except Fault as fault:
-            findings.add(fault.kind, _name_annotation(entry, index, images), fault.what)
+            findings.add(fault.kind, name(entry, index), fault.what)
     boxes = np.array([annotation["bbox"] for *_, annotation in read], np.float64).reshape(-1, 4)
     sizes = np.array([(image["width"], image["height"]) for image, *_ in read]).reshape(-1, 2)
     suspected = suspect_form(boxes, sizes, findings)
@@ -304,7 +371,7 @@ def _read_annotations(
         given = annotation["bbox"]
         annotation["bbox"], repaired = clip_box(given, image["width"], image["height"])
         if repaired is not None and not suspected:
-            where = _name_annotation(entry, index, images)
+            where = name(entry, index)
             size = f"{image['width']}x{image['height']} (width x height)"
             what = f"bbox {shorten(given)} in an image of {size}"
             findings.add(repaired, where, what, (image["file_name"],), (tuple(given),))
@@ -348,10 +415,14 @@ def _read_annotation(entry: Entry, classes: Mapping[int, int | None], findings: 
     }
 
 
-def _name_annotation(entry: Any, index: int, images: Mapping[int, StandardDict]) -> str:
+def _name_annotation(
+    entry: Any, index: int, images: Mapping[int, StandardDict], place: Place | None
+) -> str:
     if not isinstance(entry, dict):
         return f"annotations[{index}]"
     where = f"annotation {shorten(entry['id'])}" if "id" in entry else f"annotations[{index}]"
+    if place is not None:
+        where = str(place)
     image_id = as_integer(entry.get("image_id"))
     if image_id is None or image_id not in images:
         return where

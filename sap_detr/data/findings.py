@@ -28,7 +28,8 @@ _COPY = (
     "check the folder of the images in the config, that all images were copied, and how file_name "
     "is written: relative to that folder, with / between folders"
 )
-_BOX = "correct them in the annotations: boxes are [x, y, width, height] in pixels"
+_BOX = "correct them in the annotations; in COCO format boxes are [x, y, width, height] in pixels"
+_LABEL = "a line is: class x_center y_center width height, all but the class from 0 to 1"
 _IMAGE = "every image needs an own integer id, a file_name, and its height and width in pixels"
 _TEXT_ID = (
     "write ids as integers, without quotes: id of images and categories, and what refers to them"
@@ -65,6 +66,22 @@ class Kind(Enum):
         "annotations of classes that the training data does not have",
         "add their categories to the training data, or leave them out of a copy of the file",
     )
+    # Label files of YOLO's format.
+    BAD_LABEL = "error", "lines of label files that can't be read", _LABEL
+    NOT_FRACTIONS = "error", "labels that are not fractions of their image", _LABEL
+    BEYOND_CLASSES = (
+        "error",
+        "labels of classes beyond the list of names",
+        "complete the names in data.yaml or classes.txt, or correct the labels",
+    )
+    NO_LABELS = (
+        "warning",
+        "images without a label file (taken as images without objects)",
+        "label them, or take them out; an empty file says that nothing is to be found",
+    )
+    EMPTY_LABELS = "note", "empty label files (images without objects)"
+    POLYGONS = "note", "labels that are polygons (the boxes around them are taken)"
+    NO_IMAGE = "warning", "label files without an image (not used)", "add the images, if meant"
     OTHER_IDS = "note", "categories with other ids than in the training data (matched by name)"
     # Boxes of the whole set that are probably of another form.
     FRACTIONS = (

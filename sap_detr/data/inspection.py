@@ -18,13 +18,14 @@ from detectron2.data import DatasetCatalog
 
 from ..text import listing
 from .boxes import inspect_boxes
-from .coco_folder import RegisteredAnnotations
-from .coco_schema import CocoAnnotations, read_coco
+from .coco_schema import CocoAnnotations, read_split
 from .errors import DatasetError
 from .files import find_copies, inspect_files
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
 from .pixels import FULL_RANGE, PixelRange, depth
+from .records import SplitFiles
+from .registration import RegisteredAnnotations
 from .registry import class_names, inspect_dicts, load_dataset, require_dataset
 from .standard_dict import StandardDict, name_image, objects
 
@@ -34,26 +35,34 @@ _MAX_CLASSES = 30
 
 @dataclass(frozen=True)
 class Source:
-    """A split to inspect: annotations in COCO format, or a name in Detectron2's catalog.
+    """A split to inspect: files of a known format, or a name in Detectron2's catalog.
 
     Args:
-        name: what to call it; without a file, the registered name.
-        json_file: its annotations.
-        image_root: folder that file names are relative to.
+        name: what to call it; without files, the registered name.
+        files: where it lies.
         training: whether it is trained on; otherwise it is evaluated.
         read: reads the annotations of the files; None to read them with the classes of the first
             split.
     """
 
     name: str
-    json_file: Path | None = None
-    image_root: Path | None = None
+    files: SplitFiles | None = None
     training: bool = True
     read: Callable[[], CocoAnnotations] | None = None
 
+    @property
+    def path(self) -> Path | None:
+        """Return the file or the folder with the annotations."""
+        return None if self.files is None else self.files.path
+
+    @property
+    def image_root(self) -> Path | None:
+        """Return the folder that file names are relative to."""
+        return None if self.files is None else self.files.image_root
+
     @classmethod
     def registered(cls, name: str, training: bool = True) -> Source:
-        """Return a registered data set; of those that ``register_coco`` made, the files themselves.
+        """Return a registered data set; of those that we registered, the files themselves.
 
         Raises:
             DatasetError: if the name is unknown.
@@ -63,8 +72,7 @@ class Source:
         loader = DatasetCatalog[name]
         if not isinstance(loader, RegisteredAnnotations):
             return cls(name, training=training)
-        files = Path(loader.json_file), Path(loader.image_root)
-        return cls(name, *files, training, partial(loader.look, training))
+        return cls(name, loader.files, training, partial(loader.look, training))
 
 
 @dataclass
@@ -189,7 +197,7 @@ def inspect(
     splits: list[Split] = []
     categories: Mapping[int, str] | None = None
     for source in sources:
-        split = Split(source, Findings(str(source.json_file or f"data set {source.name!r}")))
+        split = Split(source, Findings(str(source.path or f"data set {source.name!r}")))
         splits.append(split)
         try:
             found = _read_annotations(split, categories)
@@ -227,16 +235,14 @@ def _read_annotations(
         categories: of the first split.
     """
     source = split.source
-    if source.json_file is None or source.image_root is None:
+    if source.files is None:
         dicts, split.class_names = load_dataset(source.name), class_names(source.name)
         split.dicts = inspect_dicts(
             dicts, split.class_names, split.findings, training=source.training
         )
         return None
     if source.read is None:
-        read = read_coco(
-            source.json_file, source.image_root, training=source.training, categories=categories
-        )
+        read = read_split(source.files, training=source.training, categories=categories)
     else:
         read = source.read()
     split.dicts, split.findings = read.dicts, read.findings.copy()

@@ -56,7 +56,8 @@ def _split_record(split: Split) -> Record:
         names = [str(index) for index in range(max(counts, default=-1) + 1)]
     return {
         "name": source.name,
-        "json_file": None if source.json_file is None else str(source.json_file),
+        "format": None if source.files is None else source.files.format,
+        "annotations": None if source.path is None else str(source.path),
         "image_root": None if source.image_root is None else str(source.image_root),
         "images": len(split.dicts),
         "images_without_objects": classes.count([]),
@@ -124,7 +125,8 @@ def format_report(record: Record, num_examples: int = 5) -> str:
 
 
 def _describe(split: Record) -> str:
-    lines = [split["name"] + (f": {split['json_file']}" if split["json_file"] else "")]
+    where = f": {split['annotations']} ({split['format']} format)" if split["format"] else ""
+    lines = [split["name"] + where]
     if split["image_root"] is not None:
         lines.append(f"  folder    {split['image_root']}")
     if not split["images"]:

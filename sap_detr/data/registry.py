@@ -95,8 +95,8 @@ def require_dataset(name: str) -> None:
         known = ", ".join(sorted(DatasetCatalog.list()))
         raise DatasetError(
             f"there is no data set {name!r}. Register it first "
-            "(sap_detr.data.register_coco_folder for annotations in COCO format; in a config: "
-            f"dataset = L(register_coco_folder)(name=..., folder=...)). Known: {known}"
+            "(sap_detr.data.register_folder, or in a config "
+            f"dataset = L(register_folder)(name=..., folder=...)). Known: {known}"
         )
     json_file = MetadataCatalog.get(name).get("json_file", None)
     if json_file is not None and "://" not in json_file and not Path(json_file).is_file():

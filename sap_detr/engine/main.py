@@ -30,7 +30,7 @@ from ..config import (
     prepare_data,
     register_data,
 )
-from ..data import DatasetError, check_datasets
+from ..data import DatasetError, check_datasets, describe_source
 from ..parsers import train as options
 from .finite_detections import NonFiniteDetectionsError
 from .launch import (
@@ -268,6 +268,9 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
         # Before config and logs of another run are written over.
         lock_run_folder(cfg.train.output_dir)
     notes = [f"command line: {plan.command}", f"processes: {plan.topology}"]
+    evaluated = as_list(cfg.dataloader.test.dataset.names)
+    trained = [] if plan.eval_only else as_list(cfg.dataloader.train.dataset.names)
+    notes += map(describe_source, [*trained, *evaluated])
     if plan.topology.restarts > 0:
         notes.append(f"restart {plan.topology.restarts}: going on from the newest checkpoint")
     setup_run(cfg, [*notes, *plan.warnings])

@@ -189,7 +189,7 @@ def test_number_of_queries(name, number):
     [
         ([], "give --folder, --annotations, --names or --config-file"),
         (["--folder", "{tmp}/none"], "none, the folder of the data set, is missing"),
-        (["--folder", "{tmp}"], "no train split in COCO format"),
+        (["--folder", "{tmp}"], "no train split in a known format"),
         (["--names", "pest"], "no data set 'pest'"),
         (["--config-file", "pest"], "'pest' is neither a file nor a config"),
         (["--folder", "{tmp}/set", "--json", "{tmp}/no/a.json"], "no folder"),

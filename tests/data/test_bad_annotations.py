@@ -28,7 +28,7 @@ from sap_detr.data import (
     check_datasets,
     read_coco,
     register_coco,
-    register_coco_folder,
+    register_folder,
 )
 
 Coco = dict[str, Any]
@@ -246,7 +246,7 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> int:
     text = out.getvalue()
     text.encode("utf-8")
     try:
-        names = register_coco_folder("generated", folder)
+        names = register_folder("generated", folder)
         inspection = check_datasets(names[:1], names[1:], num_queries=1)
     except DatasetError:
         assert code == 2, text

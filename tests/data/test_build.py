@@ -242,7 +242,7 @@ def test_images_without_objects_are_kept_unless_filtered(write_coco: Write) -> N
 
 @pytest.mark.parametrize("function", [get_dataset_dicts, dataset_class_names])
 def test_unknown_and_missing_names(function: Callable[..., Any]) -> None:
-    with pytest.raises(DatasetError, match=r"no data set 'pest'.*register_coco_folder"):
+    with pytest.raises(DatasetError, match=r"no data set 'pest'.*register_folder"):
         function("pest")
     with pytest.raises(DatasetError, match="no data set is named"):
         function([])

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from sap_detr.data.coco_schema import CocoFile
 from sap_detr.data.inspection import Inspection, Source, inspect
 
 Coco = dict[str, Any]
@@ -19,7 +20,9 @@ Write = Callable[..., tuple[Path, Path]]
 
 
 def _inspect(*files: tuple[Path, Path]) -> Inspection:
-    sources = [Source(f"split{i}", *paths, training=i == 0) for i, paths in enumerate(files)]
+    sources = [
+        Source(f"split{i}", CocoFile(*paths), training=i == 0) for i, paths in enumerate(files)
+    ]
     with ThreadPoolExecutor(2) as pool:
         return inspect(sources, pool)
 
@@ -212,7 +215,7 @@ def test_too_many_objects_are_said_in_one_line(write_coco: Write) -> None:
         ]
 
     _change(files, change)
-    sources = [Source("train", *files)]
+    sources = [Source("train", CocoFile(*files))]
     with ThreadPoolExecutor(2) as pool:
         inspection = inspect(sources, pool, num_queries=4)
     (warning,) = inspection.warnings()

@@ -384,7 +384,7 @@ def test_check_datasets_looks_at_images(write_coco: Write) -> None:
 
 
 def test_check_datasets_with_an_unknown_name() -> None:
-    with pytest.raises(DatasetError, match=r"no data set 'pest'.*register_coco_folder.*coco_2017"):
+    with pytest.raises(DatasetError, match=r"no data set 'pest'.*register_folder.*coco_2017"):
         check_datasets(["pest"])
 
 

@@ -23,7 +23,7 @@ from sap_detr.data import (
     dataset_class_names,
     get_dataset_dicts,
     register_coco,
-    register_coco_folder,
+    register_folder,
 )
 
 Coco = dict[str, Any]
@@ -89,7 +89,7 @@ def test_class_that_lacks_is_not_in_the_mean(
 ) -> None:
     write_coco()
     write_coco(_without(coco, absent), "data/val.json", "data/val")
-    names = register_coco_folder("pets", tmp_path / "data")
+    names = register_folder("pets", tmp_path / "data")
     assert dataset_class_names(names) == ["cat", "dog"]
     warnings = check_datasets(names[:1], names[1:]).warnings()
     assert any("no example to evaluate" in w and NAMES[absent] in w for w in warnings)
@@ -103,11 +103,11 @@ def test_class_that_training_lacks(write_coco: Write, coco: Coco, tmp_path: Path
     write_coco(_without(coco, 7))
     files = write_coco(coco, "data/val.json", "data/val")
     with pytest.raises(DatasetError, match="category_id 7 is a class that the training data does"):
-        register_coco_folder("pets", tmp_path / "data")
+        register_folder("pets", tmp_path / "data")
     # Without examples it does no harm.
     coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 7]
     files[0].write_text(json.dumps(coco))
-    names = register_coco_folder("more", tmp_path / "data")
+    names = register_folder("more", tmp_path / "data")
     assert dataset_class_names(names) == ["cat"]
     assert _evaluate(names[1], tmp_path).keys() >= {"AP"}
 
@@ -117,9 +117,9 @@ def test_names_that_are_used_twice(write_coco: Write, coco: Coco, tmp_path: Path
     write_coco(coco)
     write_coco(_renumbered(coco, {3: 1, 7: 2}), "data/val.json", "data/val")
     with pytest.raises(DatasetError, match="cat: used for several categories"):
-        register_coco_folder("pets", tmp_path / "data")
+        register_folder("pets", tmp_path / "data")
     write_coco(coco, "data/val.json", "data/val")
-    assert dataset_class_names(register_coco_folder("same", tmp_path / "data")) == ["cat", "cat"]
+    assert dataset_class_names(register_folder("same", tmp_path / "data")) == ["cat", "cat"]
 
 
 def test_sets_registered_apart_are_refused(write_coco: Write, coco: Coco) -> None:

@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from sap_detr.data import DatasetError, register_coco
+from sap_detr.data.coco_schema import CocoFile
 from sap_detr.data.inspection import Inspection, Source, inspect
 from sap_detr.data.inspection_report import exit_code, format_report, report_record
 
@@ -31,7 +32,7 @@ def val(coco: Coco, write_coco: Write) -> Source:
     json_file, root = write_coco(coco, "data/val.json", "data/val")
     for index, path in enumerate(sorted(root.iterdir())):
         Image.fromarray(np.full((30, 40, 3), 60 * index, np.uint8)).save(path)
-    return Source("val", json_file, root, training=False)
+    return Source("val", CocoFile(json_file, root), training=False)
 
 
 def _inspect(*sources: Source, pool: Executor | None = None, **options: Any) -> Inspection:
@@ -45,7 +46,7 @@ def _kinds(inspection: Inspection, *severities: Any) -> dict[str, int]:
 
 
 def _source(write: Write, content: Coco | None = None) -> Source:
-    return Source("train", *write(content))
+    return Source("train", CocoFile(*write(content)))
 
 
 def test_a_good_data_set(write_coco: Write, val: Source) -> None:
@@ -174,21 +175,21 @@ def test_where_files_lie(write_coco: Write, coco: Coco) -> None:
 
 def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
     source = _source(write_coco)
-    content = json.loads(source.json_file.read_text())
+    content = json.loads(source.path.read_text())
     content["categories"].append({"id": 9, "name": "bird"})
-    source.json_file.write_text(json.dumps(content))
+    source.path.write_text(json.dumps(content))
     assert not _kinds(_inspect(source, val), "error")
     lacking = _inspect(val, source)
     assert not _kinds(lacking, "error")
     content["annotations"][0]["category_id"] = 9
-    source.json_file.write_text(json.dumps(content))
+    source.path.write_text(json.dumps(content))
     unknown = {"annotations of classes that the training data does not have": 1}
     assert _kinds(_inspect(val, source), "error") == unknown
     content["annotations"][0]["category_id"] = 3
-    source.json_file.write_text(json.dumps(content))
+    source.path.write_text(json.dumps(content))
     coco["categories"].append({"id": 9, "name": "bird"})
     coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 7]
-    val.json_file.write_text(json.dumps(coco))
+    val.path.write_text(json.dumps(coco))
     inspection = _inspect(source, val)
     assert _kinds(inspection) == {
         "classes without annotations": 1,
@@ -200,18 +201,18 @@ def test_classes(write_coco: Write, coco: Coco, val: Source) -> None:
 
 def test_an_unusable_category_is_one_finding(write_coco: Write, val: Source) -> None:
     source = _source(write_coco)
-    content = json.loads(source.json_file.read_text())
+    content = json.loads(source.path.read_text())
     content["categories"][0]["name"] = ""
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 3]
-    source.json_file.write_text(json.dumps(content))
+    source.path.write_text(json.dumps(content))
     assert _kinds(_inspect(source, val), "error") == {"unusable categories": 1}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": []}', None])
 def test_annotations_that_can_not_be_read(write_coco: Write, val: Source, text: str | None) -> None:
     source = _source(write_coco)
-    assert source.json_file is not None
-    source.json_file.unlink() if text is None else source.json_file.write_text(text)
+    assert source.path is not None
+    source.path.unlink() if text is None else source.path.write_text(text)
     inspection = _inspect(source, val)
     assert _kinds(inspection) == {"annotation files that can't be used": 1}
     assert exit_code(inspection) == 2
@@ -229,7 +230,7 @@ def test_registered_data_sets(write_coco: Write, coco: Coco) -> None:
     coco["annotations"][0]["bbox"][0] = -20
     register_coco("pets", *write_coco(coco))
     source = Source.registered("pets")
-    assert source.json_file is not None
+    assert source.path is not None
     assert _kinds(_inspect(source)) == {"boxes entirely outside their image (dropped)": 1}
     dicts = DatasetCatalog.get("pets")
     for record in dicts:

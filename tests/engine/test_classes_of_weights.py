@@ -12,7 +12,7 @@ from detectron2.modeling import build_model as build_from_yacs
 from sap_detr import model_zoo
 from sap_detr.checkpoint import CheckpointError, save_checkpoint_file
 from sap_detr.config import ConfigError, add_sap_detr_config, load_config, prepare_data
-from sap_detr.data import register_coco_folder
+from sap_detr.data import register_folder
 from sap_detr.engine import DetectionTrainer, build_model
 from sap_detr.engine.main import evaluate
 
@@ -48,7 +48,7 @@ def permuted(cfg, tmp_path):
     other = cfg.copy()
     # Detectron2's catalogs keep a name for ever.
     name = f"permuted_{tmp_path.name}"
-    other.dataset = {"_target_": register_coco_folder, "name": name, "folder": str(folder)}
+    other.dataset = {"_target_": register_folder, "name": name, "folder": str(folder)}
     prepare_data(other)
     assert sorted(other.train.class_names) == sorted(cfg.train.class_names)
     assert list(other.train.class_names) != list(cfg.train.class_names)

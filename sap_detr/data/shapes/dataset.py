@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..coco_folder import register_coco
 from ..errors import DatasetError
+from ..registration import register_coco
 from .drawing import CLASS_NAMES, SMALLEST_RADIUS, draw_image
 
 logger = logging.getLogger(__name__)

@@ -1,14 +1,21 @@
 from detectron2.config import LazyCall as L
 
-from sap_detr.data import register_coco_folder
+from sap_detr.data import register_folder
 
 from ..schedule import lr_multiplier
 from ..train import train
 from .coco import dataloader
 
-# Any data set in COCO format: dataset.folder=PATH on the command line is all it takes. Splits may
-# have other names than train and val, such as dataset.val=test.
-dataset = L(register_coco_folder)(name="custom", folder="datasets/custom", train=None, val=None)
+# Any data set in COCO or YOLO format: dataset.folder=PATH on the command line is all it takes.
+# Splits may have other names than train and val, such as dataset.val=test.
+dataset = L(register_folder)(
+    name="custom",
+    folder="datasets/custom",
+    train=None,
+    val=None,
+    # Where the folder holds several formats.
+    format=None,
+)
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
 

@@ -18,7 +18,7 @@ from sap_detr.data import (
     annotation_file,
     check_datasets,
     register_coco,
-    register_coco_folder,
+    register_folder,
 )
 
 Write = Callable[..., tuple[Path, Path]]
@@ -99,7 +99,7 @@ def test_known_layouts(
     train_json, train_images, val_json, val_images = (f"data/{part}" for part in layout)
     write_coco(json_name=train_json, images_name=train_images)
     write_coco(json_name=val_json, images_name=val_images)
-    assert register_coco_folder("pets", tmp_path / "data") == ["pets_train", "pets_val"]
+    assert register_folder("pets", tmp_path / "data") == ["pets_train", "pets_val"]
     assert MetadataCatalog.get("pets_train").json_file == str(tmp_path / train_json)
     assert MetadataCatalog.get("pets_val").json_file == str(tmp_path / val_json)
     assert MetadataCatalog.get("pets_val").image_root == str(tmp_path / val_images)
@@ -108,7 +108,7 @@ def test_known_layouts(
 def test_unknown_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("")
     with pytest.raises(FileNotFoundError) as caught:
-        register_coco_folder("pets", tmp_path)
+        register_folder("pets", tmp_path)
     message = str(caught.value)
     for part in (
         "train.json with train/",
@@ -122,24 +122,24 @@ def test_unknown_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        register_coco_folder("pets", tmp_path / "nowhere")
+        register_folder("pets", tmp_path / "nowhere")
 
 
 def test_missing_val_is_a_warning_unless_asked_for(write_coco: Write, tmp_path: Path) -> None:
     write_coco()
-    assert register_coco_folder("pets", tmp_path / "data") == ["pets_train"]
+    assert register_folder("pets", tmp_path / "data") == ["pets_train"]
     assert not check_datasets(["pets_train"]).warnings()
     (warning,) = check_datasets(["pets_train"], require_validation=True).warnings()
     assert "nothing to evaluate" in warning
     assert "dataset.val=test" in warning
     with pytest.raises(FileNotFoundError, match=r"test\.json with test/"):
-        register_coco_folder("pets", tmp_path / "data", val="test")
+        register_folder("pets", tmp_path / "data", val="test")
 
 
 def test_splits_can_be_named(write_coco: Write, tmp_path: Path) -> None:
     write_coco(json_name="data/fit.json", images_name="data/fit")
     write_coco(json_name="data/test.json", images_name="data/test")
-    register_coco_folder("pets", tmp_path / "data", train="fit", val="test")
+    register_folder("pets", tmp_path / "data", train="fit", val="test")
     assert MetadataCatalog.get("pets_train").json_file == str(tmp_path / "data/fit.json")
     assert MetadataCatalog.get("pets_val").json_file == str(tmp_path / "data/test.json")
 
@@ -147,7 +147,7 @@ def test_splits_can_be_named(write_coco: Write, tmp_path: Path) -> None:
 def test_from_lazy_config(write_coco: Write, tmp_path: Path) -> None:
     write_coco()
     write_coco(json_name="data/val.json", images_name="data/val")
-    config = L(register_coco_folder)(name="pets", folder=str(tmp_path / "data"))
+    config = L(register_folder)(name="pets", folder=str(tmp_path / "data"))
     assert list(instantiate(config)) == ["pets_train", "pets_val"]
     assert list(instantiate(config)) == ["pets_train", "pets_val"]
 

@@ -1,0 +1,145 @@
+"""Finds out in which format a folder holds a data set, and where its splits lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..text import listing
+from . import yolo
+from .coco_schema import CocoFile
+from .errors import DatasetError
+from .records import SplitFiles
+
+# (annotation file, image folder) relative to the data set's folder, in order of preference.
+_COCO_LAYOUTS = (
+    ("{split}.json", "{split}"),
+    ("annotations/instances_{split}2017.json", "{split}2017"),
+    ("annotations/instances_{split}2017.json", "images/{split}2017"),
+    ("annotations/instances_{split}.json", "{split}"),
+    ("annotations/instances_{split}.json", "images/{split}"),
+    ("annotations/{split}.json", "{split}"),
+    ("annotations/{split}.json", "images/{split}"),
+    ("{split}/_annotations.coco.json", "{split}"),
+)
+
+
+def _find_coco(root: Path, split: str) -> CocoFile | None:
+    for json_pattern, images_pattern in _COCO_LAYOUTS:
+        json_file, images = (root / p.format(split=split) for p in (json_pattern, images_pattern))
+        if json_file.is_file() and images.is_dir():
+            return CocoFile(json_file, images)
+    return None
+
+
+def _nothing(root: Path) -> None:
+    """Find no images without splits."""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a format is recognised.
+
+    Attributes:
+        find: returns the split of a name in a folder; None if it is not there.
+        find_whole: returns all images of a folder without splits; None if that is not how it is.
+        looked_for: what ``find`` does, in words.
+        looked_for_whole: what ``find_whole`` does.
+    """
+
+    find: Callable[[Path, str], SplitFiles | None]
+    looked_for: tuple[str, ...]
+    find_whole: Callable[[Path], SplitFiles | None] = _nothing
+    looked_for_whole: tuple[str, ...] = ()
+
+
+_FORMATS = {
+    "coco": _Format(_find_coco, tuple(f"{a} with {b}/" for a, b in _COCO_LAYOUTS)),
+    "yolo": _Format(yolo.find_split, yolo.LOOKED_FOR, yolo.find_whole, yolo.LOOKED_FOR_WHOLE),
+}
+
+
+def find_splits(
+    folder: str | os.PathLike[str],
+    train: str | None = None,
+    val: str | None = None,
+    format: str | None = None,
+) -> dict[str, SplitFiles]:
+    """Return where ``train`` and, if there is one, ``val`` of a folder lie.
+
+    These layouts are known, for each split:
+
+    * COCO: ``train.json`` and ``train/``; ``annotations/instances_train2017.json`` and
+      ``train2017/`` or ``images/train2017/``; ``annotations/instances_train.json`` and ``train/``
+      or ``images/train/``, also without ``instances_``; ``train/_annotations.coco.json`` next to
+      the images (Roboflow)
+    * YOLO: what ``data.yaml`` says; ``images/train/`` and ``labels/train/``; ``train/images/`` and
+      ``train/labels/``; without splits ``images/`` and ``labels/``
+
+    Args:
+        folder: the data set.
+        train: what the training split is called in the folder; by default ``train``. Without one,
+            a folder that has no splits is trained on as a whole.
+        val: what the validation split is called; by default ``val``, or else ``valid``. If it is
+            not given and neither is there, there is only the training split.
+        format: coco or yolo, where a folder holds both.
+
+    Raises:
+        FileNotFoundError: if the folder or a split is not found; it lists what was looked for.
+        DatasetError: if the folder holds several formats, or one in which files are missing.
+    """
+    root = absolute(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}, the folder of the data set, is missing")
+    if format is not None and format not in _FORMATS:
+        raise DatasetError(f"format {format!r}: one of {', '.join(_FORMATS)} is expected")
+    formats = {k: v for k, v in _FORMATS.items() if format in (None, k)}
+    names = [train or "train"]
+    found = {key: _first(root, each, names) for key, each in formats.items()}
+    if train is None and not any(found.values()):
+        found = {key: each.find_whole(root) for key, each in formats.items()}
+    known = {key: split for key, split in found.items() if split is not None}
+    if len(known) > 1:
+        seen = "; ".join(f"{s.format}: {s.path}" for s in known.values())
+        raise DatasetError(
+            f"{root} holds a training split in several formats ({seen}): say which is meant with "
+            f"dataset.format={' or '.join(known)} (sap-detr check: --format)"
+        )
+    if not known:
+        raise FileNotFoundError(_not_found(root, names, formats.values()))
+    ((key, training),) = known.items()
+    splits = {"train": training}
+    names = [val] if val else ["val", "valid"]
+    evaluated = _first(root, _FORMATS[key], names)
+    if evaluated is not None:
+        splits["val"] = evaluated
+    elif val:
+        raise FileNotFoundError(_not_found(root, names, [_FORMATS[key]]))
+    return splits
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path, not resolved: a link to the data may be moved to another disk."""
+    return Path(path).expanduser().absolute()
+
+
+def _first(root: Path, format: _Format, names: Iterable[str]) -> SplitFiles | None:
+    """Return a split that may have one of several names."""
+    return next(filter(None, (format.find(root, name) for name in names)), None)
+
+
+def _not_found(root: Path, names: list[str], formats: Iterable[_Format]) -> str:
+    tried = [
+        text.format(split=name) for each in formats for name in names for text in each.looked_for
+    ]
+    tried += [text for each in formats for text in each.looked_for_whole]
+    looked = "\n".join(f"  - {text}" for text in tried)
+    found = listing(sorted(p.name + "/" * p.is_dir() for p in root.iterdir()), 20) or "nothing"
+    return (
+        f"{root}: no {' or '.join(names)} split in a known format. Looked for\n{looked}\nThe "
+        f"folder holds: {found}. Rename the files, name the splits with dataset.train=NAME and "
+        "dataset.val=NAME, or register them one by one with register_coco(name, json_file, "
+        "image_root)."
+    )
