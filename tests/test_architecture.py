@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("layers", "checkpoint"),
     ("data",),
     ("config",),
-    ("modeling",),
+    ("modeling", "evaluation"),
     ("engine",),
     ("visualization", "analysis", "tiles"),
     ("detector",),

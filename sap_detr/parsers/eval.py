@@ -1,13 +1,18 @@
 """Evaluate weights on the validation data of a config.
 
     sap-detr eval --config-file detr/detr_r50_500ep.py --weights detr-r50-e632da11.pth
-    sap-detr eval --config-file output/run/config.yaml --weights output/run/model_final.pth
+    sap-detr eval --config-file output/run/config.yaml --weights output/run/model_final.pth \\
+        --report output/report
+    sap-detr eval --results coco_instances_results.json --annotations val.json --images val \\
+        --report output/report
+
+A report says where a model fails and which threshold to use: results.json.
 
 Changes to the config come last. Those used most:
 
     dataset.folder=FOLDER                   one's own data, in COCO format (recipes *_custom)
     dataset.val=NAME                        its split to evaluate, such as test
-    train.output_dir=FOLDER                 where results and logs go
+    train.output_dir=FOLDER                 where logs go
     train.weights=raw                       not the moving average, where there is one
     train.device=cpu
 """
@@ -15,17 +20,28 @@ Changes to the config come last. Those used most:
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .train import add_overrides, add_process_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr eval``."""
-    parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="a config, or the name of one"
-    )
+    parser.add_argument("--config-file", metavar="FILE", help="a config, or the name of one")
     parser.add_argument(
         "--weights", metavar="FILE", help="ours or published ones (default: train.init_checkpoint)"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write a report of the detections"
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="FILE", help="report on COCO's results instead of running"
+    )
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for --results"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="the images, for --results (default: none)"
     )
     add_process_options(parser)
     add_overrides(parser)

@@ -1,0 +1,22 @@
+"""What COCOEvaluator does not tell: kinds of error, thresholds, calibration, confusion."""
+
+from .dataset import EvaluationData, EvaluationError, evaluation_data
+from .error_kinds import KINDS
+from .folder import Source, read_summary, write_report
+from .matching import find_pairs, match
+from .report import Evaluation, evaluate, summarize
+
+__all__ = [
+    "KINDS",
+    "Evaluation",
+    "EvaluationData",
+    "EvaluationError",
+    "Source",
+    "evaluate",
+    "evaluation_data",
+    "find_pairs",
+    "match",
+    "read_summary",
+    "summarize",
+    "write_report",
+]

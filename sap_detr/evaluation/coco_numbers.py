@@ -1,0 +1,72 @@
+"""COCO's twelve numbers, by pycocotools, whose AP is the one that counts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .dataset import Floats
+
+# In the order of pycocotools.
+TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+PER_CLASS = TWELVE[:6]
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """COCO's numbers, 0..1; NaN where there are no objects.
+
+    Attributes:
+        twelve: AP and average recall (AR) of all classes, by name.
+        per_class: (C, 6), the six kinds of AP of each class; ascending category ids.
+    """
+
+    twelve: dict[str, float]
+    per_class: Floats
+
+
+def coco_numbers(
+    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> CocoNumbers:
+    """Evaluate boxes with pycocotools.
+
+    Args:
+        annotations: COCO's dict.
+        results: COCO's list of detections. Neither is changed.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, **annotations}
+        # It writes into the annotations.
+        truth.dataset["annotations"] = [dict(a) for a in annotations["annotations"]]
+        truth.createIndex()
+        found = COCO()
+        found.dataset = {**truth.dataset, "annotations": _as_annotations(results)}
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = [np.nan if value < 0 else float(value) for value in evaluation.stats]
+    precision = evaluation.eval["precision"]  # overlaps, recalls, classes, areas, numbers
+    best = precision[:, :, :, :, -1]
+    parts = [best[:, :, :, 0], best[:1, :, :, 0], best[5:6, :, :, 0]]
+    parts += [best[:, :, :, area] for area in (1, 2, 3)]
+    means = np.array([part.mean((0, 1)) for part in parts]).T
+    return CocoNumbers(dict(zip(TWELVE, stats, strict=True)), np.where(means < 0, np.nan, means))
+
+
+def _as_annotations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give detections what pycocotools' loadRes gives them, but for the outlines of masks."""
+    return [
+        {**r, "id": i, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
+        for i, r in enumerate(results, 1)
+    ]

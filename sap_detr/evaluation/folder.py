@@ -1,0 +1,94 @@
+"""A report on disk: a folder with ``results.json`` and what else belongs to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .dataset import EvaluationError, read_json
+from .report import FORMAT, evaluate, summarize
+
+SUMMARY_FILE = "results.json"
+# Detectron2's name of COCO's list of detections.
+DETECTIONS_FILE = "coco_instances_results.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a report is about.
+
+    Attributes:
+        annotations: COCO's annotation file.
+        results: COCO's file of detections.
+        images: folder of the images; None if they are not to be shown.
+        weights: what has found the detections; None if that is not known.
+    """
+
+    annotations: Path
+    results: Path
+    images: Path | None = None
+    weights: Path | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the names, and a checksum of the weights, by which they are known again."""
+        return {
+            "annotations": str(self.annotations),
+            "results": str(self.results),
+            "weights": None if self.weights is None else str(self.weights),
+            "weights_sha256": None if self.weights is None else file_sha256(self.weights),
+        }
+
+
+def write_report(source: Source, folder: Path) -> list[Path]:
+    """Evaluate, and write a report.
+
+    Args:
+        source: what it is about.
+        folder: where to write; it is made if it is missing.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        EvaluationError: a file can't be used.
+        OSError: the folder can't be written to.
+    """
+    annotations, results = read_json(source.annotations), read_json(source.results)
+    evaluation = evaluate(annotations, results, str(source.annotations), str(source.results))
+    summary = {**summarize(evaluation), "source": source.describe()}
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / SUMMARY_FILE
+    out.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return [out]
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Read the ``results.json`` of a report.
+
+    Args:
+        path: the file, or the folder of the report.
+
+    Raises:
+        EvaluationError: there is none, or of another version.
+    """
+    path = path / SUMMARY_FILE if path.is_dir() else path
+    summary = read_json(path)
+    if not isinstance(summary, dict) or summary.get("format") != FORMAT:
+        raise EvaluationError(
+            f"{path} is no {SUMMARY_FILE} of a report of this version: write one with sap-detr "
+            "eval --report FOLDER"
+        )
+    return summary
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
