@@ -58,9 +58,6 @@ def inspect_files(
     _inspect_names(dicts, image_root, findings)
     records = [d for d in dicts if "://" not in str(d["file_name"])]
     existing = _existing_records(records, image_root, findings)
-    if image_root is not None and len(existing) == len(dicts) and not findings.of("error"):
-        # Otherwise it would follow from what is missing.
-        _note_unlisted(dicts, image_root, findings)
     if progress is not None:
         progress(len(dicts) - len(existing))
     chunks = [existing[i : i + _FILES_PER_TASK] for i in range(0, len(existing), _FILES_PER_TASK)]
@@ -162,17 +159,23 @@ def _inspect_names(
             _add(findings, Kind.OUTSIDE_FOLDER, record, "")
 
 
-def _note_unlisted(dicts: Sequence[StandardDict], image_root: Path, findings: Findings) -> None:
-    """Note images of the folder that no entry names."""
+def note_unlisted(listed: Iterable[str], image_root: Path, findings: Findings) -> None:
+    """Note images of a folder that nothing names.
+
+    Args:
+        listed: file names that are named.
+        image_root: the folder.
+        findings: gets them.
+    """
     root = os.path.normpath(image_root) + os.sep
-    listed = {os.path.normpath(str(record["file_name"])) for record in dicts}
+    known = set(map(os.path.normpath, listed))
     try:
         with os.scandir(root) as entries:
             images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
     except OSError:
         return  # a folder that can't be listed is noted where its images are looked for
     for name in sorted(images):
-        if root + name not in listed:
+        if root + name not in known:
             findings.add(Kind.NOT_LISTED, repr(name), "", (root + name,))
 
 

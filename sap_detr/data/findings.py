@@ -66,7 +66,18 @@ class Kind(Enum):
         "annotations of classes that the training data does not have",
         "add their categories to the training data, or leave them out of a copy of the file",
     )
-    # Label files of YOLO's format.
+    # Files of other formats.
+    BAD_XML = (
+        "error",
+        "XML annotations that can't be read",
+        "an object has a name, and a bndbox with xmin, ymin, xmax, ymax",
+    )
+    FROM_ZERO = (
+        "warning",
+        "corners at 0, though VOC's format counts pixels from 1 (boxes may be off by one pixel)",
+        "write corners that count from 1, or export to COCO format",
+    )
+    DIFFICULT = "note", "objects marked as difficult (trained and evaluated as all others)"
     BAD_LABEL = "error", "lines of label files that can't be read", _LABEL
     NOT_FRACTIONS = "error", "labels that are not fractions of their image", _LABEL
     BEYOND_CLASSES = (

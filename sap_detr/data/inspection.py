@@ -20,7 +20,7 @@ from ..text import listing
 from .boxes import inspect_boxes
 from .coco_schema import CocoAnnotations, read_split
 from .errors import DatasetError
-from .files import find_copies, inspect_files
+from .files import find_copies, inspect_files, note_unlisted
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
 from .pixels import FULL_RANGE, PixelRange, depth
@@ -219,6 +219,7 @@ def inspect(
     result = Inspection(splits, Findings("between the splits"))
     if require_validation and all(source.training for source in sources):
         result.between.add(Kind.NO_VALIDATION)
+    _note_unlisted(result)
     _compare_classes(result, class_names)
     _compare_images(result)
     _compare_depths(result)
@@ -250,6 +251,18 @@ def _read_annotations(
         return None
     split.class_names = read.class_names
     return read.categories
+
+
+def _note_unlisted(inspection: Inspection) -> None:
+    """Note images of the splits' folders that no split names."""
+    if any(split.findings.of("error") for split in inspection.splits):
+        # It would follow from what is missing.
+        return
+    listed = [str(record["file_name"]) for split in inspection.splits for record in split.dicts]
+    # The last split of a folder that several have.
+    for root, split in {split.source.image_root: split for split in inspection.splits}.items():
+        if root is not None:
+            note_unlisted(listed, root, split.findings)
 
 
 def _compare_classes(inspection: Inspection, model_names: Sequence[str] | None) -> None:

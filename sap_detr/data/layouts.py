@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..text import listing
-from . import yolo
+from . import voc, yolo
+from .annotation_file import read_json
 from .coco_schema import CocoFile
 from .errors import DatasetError
 from .records import SplitFiles
@@ -34,8 +36,18 @@ def _find_coco(root: Path, split: str) -> CocoFile | None:
     return None
 
 
-def _nothing(root: Path) -> None:
-    """Find no images without splits."""
+def _find_one_json(root: Path) -> CocoFile | None:
+    files = [file for folder in (root, root / "annotations") for file in folder.glob("*.json")]
+    if len(files) != 1 or any(word in files[0].stem.lower() for word in ("val", "test")):
+        return None
+    (file,) = files
+    # Broken files are told of where they are read.
+    with contextlib.suppress(DatasetError, LookupError, TypeError, AttributeError):
+        name = read_json(file)["images"][0]["file_name"]
+        for folder in (root / "images", root / file.stem, file.parent, root):
+            if (folder / name).is_file():
+                return CocoFile(file, folder)
+    return CocoFile(file, root / "images") if (root / "images").is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -51,13 +63,19 @@ class _Format:
 
     find: Callable[[Path, str], SplitFiles | None]
     looked_for: tuple[str, ...]
-    find_whole: Callable[[Path], SplitFiles | None] = _nothing
-    looked_for_whole: tuple[str, ...] = ()
+    find_whole: Callable[[Path], SplitFiles | None]
+    looked_for_whole: tuple[str, ...]
 
 
 _FORMATS = {
-    "coco": _Format(_find_coco, tuple(f"{a} with {b}/" for a, b in _COCO_LAYOUTS)),
+    "coco": _Format(
+        _find_coco,
+        tuple(f"{a} with {b}/" for a, b in _COCO_LAYOUTS),
+        _find_one_json,
+        ("one .json file with all images, in the folder or in annotations/, and its images",),
+    ),
     "yolo": _Format(yolo.find_split, yolo.LOOKED_FOR, yolo.find_whole, yolo.LOOKED_FOR_WHOLE),
+    "voc": _Format(voc.find_split, voc.LOOKED_FOR, voc.find_whole, voc.LOOKED_FOR_WHOLE),
 }
 
 
@@ -74,9 +92,11 @@ def find_splits(
     * COCO: ``train.json`` and ``train/``; ``annotations/instances_train2017.json`` and
       ``train2017/`` or ``images/train2017/``; ``annotations/instances_train.json`` and ``train/``
       or ``images/train/``, also without ``instances_``; ``train/_annotations.coco.json`` next to
-      the images (Roboflow)
+      the images (Roboflow); without splits one json file and its images
     * YOLO: what ``data.yaml`` says; ``images/train/`` and ``labels/train/``; ``train/images/`` and
       ``train/labels/``; without splits ``images/`` and ``labels/``
+    * Pascal VOC: ``Annotations/`` and ``JPEGImages/``, with ``ImageSets/Main/train.txt`` or without
+      splits; ``train/`` with images and their XML files
 
     Args:
         folder: the data set.
@@ -84,7 +104,7 @@ def find_splits(
             a folder that has no splits is trained on as a whole.
         val: what the validation split is called; by default ``val``, or else ``valid``. If it is
             not given and neither is there, there is only the training split.
-        format: coco or yolo, where a folder holds both.
+        format: coco, yolo or voc, where a folder holds both.
 
     Raises:
         FileNotFoundError: if the folder or a split is not found; it lists what was looked for.

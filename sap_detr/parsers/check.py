@@ -45,7 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--train", metavar="NAME", help="what the training split of --folder is")
     parser.add_argument("--val", metavar="NAME", help="what its validation split is called")
-    parser.add_argument("--format", metavar="NAME", help="coco or yolo, where --folder holds both")
+    parser.add_argument(
+        "--format", metavar="NAME", help="coco, yolo or voc, where --folder holds several"
+    )
     parser.add_argument(
         "--config-file",
         metavar="FILE",

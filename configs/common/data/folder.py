@@ -6,7 +6,7 @@ from ..schedule import lr_multiplier
 from ..train import train
 from .coco import dataloader
 
-# Any data set in COCO or YOLO format: dataset.folder=PATH on the command line is all it takes.
+# Any data set in COCO, YOLO or Pascal VOC format: dataset.folder=PATH on the command line is all it takes.
 # Splits may have other names than train and val, such as dataset.val=test.
 dataset = L(register_folder)(
     name="custom",

@@ -1,0 +1,252 @@
+"""Pascal VOC's format: an XML file for each image.
+
+Corners count pixels from 1, and both belong to the box, as in VOC's own tools and in Detectron2's
+reader: ``x = xmin - 1`` and ``width = xmax - xmin + 1``. Objects marked as difficult are as all
+others. Classes are the names that the training split has, in alphabetical order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+from xml.parsers import expat
+
+from .boxes import Fault
+from .errors import DatasetError
+from .findings import Kind
+from .images import BadImageError, image_suffixes, inspect_image
+from .records import Place, Records, RecordsBuilder
+
+LOOKED_FOR = (
+    "ImageSets/Main/{split}.txt with Annotations/ and JPEGImages/ or images/",
+    "{split}/ with images and their .xml files, or with Annotations/ and JPEGImages/ or images/",
+    "annotations/{split}/ with .xml files, and images/{split}/",
+)
+LOOKED_FOR_WHOLE = (
+    "Annotations/ with .xml files, and JPEGImages/ or images/",
+    "images and their .xml files, side by side",
+)
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_NUM_THREADS = 16
+
+
+@dataclass(frozen=True)
+class VocSplit:
+    """A split in Pascal VOC's format.
+
+    Args:
+        path: folder of the XML files.
+        image_root: folder of the images.
+        names_file: names the images, without ending, one in each line; None for all in the folder.
+    """
+
+    path: Path
+    image_root: Path
+    names_file: Path | None = None
+    format: ClassVar[str] = "Pascal VOC"
+
+    def records(self) -> Records:
+        """Read all annotations.
+
+        Raises:
+            DatasetError: if there are no images.
+        """
+        images = {p.stem: p for p in sorted(self.image_root.iterdir()) if _is_image(p)}
+        stems = self._stems(images)
+        if not stems:
+            raise DatasetError(f"{self.names_file or self.path}: there are no images")
+        files = [self.path / f"{stem}.xml" for stem in stems]
+        with ThreadPoolExecutor(_NUM_THREADS) as pool:
+            trees = list(pool.map(_read, files))
+        names = {name for tree in trees if isinstance(tree, Node) for name in _class_names(tree)}
+        classes = {name: index for index, name in enumerate(sorted(names), 1)}
+        builder = RecordsBuilder(
+            self.names_file or self.path, {index: name for name, index in classes.items()}
+        )
+        findings = builder.findings
+        for (stem, line), file, tree in zip(stems.items(), files, trees, strict=True):
+            if isinstance(tree, Fault):
+                findings.add(tree.kind, "", tree.what)
+                continue
+            if tree is None:
+                listed = str(Place(str(self.names_file), line)) if self.names_file else ""
+                findings.add(Kind.NO_LABELS, listed or repr(str(file)), f"no {file.name}")
+            image = images.get(stem) or self.image_root / _file_name(tree, stem)
+            size = _size(tree)
+            if size is None:
+                try:
+                    size = inspect_image(image).upright_size
+                except BadImageError as error:
+                    findings.add(error.kind, repr(str(image)), error.reason, (str(image),))
+                    continue
+            builder.add_image(image.relative_to(self.image_root).as_posix(), size)
+            for node in tree.all("object") if tree is not None else ():
+                try:
+                    name, box, place = _read_object(node, file)
+                except Fault as fault:
+                    findings.add(fault.kind, "", fault.what, (str(image),))
+                    continue
+                if 0 in box[:2]:
+                    findings.add(Kind.FROM_ZERO, str(place), "", (str(image),))
+                if node.text_of("difficult") == "1":
+                    findings.add(Kind.DIFFICULT, str(place), "", (str(image),))
+                builder.add_box(classes[name], to_xywh(*box), place)
+        return builder.records()
+
+    def _stems(self, images: dict[str, Path]) -> dict[str, int]:
+        """Return the names of the images without ending, and the line that names each."""
+        if self.names_file is None:
+            return dict.fromkeys(sorted({*images, *(p.stem for p in self.path.glob("*.xml"))}), 0)
+        lines = self.names_file.read_text("utf-8-sig").splitlines()
+        # Lists of a class have a second column.
+        return {line.split()[0]: i for i, line in enumerate(lines, 1) if line.strip()}
+
+
+@dataclass
+class Node:
+    """An element of an XML file.
+
+    Attributes:
+        tag: its name.
+        line: where it begins, from 1.
+        text: what it holds besides other elements.
+        children: the elements in it.
+    """
+
+    tag: str
+    line: int
+    text: str = ""
+    children: list[Node] = field(default_factory=list)
+
+    def all(self, tag: str) -> Iterator[Node]:
+        """Return the elements in it of a name."""
+        return (child for child in self.children if child.tag == tag)
+
+    def text_of(self, tag: str) -> str:
+        """Return the text of the first element in it of a name; empty if there is none."""
+        return next((child.text.strip() for child in self.all(tag)), "")
+
+
+def parse_xml(content: bytes) -> Node:
+    """Read XML that needs no document type, and so can't ask for other files or endless memory.
+
+    Raises:
+        Fault: if it is none; the text begins with the line.
+    """
+    stack = [Node("", 0)]
+    parser = expat.ParserCreate()
+
+    def start(tag: str, _: dict[str, str]) -> None:
+        node = Node(tag, parser.CurrentLineNumber)
+        stack[-1].children.append(node)
+        stack.append(node)
+
+    def add_text(text: str) -> None:
+        stack[-1].text += text
+
+    def refuse(*_: object) -> None:
+        raise Fault(Kind.BAD_XML, f"{parser.CurrentLineNumber}: has a document type")
+
+    parser.StartElementHandler, parser.CharacterDataHandler = start, add_text
+    parser.EndElementHandler = lambda tag: stack.pop()
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
+        what = expat.ErrorString(error.code)
+        raise Fault(Kind.BAD_XML, f"{error.lineno}: not XML, or cut off ({what})") from None
+    return stack[0].children[0]
+
+
+def to_xywh(left: float, top: float, right: float, bottom: float) -> list[float]:
+    """Turn corners that count from 1, both of them in the box, into XYWH in pixels.
+
+    Corners in the wrong order give a negative size.
+    """
+    width, height = right - left, bottom - top
+    return [left - 1, top - 1, width + (width >= 0), height + (height >= 0)]
+
+
+def find_split(root: Path, split: str) -> VocSplit | None:
+    """Return a split of a folder, None if it has none of this name in this format."""
+    for names_file in (root / f"ImageSets/Main/{split}.txt", root / f"ImageSets/{split}.txt"):
+        found = _annotations_and_images(root)
+        if names_file.is_file() and found is not None:
+            return VocSplit(*found, names_file)
+    folder, annotations = root / split, root / "annotations" / split
+    if _has_xml(annotations) and (root / "images" / split).is_dir():
+        return VocSplit(annotations, root / "images" / split)
+    return find_whole(folder) if folder.is_dir() else None
+
+
+def find_whole(root: Path) -> VocSplit | None:
+    """Return all images of a folder without splits, None if that is not how it is."""
+    if (root / "ImageSets").is_dir():
+        return None
+    found = _annotations_and_images(root)
+    if found is None and _has_xml(root) and any(_is_image(p) for p in root.iterdir()):
+        found = root, root
+    return None if found is None else VocSplit(*found)
+
+
+def _annotations_and_images(root: Path) -> tuple[Path, Path] | None:
+    annotations = [root / name for name in ("Annotations", "annotations") if _has_xml(root / name)]
+    images = [root / name for name in ("JPEGImages", "images") if (root / name).is_dir()]
+    return (annotations[0], images[0]) if annotations and images else None
+
+
+def _has_xml(folder: Path) -> bool:
+    return any(True for _ in folder.glob("*.xml"))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in image_suffixes()
+
+
+def _read(file: Path) -> Node | Fault | None:
+    """Return the annotation of an image, what is wrong with it, or None if there is no file."""
+    try:
+        return parse_xml(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except Fault as fault:
+        return Fault(fault.kind, f"{file}:{fault.what}")
+
+
+def _class_names(tree: Node) -> Iterator[str]:
+    return filter(None, (node.text_of("name") for node in tree.all("object")))
+
+
+def _file_name(tree: Node | None, stem: str) -> str:
+    """Return what an image that was not found by its annotation's name is called."""
+    return (tree.text_of("filename") if tree is not None else "") or f"{stem}.jpg"
+
+
+def _size(tree: Node | None) -> tuple[int, int] | None:
+    """Return width and height of the image, None if they are not said."""
+    node = next(tree.all("size"), None) if tree is not None else None
+    sides = [node.text_of("width"), node.text_of("height")] if node is not None else []
+    if not sides or not all(side.isdecimal() and int(side) for side in sides):
+        return None
+    return int(sides[0]), int(sides[1])
+
+
+def _read_object(node: Node, file: Path) -> tuple[str, list[float], Place]:
+    """Return class name, corners, and where the box stands.
+
+    Raises:
+        Fault: if something is lacking; the text begins with file and line.
+    """
+    name, box = node.text_of("name"), next(node.all("bndbox"), None)
+    if not name or box is None:
+        lacking = "bndbox" if name else "name"
+        raise Fault(Kind.BAD_XML, f"{file}:{node.line}: the object has no {lacking}")
+    texts = {corner: box.text_of(corner) for corner in _CORNERS}
+    try:
+        return name, [float(text) for text in texts.values()], Place(str(file), box.line)
+    except ValueError:
+        raise Fault(Kind.BAD_XML, f"{file}:{box.line}: not four numbers: {texts}") from None
