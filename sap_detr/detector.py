@@ -253,7 +253,7 @@ class Detector:
                 anything is detected, as far as that can be known without reading pixels.
             NonFiniteDetectionsError: boxes or scores of the model are not finite.
         """
-        numbers = None if classes is None else torch.tensor(self._class_numbers(classes))
+        numbers = None if classes is None else torch.tensor(self.class_numbers(classes))
         options = _Options(threshold, numbers, max_detections, clip, batch_size, tile, value_range)
         return self._stream(find_images(images), options)
 
@@ -271,7 +271,12 @@ class Detector:
         pixels = to_pixels(image, self.pixel_range)
         return draw_detections(pixels, instances, self.class_names, **options)
 
-    def _class_numbers(self, classes: Sequence[str | int]) -> list[int]:
+    def class_numbers(self, classes: Sequence[str | int]) -> list[int]:
+        """Return the numbers of classes that are given by name or number.
+
+        Raises:
+            ValueError: the model has no such class.
+        """
         names = list(self.class_names or ())
         number = getattr(self.predictor.model, "num_classes", len(names)) or None
         found = []

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("modeling", "evaluation"),
     ("engine",),
-    ("visualization", "analysis", "tiles"),
+    ("visualization", "analysis", "results", "tiles"),
     ("detector",),
     ("model_zoo",),
     ("commands",),

@@ -41,9 +41,9 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, as data only.
 
     `.safetensors` gives `{"model": tensors}` and, where the file's metadata has them,
-    `class_names` and the model's `description`, as plain containers. `.pkl` is Detectron2's format
-    for ImageNet weights (a pickled dict of numpy arrays, which become tensors). Anything else is
-    read as a `torch.save` file with tensors, containers, numbers and
+    `class_names`, the model's `description` and an account of its `training`, as plain containers.
+    `.pkl` is Detectron2's format for ImageNet weights (a pickled dict of numpy arrays, which become
+    tensors). Anything else is read as a `torch.save` file with tensors, containers, numbers and
     `argparse.Namespace` (published DETR-family files hold one under `args`).
 
     The checksums of a zip archive's parts are compared first, and the one that
@@ -141,13 +141,13 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Read class names and description from a safetensors file's metadata; nothing is built.
+    """Read what a safetensors file's metadata say of its weights; nothing is built.
 
     Raises:
         CheckpointError: text above a limit, nesting that is too deep, or no JSON.
     """
     found = {}
-    for key in ("class_names", "description"):
+    for key in ("class_names", "description", "training"):
         text = metadata.get(key)
         if text is None:
             continue

@@ -25,8 +25,9 @@ def save_checkpoint_file(data: Mapping[str, Any], path: str | os.PathLike[str]) 
     """Write a checkpoint; `path` is at all times either the old file or the complete new one.
 
     `.safetensors` keeps the tensors of `data["model"]`, with `data["class_names"]`, the model's
-    description under `data["description"]` and a checksum in the metadata, and nothing else; any
-    other suffix is a `torch.save` file with everything.
+    description under `data["description"]`, an account of how it was trained under
+    `data["training"]` and a checksum in the metadata, and nothing else; any other suffix is a
+    `torch.save` file with everything.
 
     Raises:
         CheckpointError: `data` holds something that `load_checkpoint_file` would refuse to read
@@ -103,9 +104,10 @@ def _safetensors_content(data: Mapping[str, Any]) -> bytes:
     if class_names is not None:
         class_names = list(class_names)
         metadata["class_names"] = json.dumps(class_names)
-    description = ""
-    if data.get("description") is not None:
-        description = metadata["description"] = json.dumps(data["description"], allow_nan=False)
+    for key in ("description", "training"):
+        if data.get(key) is not None:
+            metadata[key] = json.dumps(data[key], allow_nan=False)
+    description = metadata.get("description", "")
     metadata["tensor_sha256"] = tensor_checksum(tensors, class_names, description)
     # What would not be read back shall not be written.
     read_metadata(metadata)

@@ -1,68 +1,43 @@
-"""Detect objects in images, a video or a webcam, and draw them."""
+"""Detect objects in images, a video or a webcam; draw them, or write them down."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from detectron2.config import instantiate
-from detectron2.structures import Instances
-from numpy.typing import NDArray
 from omegaconf import DictConfig
-from PIL import Image
-from tqdm import tqdm
 
 from ..bad_files import BadFiles
 from ..checkpoint import SCORED, CheckpointError, load_checkpoint_file, load_weights
 from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
-from ..data import (
-    BadImageError,
-    DatasetError,
-    PixelRange,
-    inspect_image,
-    read_image,
-)
-from ..data import find_images as list_images
-from ..data.findings import Kind
+from ..data import DatasetError
 from ..detector import Detector
 from ..engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
+from ..published_weights import sha256_of_file
+from ..results import KnownIds, Parts, PartsError, Picture, Shard, numbered_pictures
 from ..text import listing
-from ..visualization import (
-    BoxSet,
-    FrameReader,
-    FrameWriter,
-    VideoError,
-    attention_sheet,
-    draw_points,
-    record_points,
-)
+from ..tiles import tile_grid
+from ..visualization import FrameReader, VideoError, class_name
+from .painting import Limits, Painter, PointPainter, detect_in_frames
+from .picture_files import ImageError, PredictError, list_files, output_files, usable
+from .picture_job import Drawings, PictureJob, ResultFiles, digest_of
 
-SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
-SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
-ESCAPE_KEY = 27
+DEFAULT_FOLDER = Path("output/demo")
+# What is drawn, or stands in a table, unless something else is asked for.
+DEFAULT_THRESHOLD, DEFAULT_TOP_K = 0.5, 100
+INTERRUPTED = 130
 
 ClassNames = Sequence[str | None] | None
-Pixels = NDArray[np.uint8]
-
-
-class PredictError(ValueError):
-    """What was asked for can't be done; the message says why."""
-
-
-class ImageError(PredictError):
-    """An image, or a folder of images, can't be used; others can."""
-
 
 USER_ERRORS = (
     PredictError,
+    PartsError,
     VideoError,
     ConfigError,
     DatasetError,
@@ -81,110 +56,252 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PredictError: or another of ``USER_ERRORS``, with what is wrong.
     """
-    if args.weights is None and not args.random_weights:
-        raise PredictError(
-            "no weights: give --weights FILE (or --random-weights, whose boxes mean nothing)"
-        )
-    if not 0 <= args.threshold <= 1:
-        raise PredictError(
-            f"--threshold must be from 0 to 1, as scores are, got {args.threshold:g}"
-        )
-    if args.top_k < 1:
-        raise PredictError(f"--top-k must be positive, got {args.top_k}")
-    if args.max_frames is not None and args.max_frames < 1:
-        raise PredictError(f"--max-frames must be positive, got {args.max_frames}")
-    if args.points is not None and (args.input is None or args.points < 1):
-        raise PredictError("--points needs images (--input), and at least one detection to draw")
-    if args.output.exists() and not args.output.is_dir():
-        raise PredictError(f"--output {args.output} is a file, it must be a folder")
+    _check(args)
     if args.input is not None:
-        bad = BadFiles(ImageError, stop_at_first=args.stop_at_first_error)
-        pixels = pixel_range(load_config(args.config_file, args.opts))
-        images = find_images(args.input, pixels, bad)
-        if not images:
-            raise PredictError(listing(bad.reasons.values(), separator="; "))
-        painter = Painter(build_detector(args), args.threshold, args.top_k)
-        points = None if args.points is None else PointPainter(painter, args.points)
-        args.output.mkdir(parents=True, exist_ok=True)
-        num_drawn = detect_in_images(painter, images, pixels, args.output, bad, points)
-        if bad.reasons:
-            print(bad, file=sys.stderr)
-        return bad.exit_status(num_drawn)
+        return _detect_in_pictures(args)
     reader = FrameReader(args.video if args.webcam is None else args.webcam)
-    painter = Painter(build_detector(args), args.threshold, args.top_k)
-    args.output.mkdir(parents=True, exist_ok=True)
+    folder = args.draw or DEFAULT_FOLDER
+    painter = _painter(args, build_detector(args))
+    folder.mkdir(parents=True, exist_ok=True)
     name = f"{args.video.stem}_detections" if args.webcam is None else f"webcam_{args.webcam}"
-    out = args.output / f"{name}.mp4"
+    out = folder / f"{name}.mp4"
     detect_in_frames(painter, reader, out, args.max_frames, window=args.webcam is not None)
     return 0
 
 
-@dataclass(frozen=True)
-class Painter:
-    """Draws what a detector finds: what images and videos have in common."""
-
-    detector: Detector
-    threshold: float
-    top_k: int
-
-    def __call__(self, image: Pixels, min_long_side: int = 0) -> tuple[Pixels, int]:
-        """Return the image (H, W, 3; RGB) with its detections drawn, and how many these are."""
-        shown = self.find(image)
-        return self.detector.draw(image, shown, min_long_side=min_long_side), len(shown)
-
-    def find(self, image: Pixels) -> Instances:
-        """Return the detections that are to be shown, the best first."""
-        (found,) = self.detector(image, threshold=self.threshold, max_detections=self.top_k)
-        return found
-
-
-class PointPainter:
-    """Draws how the points of detections move, and what their queries look at.
-
-    Args:
-        painter: of a model that has points.
-        num_rows: how many detections a sheet of attention has at most.
+def _check(args: argparse.Namespace) -> None:
+    """Find what contradicts itself on the command line.
 
     Raises:
-        PredictError: if the model has no points.
+        PredictError: with what that is.
     """
-
-    def __init__(self, painter: Painter, num_rows: int) -> None:
-        self.painter = painter
-        self.num_rows = num_rows
-        model = painter.detector.predictor.model
+    if args.weights is None and not args.random_weights:
+        raise PredictError(
+            "no weights: give --weights FILE (or --random-weights, whose boxes mean nothing)"
+        )
+    if args.config_file is None and args.weights is None:
+        raise PredictError("--random-weights need --config-file")
+    if args.config_file is None and args.opts:
+        raise PredictError("--opts changes a config: give it with --config-file")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise PredictError(
+            f"--threshold must be from 0 to 1, as scores are, got {args.threshold:g}"
+        )
+    for flag, value in (
+        ("--top-k", args.top_k),
+        ("--max-frames", args.max_frames),
+        ("--batch-size", args.batch_size),
+    ):
+        if value is not None and value < 1:
+            raise PredictError(f"{flag} must be positive, got {value}")
+    if args.points is not None and (args.input is None or args.points < 1):
+        raise PredictError("--points needs images (--input), and at least one detection to draw")
+    if args.points is not None and (args.tile is not None or args.batch_size > 1):
+        raise PredictError(
+            "--points is for whole images, one at a time: without --tile, --batch-size"
+        )
+    if args.tile is not None:
         try:
-            self.recorder = record_points(model.get_submodule("decoder"))
+            tile_grid((1, 1), args.tile[:2], args.tile[2])
         except ValueError as error:
-            raise PredictError(f"--points: {error}") from error
+            raise PredictError(f"--{error}") from error
+    if args.draw is not None and args.draw.exists() and not args.draw.is_dir():
+        raise PredictError(f"--draw {args.draw} is a file, it must be a folder")
+    _check_results(args)
 
-    def __call__(self, image: Pixels, title: str, sheet: Path) -> tuple[Pixels, int]:
-        """Like the painter, with points; where something is detected, a sheet is written too."""
-        detector = self.painter.detector
-        with self.recorder:
-            shown = self.painter.find(image)
-        # A query may be detected as several classes: the best one counts.
-        _, first = np.unique(shown.query_index.numpy(), return_index=True)
-        queries = shown[torch.from_numpy(np.sort(first))]
-        traces = self.recorder.traces(queries.query_index.tolist())
-        drawn = detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
-        drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
-        if traces:
-            best = BoxSet.from_instances(queries[: self.num_rows])
-            best_traces = traces[: self.num_rows]
-            attention_sheet(image, best, best_traces, sheet, detector.class_names, title=title)
-        return drawn, len(shown)
+
+def _check_results(args: argparse.Namespace) -> None:
+    given = [path for path in (args.json, args.csv) if path is not None]
+    if given and args.input is None:
+        raise PredictError("--json and --csv are for images (--input), not for videos")
+    if args.annotations is not None and not given:
+        raise PredictError("--annotations gives ids to --json or --csv: add one of them")
+    if args.resume and not given:
+        raise PredictError("--resume goes on with --json or --csv: add one of them")
+    if len({path.absolute() for path in given}) < len(given):
+        raise PredictError("--json and --csv name the same file")
+    for path in given:
+        if not path.parent.is_dir():
+            raise PredictError(f"{path}: the folder {path.parent} does not exist")
+        if path.is_dir():
+            raise PredictError(f"{path} is a folder, it must be a file")
+
+
+def _painter(args: argparse.Namespace, detector: Detector) -> Painter:
+    threshold = DEFAULT_THRESHOLD if args.threshold is None else args.threshold
+    shown = Limits(threshold, DEFAULT_TOP_K if args.top_k is None else args.top_k)
+    # AP needs all.
+    found = shown if args.json is None else Limits(args.threshold or 0.0, args.top_k)
+    options: dict[str, Any] = {
+        "threshold": found.threshold,
+        "max_detections": found.top_k,
+        "classes": _class_numbers(args, detector),
+        "batch_size": args.batch_size,
+        "tile": None if args.tile is None else tuple(args.tile),
+    }
+    return Painter(detector, shown, options)
+
+
+def _class_numbers(args: argparse.Namespace, detector: Detector) -> list[int] | None:
+    if args.classes is None:
+        return None
+    names = detector.class_names or ()
+    wanted = [int(c) if c.isdecimal() and c not in names else c for c in args.classes]
+    try:
+        return detector.class_numbers(wanted)
+    except ValueError as error:
+        raise PredictError(f"--classes: {error}") from error
+
+
+def _detect_in_pictures(args: argparse.Namespace) -> int:
+    shard, local_rank = Shard.parse(args.shard).within(os.environ)
+    if local_rank is not None and args.device is None and torch.cuda.is_available():
+        args.device = f"cuda:{local_rank % torch.cuda.device_count()}"
+    result: Path | None = args.json or args.csv
+    if result is not None and result.exists() and not Parts.folder_of(result).exists():
+        if args.resume:
+            print(f"{result} is there already: nothing to do. Delete it to have it made again")
+            return 0
+        if shard.count > 1:
+            raise PredictError(f"{result} is there already: delete it, or name another file")
+    bad = BadFiles(ImageError, stop_at_first=args.stop_at_first_error)
+    pictures, known = _numbered(list_files(args.input, bad), args.annotations, bad)
+    detector = build_detector(args) if args.config_file is None else None
+    pixels = (
+        detector.pixel_range if detector else pixel_range(load_config(args.config_file, args.opts))
+    )
+    own = list(shard.of(pictures))
+    if not args.resume:
+        # Else it is not known yet which of them are done; what is bad shows when it is read.
+        good = set(usable([picture.file for picture in own], pixels, bad))
+        own = [picture for picture in own if picture.file in good]
+    if not own and (shard.count == 1 or not pictures):
+        raise PredictError(listing(bad.reasons.values(), separator="; "))
+    detector = detector or build_detector(args)
+    painter = _painter(args, detector)
+    results = None if result is None else _result_files(args, painter, known)
+    job = PictureJob(
+        painter if args.points is None else PointPainter(painter, args.points),
+        pixels,
+        bad,
+        args.batch_size,
+        _drawings(args, pictures, own),
+        results,
+    )
+    try:
+        if results is None:
+            num_used = job.run(own)
+        else:
+            plan = _plan(args, pictures, results)
+            with Parts(results.first, shard, plan, args.resume) as parts:
+                num_used = _fill(parts, job, own)
+                _merge(parts, results, bad)
+    except KeyboardInterrupt:
+        remedy = "" if results is None else ": go on with --resume"
+        print(f"interrupted{remedy}", file=sys.stderr)
+        return INTERRUPTED
+    if bad.reasons:
+        print(bad, file=sys.stderr)
+    return bad.exit_status(num_used)
+
+
+def _numbered(
+    files: Sequence[Path], annotations: Path | None, bad: BadFiles
+) -> tuple[list[Picture], KnownIds | None]:
+    """Give pictures their ids."""
+    if annotations is None:
+        return numbered_pictures(files), None
+    known = KnownIds.read(annotations)
+    pictures, unknown = known.pictures(files)
+    for file in unknown:
+        with bad.skipping(file):
+            raise ImageError(f"{file} is not among the images of {annotations}")
+    return pictures, known
+
+
+def _result_files(
+    args: argparse.Namespace, painter: Painter, known: KnownIds | None
+) -> ResultFiles:
+    names = painter.detector.class_names
+    if known is not None:
+        category_ids = known.of_classes(names, painter.options["classes"])
+        category_names = {number: name for name, number in known.categories.items()}
+    else:
+        category_ids = None
+        number = getattr(painter.detector.predictor.model, "num_classes", len(names or ()))
+        category_names = {index: class_name(names, index) for index in range(number)}
+    threshold = painter.shown.threshold
+    return ResultFiles(args.json, args.csv, threshold, category_ids, category_names, known is None)
+
+
+def _plan(
+    args: argparse.Namespace, pictures: Sequence[Picture], results: ResultFiles
+) -> dict[str, Any]:
+    """Say what must be the same in all processes, and when a job is gone on with."""
+    return {
+        "number of pictures": len(pictures),
+        "list of pictures": digest_of(pictures),
+        "weights": None if args.weights is None else sha256_of_file(args.weights),
+        "config": args.config_file,
+        "changes to the config": args.opts,
+        "classes": args.classes,
+        "categories": results.category_ids,
+        "threshold": args.threshold,
+        "top-k": args.top_k,
+        "tile": args.tile,
+        "table": args.csv is not None,
+    }
+
+
+def _drawings(
+    args: argparse.Namespace, pictures: Sequence[Picture], own: Sequence[Picture]
+) -> Drawings | None:
+    """Name the drawings of all, so that no process draws over another's."""
+    if args.draw is None and (args.json is not None or args.csv is not None):
+        return None
+    folder = args.draw or DEFAULT_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [picture.file for picture in pictures]
+    numbers = [picture.number for picture in pictures]
+    wanted = {picture.number for picture in own}
+    drawn, sheets = (
+        {n: f for n, f in zip(numbers, output_files(files, place), strict=True) if n in wanted}
+        for place in (folder, folder / "attention")
+    )
+    return Drawings(drawn, sheets)
+
+
+def _fill(parts: Parts, job: PictureJob, pictures: Sequence[Picture]) -> int:
+    """Go through a shard, unless that was done; returns how many pictures could be used."""
+    if parts.is_done:
+        return len(parts.done)
+    num_used = job.run(pictures, parts)
+    parts.finish(job.bad.reasons)
+    return num_used
+
+
+def _merge(parts: Parts, results: ResultFiles, bad: BadFiles) -> None:
+    left_out = parts.merge(results.write)
+    if left_out is None:
+        print(
+            f"shard {parts.shard} is done; {results.first} is written when all are. If none does, "
+            "run one again with --resume"
+        )
+        return
+    bad.reasons.update(left_out)
 
 
 def build_detector(args: argparse.Namespace) -> Detector:
     """Model, weights and class names of a command line.
 
-    The classes are those named in the checkpoint, else those of the config's data set; failing
-    that, they are numbered.
+    Weights that describe their model need no config. With one, the classes are those named in the
+    checkpoint, else those of the config's data set; failing that, they are numbered.
 
     Raises:
         ConfigError, CheckpointError, DatasetError, OSError: with what is wrong.
     """
+    if args.config_file is None:
+        return Detector(args.weights, args.device)
     cfg = load_config(args.config_file, args.opts)
     if args.device is not None:
         cfg.train.device = args.device
@@ -224,144 +341,3 @@ def _class_names_of_data(cfg: DictConfig) -> ClassNames:
                 f"set can't be used ({error}). Add --opts model.num_classes=NUMBER"
             ) from error
         return None
-
-
-def find_images(paths: Sequence[Path], pixels: PixelRange, bad: BadFiles) -> list[Path]:
-    """Return the images that files and folders (without their sub-folders) stand for, in order.
-
-    Of a folder these are the files that are named like an image of a known format and not hidden;
-    how many files are left out is printed.
-
-    Args:
-        paths: files and folders.
-        pixels: what becomes of images of more than 8 bits.
-        bad: gets paths that are missing, files that are no images, and folders without images.
-
-    Raises:
-        ImageError: for the first of these, if it is to stop there.
-    """
-    images: list[Path] = []
-    for path in paths:
-        with bad.skipping(path):
-            for file in _images_of_folder(path) if path.is_dir() else [path]:
-                with bad.skipping(file):
-                    if not file.is_file():
-                        raise ImageError(f"there is no file or folder {file}")
-                    with _image_errors(file):
-                        inspect_image(file, pixel_range=pixels)
-                    images.append(file)
-    return images
-
-
-def _images_of_folder(folder: Path) -> list[Path]:
-    try:
-        files = {path for path in folder.iterdir() if path.is_file()}
-        images = [found.content for found in list_images(folder)]
-    except OSError as error:
-        raise ImageError(f"the folder {folder} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ImageError(str(error)) from error
-    if others := sorted(files.difference(images)):
-        names = listing((file.name for file in others), most=3)
-        print(f"{folder}: left out, as hidden or not named like an image: {names}")
-    return images
-
-
-@contextlib.contextmanager
-def _image_errors(path: Path) -> Iterator[None]:
-    """Make ImageErrors, which name the file, of what is wrong with an image."""
-    try:
-        yield
-    except BadImageError as error:
-        remedy = f"; {error.kind.remedy}" if error.kind is Kind.UNUSABLE_PIXELS else ""
-        raise ImageError(f"{path} can't be read as an image: {error.reason}{remedy}") from error
-    except NonFiniteDetectionsError as error:
-        raise ImageError(f"{path}: {error}") from error
-
-
-def output_files(images: Sequence[Path], folder: Path) -> list[Path]:
-    """One PNG file per image; those of the same name are numbered, so that none replaces another.
-
-    A file that is itself among the images is never chosen.
-    """
-    taken = {image.resolve() for image in images}
-    files = []
-    for image in images:
-        stems = itertools.chain([image.stem], (f"{image.stem}_{i}" for i in itertools.count(2)))
-        file = next(
-            file for stem in stems if (file := folder / f"{stem}.png").resolve() not in taken
-        )
-        taken.add(file.resolve())
-        files.append(file)
-    return files
-
-
-def detect_in_images(
-    painter: Painter,
-    images: Sequence[Path],
-    pixels: PixelRange,
-    folder: Path,
-    bad: BadFiles,
-    points: PointPainter | None = None,
-) -> int:
-    """Write one picture per image, small ones enlarged; with points, sheets of attention too.
-
-    Args:
-        painter: finds and draws.
-        images: files.
-        pixels: what becomes of images of more than 8 bits.
-        folder: where to write.
-        bad: gets images that turn out to be damaged, or on which the model's predictions are not
-            finite.
-        points: draws points as well.
-
-    Returns:
-        The number of images that were drawn.
-
-    Raises:
-        ImageError: for the first bad image, if it is to stop there.
-    """
-    sheets = output_files(images, folder / "attention")
-    num_drawn = 0
-    for path, out, sheet in zip(images, output_files(images, folder), sheets, strict=True):
-        with bad.skipping(path), _image_errors(path):
-            image = read_image(path, pixel_range=pixels)
-            if points is None:
-                drawn, count = painter(image, min_long_side=SMALLEST_PICTURE)
-            else:
-                drawn, count = points(image, path.name, sheet)
-            Image.fromarray(drawn).save(out)
-            num_drawn += 1
-            see = f"{out} and {sheet}" if points is not None and count else out
-            print(f"{path}: {count} {'object' if count == 1 else 'objects'}, see {see}")
-    return num_drawn
-
-
-def detect_in_frames(
-    painter: Painter, reader: FrameReader, out: Path, max_frames: int | None, window: bool
-) -> None:
-    """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window.
-
-    Raises:
-        VideoError: if it can't be written, or the model's predictions for a frame are not finite.
-    """
-    frames = itertools.islice(reader, max_frames)
-    total = min(filter(None, (reader.num_frames, max_frames)), default=None)
-    done = 0
-    with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
-        for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
-            try:
-                drawn, _ = painter(frame)
-            except NonFiniteDetectionsError as error:
-                raise VideoError(f"{reader.name}, frame {done + 1}: {error}") from error
-            writer.write(drawn)
-            done += 1
-            if window:
-                try:
-                    cv2.imshow(reader.name, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-                    if cv2.waitKey(1) == ESCAPE_KEY:
-                        break
-                except cv2.error:
-                    window = False
-                    print("this OpenCV shows no windows: recording only, Ctrl-C to stop")
-    print(f"{reader.name}: {done} frames, see {out}")

@@ -9,7 +9,7 @@ from PIL import Image
 from sap_detr import cli
 from sap_detr.bad_files import BadFiles
 from sap_detr.checkpoint import load_checkpoint_file, save_checkpoint_file
-from sap_detr.commands import predict
+from sap_detr.commands import painting, picture_files, predict
 from sap_detr.config import load_config
 from sap_detr.data import PixelRange, image_suffixes, read_image
 from sap_detr.visualization import FrameReader, FrameWriter
@@ -122,7 +122,7 @@ def test_points_are_drawn_and_attention_gets_a_sheet(tmp_path, sap_detr_argument
         capsys.readouterr().out
     )
     drawn = Image.open(out / "photo.png")
-    assert max(drawn.size) == predict.SMALLEST_WITH_POINTS
+    assert max(drawn.size) == painting.SMALLEST_WITH_POINTS
     two_rows = Image.open(out / "attention" / "photo.png").height
     assert main(["--points", "3", *sap_detr_arguments]) == 0
     assert Image.open(out / "attention" / "photo.png").height > two_rows
@@ -134,7 +134,7 @@ def test_points_and_sheet_are_of_the_queries_that_are_detected(
 ):
     shown = {}
     monkeypatch.setattr(
-        predict,
+        painting,
         "attention_sheet",
         lambda image, boxes, traces, *args, **kwargs: shown.update(boxes=boxes, traces=traces),
     )
@@ -269,8 +269,9 @@ def test_folders_have_images_of_every_format_that_is_read(tmp_path):
         files.append(file)
     assert {".gif", ".jfif", ".jpg", ".png", ".webp"} <= {file.suffix.lower() for file in files}
     assert (".avif" in {file.suffix for file in files}) == ("AVIF" in Image.SAVE)
-    bad = BadFiles(predict.ImageError)
-    assert sorted(predict.find_images([tmp_path], PixelRange(), bad)) == sorted(files)
+    bad = BadFiles(picture_files.ImageError)
+    found = picture_files.list_files([tmp_path], bad)
+    assert sorted(picture_files.usable(found, PixelRange(), bad)) == sorted(files)
     assert not bad.reasons
     for file in files:
         assert read_image(file).shape == (16, 16, 3)
@@ -334,5 +335,5 @@ def test_incomplete_weights_are_refused(tmp_path, weights, photo, capsys):
 
 def test_outputs_never_replace_inputs_or_each_other(tmp_path):
     images = [tmp_path / "a.png", tmp_path / "b" / "a.jpg", tmp_path / "a_2.jpg"]
-    files = predict.output_files(images, tmp_path)
+    files = picture_files.output_files(images, tmp_path)
     assert [file.name for file in files] == ["a_2.png", "a_3.png", "a_2_2.png"]

@@ -1,0 +1,156 @@
+"""Draws what a detector finds: in images, with their points, and in videos."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..detector import Detector
+from ..engine import NonFiniteDetectionsError
+from ..visualization import (
+    BoxSet,
+    FrameReader,
+    FrameWriter,
+    VideoError,
+    attention_sheet,
+    draw_points,
+    record_points,
+)
+from .picture_files import PredictError
+
+SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
+SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
+ESCAPE_KEY = 27
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which detections are wanted.
+
+    Attributes:
+        threshold: lowest score.
+        top_k: most of an image; None for all.
+    """
+
+    threshold: float
+    top_k: int | None = None
+
+    def select(self, found: Instances) -> Instances:
+        """Return those of detections that are sorted by their scores."""
+        return found[found.scores >= self.threshold][: self.top_k]
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Finds and draws: what images and videos have in common.
+
+    Attributes:
+        detector: finds.
+        shown: what is drawn of that.
+        options: of :meth:`Detector.stream`, for all that is found.
+    """
+
+    detector: Detector
+    shown: Limits
+    options: dict[str, Any]
+
+    def find(self, images: Sequence[Pixels]) -> list[Instances]:
+        """Return the detections of images (H, W, 3; RGB), the best first.
+
+        Raises:
+            NonFiniteDetectionsError: boxes or scores of the model are not finite.
+        """
+        return self.detector(list(images), **self.options)
+
+    def draw(self, image: Pixels, found: Instances, min_long_side: int = 0) -> tuple[Pixels, int]:
+        """Return the image with the detections that are to be shown, and how many these are."""
+        shown = self.shown.select(found)
+        return self.detector.draw(image, shown, min_long_side=min_long_side), len(shown)
+
+
+class PointPainter:
+    """Draws how the points of detections move, and what their queries look at.
+
+    Args:
+        painter: of a model that has points.
+        num_rows: how many detections a sheet of attention has at most.
+
+    Raises:
+        PredictError: if the model has no points.
+    """
+
+    def __init__(self, painter: Painter, num_rows: int) -> None:
+        self.painter = painter
+        self.num_rows = num_rows
+        model = painter.detector.predictor.model
+        try:
+            self.recorder = record_points(model.get_submodule("decoder"))
+        except ValueError as error:
+            raise PredictError(f"--points: {error}") from error
+
+    def find(self, images: Sequence[Pixels]) -> list[Instances]:
+        """Return the detections of one image, whose points are remembered."""
+        with self.recorder:
+            return self.painter.find(images)
+
+    def draw(self, image: Pixels, found: Instances, title: str, sheet: Path) -> tuple[Pixels, int]:
+        """Draw the image seen last, as the painter does, and points.
+
+        Where something is detected, a sheet of its attention is written, too.
+        """
+        detector = self.painter.detector
+        shown = self.painter.shown.select(found)
+        # A query may be detected as several classes: the best one counts.
+        _, first = np.unique(shown.query_index.numpy(), return_index=True)
+        queries = shown[torch.from_numpy(np.sort(first))]
+        traces = self.recorder.traces(queries.query_index.tolist())
+        drawn = detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
+        drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
+        if traces:
+            best = BoxSet.from_instances(queries[: self.num_rows])
+            best_traces = traces[: self.num_rows]
+            attention_sheet(image, best, best_traces, sheet, detector.class_names, title=title)
+        return drawn, len(shown)
+
+
+def detect_in_frames(
+    painter: Painter, reader: FrameReader, out: Path, max_frames: int | None, window: bool
+) -> None:
+    """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window.
+
+    Raises:
+        VideoError: if it can't be written, or the model's predictions for a frame are not finite.
+    """
+    frames = itertools.islice(reader, max_frames)
+    total = min(filter(None, (reader.num_frames, max_frames)), default=None)
+    done = 0
+    with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
+        for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
+            try:
+                drawn, _ = painter.draw(frame, *painter.find([frame]))
+            except NonFiniteDetectionsError as error:
+                raise VideoError(f"{reader.name}, frame {done + 1}: {error}") from error
+            writer.write(drawn)
+            done += 1
+            if window:
+                try:
+                    cv2.imshow(reader.name, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+                    if cv2.waitKey(1) == ESCAPE_KEY:
+                        break
+                except cv2.error:
+                    window = False
+                    print("this OpenCV shows no windows: recording only, Ctrl-C to stop")
+    print(f"{reader.name}: {done} frames, see {out}")
