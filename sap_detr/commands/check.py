@@ -98,7 +98,7 @@ def find_sources(args: argparse.Namespace, cfg: DictConfig | None) -> list[Sourc
     Without a config to say what is trained on, it is the first one.
     """
     if args.folder is not None:
-        splits = find_splits(args.folder, args.train, args.val, args.format)
+        splits = find_splits(args.folder, args.train, args.val, args.format, args.val_share)
         return [Source(name, files, training=name == "train") for name, files in splits.items()]
     if args.annotations:
         names = [path.stem for path in args.annotations]

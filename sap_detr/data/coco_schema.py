@@ -72,7 +72,7 @@ class CocoFile:
 
     path: Path
     image_root: Path
-    format: ClassVar[str] = "COCO"
+    format: ClassVar[str] = "COCO format"
 
     def records(self) -> Records:
         """Read the file.

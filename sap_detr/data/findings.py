@@ -131,7 +131,7 @@ class Kind(Enum):
     NO_VALIDATION = (
         "warning",
         "data sets with nothing to evaluate: training runs without AP and best checkpoint",
-        "name a split with dataset.val=NAME, such as dataset.val=test",
+        "name a split, such as dataset.val=test, or take a part of it with dataset.val_share=0.2",
     )
     NOTHING_TO_EVALUATE = "warning", "no annotations to evaluate with", "AP needs objects"
     UNUSED_CLASS = "warning", "classes without annotations"

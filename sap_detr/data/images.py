@@ -257,11 +257,7 @@ def inspect_image(
     """
     name = os.fspath(file_name)
     with _faults_of(name), open(name, "rb") as file:
-        length = os.fstat(file.fileno()).st_size
-        head = file.read(_HEAD_BYTES)
-        file.seek(max(0, length - _TAIL_BYTES))
-        tail = file.read(_TAIL_BYTES)
-        file.seek(0)
+        known_by, tail = _ends(file)
         image = _open(file, name)
         tiles = low_byte_tiles(image)
         size, orientation = image.size, _orientation(image)
@@ -279,8 +275,27 @@ def inspect_image(
             to_rgb(image, pixel_range, low)
             if depth(mode) != "8 bits":
                 highest = float(raw_values(image, low).max())
-    digest = hashlib.blake2b(head + tail, digest_size=16).hexdigest()
-    return ImageFacts(*size, orientation, f"{length}-{digest}", mode, highest)
+    return ImageFacts(*size, orientation, known_by, mode, highest)
+
+
+def fingerprint(file_name: str | os.PathLike[str]) -> str:
+    """Return the fingerprint of a file, see :class:`ImageFacts`.
+
+    Raises:
+        OSError: if it can't be read.
+    """
+    with open(file_name, "rb") as file:
+        return _ends(file)[0]
+
+
+def _ends(file: IO[bytes]) -> tuple[str, bytes]:
+    """Return the fingerprint of an open file, and its end; what is read next is its beginning."""
+    length = os.fstat(file.fileno()).st_size
+    head = file.read(_HEAD_BYTES)
+    file.seek(max(0, length - _TAIL_BYTES))
+    tail = file.read(_TAIL_BYTES)
+    file.seek(0)
+    return f"{length}-{hashlib.blake2b(head + tail, digest_size=16).hexdigest()}", tail
 
 
 def _read_low_bytes(file: IO[bytes], name: str, tiles: list[Any]) -> Image.Image | None:

@@ -125,7 +125,7 @@ def format_report(record: Record, num_examples: int = 5) -> str:
 
 
 def _describe(split: Record) -> str:
-    where = f": {split['annotations']} ({split['format']} format)" if split["format"] else ""
+    where = f": {split['annotations']} ({split['format']})" if split["format"] else ""
     lines = [split["name"] + where]
     if split["image_root"] is not None:
         lines.append(f"  folder    {split['image_root']}")

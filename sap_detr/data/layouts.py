@@ -14,6 +14,7 @@ from .annotation_file import read_json
 from .coco_schema import CocoFile
 from .errors import DatasetError
 from .records import SplitFiles
+from .val_share import Part
 
 # (annotation file, image folder) relative to the data set's folder, in order of preference.
 _COCO_LAYOUTS = (
@@ -84,6 +85,7 @@ def find_splits(
     train: str | None = None,
     val: str | None = None,
     format: str | None = None,
+    val_share: float | None = None,
 ) -> dict[str, SplitFiles]:
     """Return where ``train`` and, if there is one, ``val`` of a folder lie.
 
@@ -104,11 +106,14 @@ def find_splits(
             a folder that has no splits is trained on as a whole.
         val: what the validation split is called; by default ``val``, or else ``valid``. If it is
             not given and neither is there, there is only the training split.
-        format: coco, yolo or voc, where a folder holds both.
+        format: coco, yolo or voc, where a folder holds several.
+        val_share: share of the images to evaluate with, of a folder without a validation split; see
+            :class:`~sap_detr.data.val_share.Part`.
 
     Raises:
         FileNotFoundError: if the folder or a split is not found; it lists what was looked for.
-        DatasetError: if the folder holds several formats, or one in which files are missing.
+        DatasetError: if the folder holds several formats, or one in which files are missing; if
+            ``val_share`` is not between 0 and 1, or there is a validation split already.
     """
     root = absolute(folder)
     if not root.is_dir():
@@ -130,9 +135,16 @@ def find_splits(
     if not known:
         raise FileNotFoundError(_not_found(root, names, formats.values()))
     ((key, training),) = known.items()
-    splits = {"train": training}
+    splits: dict[str, SplitFiles] = {"train": training}
     names = [val] if val else ["val", "valid"]
     evaluated = _first(root, _FORMATS[key], names)
+    if val_share is not None:
+        if evaluated is not None or val is not None:
+            where = evaluated.path if evaluated is not None else val
+            raise DatasetError(
+                f"{root} has a validation split ({where}): take dataset.val_share={val_share} away"
+            )
+        return {"train": Part(training, val_share, False), "val": Part(training, val_share, True)}
     if evaluated is not None:
         splits["val"] = evaluated
     elif val:

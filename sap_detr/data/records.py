@@ -1,7 +1,8 @@
 """What a data set says, in COCO's form, whatever format it was read from.
 
 Every format has a reader, a :class:`SplitFiles`; checks, registration, loading and evaluation go on
-from its :class:`Records` in one way, see :func:`~sap_detr.data.coco_schema.read_split`.
+from its :class:`Records` in one way, see :func:`~sap_detr.data.coco_schema.read_split`. Readers of
+other libraries, such as supervision's, keep neither the line of a box nor what is wrong with it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class SplitFiles(Protocol):
 
     @property
     def format(self) -> str:
-        """What the format is called."""
+        """Return what the format is called, for messages, such as ``COCO format``."""
 
     @property
     def path(self) -> Path:

@@ -181,6 +181,7 @@ def register_folder(
     train: str | None = None,
     val: str | None = None,
     format: str | None = None,
+    val_share: float | None = None,
 ) -> list[str]:
     """Find the splits of a folder, and register them as ``{name}_train`` and ``{name}_val``.
 
@@ -189,7 +190,7 @@ def register_folder(
 
     Args:
         name: the names in the catalog start with it.
-        folder, train, val, format: as of :func:`~sap_detr.data.layouts.find_splits`.
+        folder, train, val, format, val_share: as of :func:`~sap_detr.data.layouts.find_splits`.
 
     Returns:
         The registered names.
@@ -198,7 +199,7 @@ def register_folder(
         FileNotFoundError: if a split is not found; it lists what was looked for.
         DatasetError: as ``register_split`` and ``find_splits`` do.
     """
-    splits = find_splits(folder, train, val, format)
+    splits = find_splits(folder, train, val, format, val_share)
     trained = register_split(f"{name}_train", splits.pop("train"))
     names = [trained] + [
         register_split(f"{name}_{split}", files, require_annotations=False, classes_of=trained)
@@ -213,7 +214,7 @@ def describe_source(name: str) -> str:
     files = metadata.get("source_files", None)
     if files is None:
         return f"data set {name}: {metadata.get('json_file', 'not registered by sap_detr')}"
-    return f"data set {name}: {files.format} format, {files.path}, images in {files.image_root}"
+    return f"data set {name}: {files.format}, {files.path}, images in {files.image_root}"
 
 
 # What it was called when it knew COCO's format only: saved configs name it.

@@ -47,7 +47,7 @@ class VocSplit:
     path: Path
     image_root: Path
     names_file: Path | None = None
-    format: ClassVar[str] = "Pascal VOC"
+    format: ClassVar[str] = "Pascal VOC format"
 
     def records(self) -> Records:
         """Read all annotations.

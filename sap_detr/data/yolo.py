@@ -51,7 +51,7 @@ class YoloSplit:
     image_root: Path
     sources: tuple[Path, ...]
     names: tuple[str, ...]
-    format: ClassVar[str] = "YOLO"
+    format: ClassVar[str] = "YOLO format"
 
     def records(self) -> Records:
         """Read all labels, and the sizes of the images.

@@ -49,6 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--format", metavar="NAME", help="coco, yolo or voc, where --folder holds several"
     )
     parser.add_argument(
+        "--val-share", type=float, metavar="X", help="as dataset.val_share, of --folder"
+    )
+    parser.add_argument(
         "--config-file",
         metavar="FILE",
         help="a config: its number of queries, and its data sets if none are given",

@@ -11,6 +11,7 @@ and settings are checked before.
 Changes to the config come last. Those used most (`sap-detr configs show NAME` prints all keys):
 
     dataset.folder=FOLDER                   one's own: COCO, YOLO, VOC (recipes *_custom)
+    dataset.val_share=0.2                   a part of it to evaluate with, if there is no split
     train.init_checkpoint=FILE              weights to start from, ours or published ones
     train.output_dir=FOLDER                 where checkpoints, metrics and logs go
     train.max_iter=N, train.epochs=N        length (epochs: recipes *_custom)

@@ -193,7 +193,7 @@ def test_several_formats_are_told_apart_by_name(root: Path) -> None:
     (root / "annotations/train.json").write_text("{}")
     with pytest.raises(DatasetError, match=r"several formats .*dataset\.format=coco or yolo"):
         find_splits(root)
-    assert find_splits(root, format="yolo")["train"].format == "YOLO"
-    assert find_splits(root, format="coco")["train"].format == "COCO"
+    assert find_splits(root, format="yolo")["train"].format == "YOLO format"
+    assert find_splits(root, format="coco")["train"].format == "COCO format"
     with pytest.raises(DatasetError, match="'coc': one of coco, yolo"):
         find_splits(root, format="coc")

@@ -6,8 +6,8 @@ from ..schedule import lr_multiplier
 from ..train import train
 from .coco import dataloader
 
-# Any data set in COCO, YOLO or Pascal VOC format: dataset.folder=PATH on the command line is all it takes.
-# Splits may have other names than train and val, such as dataset.val=test.
+# Any data set in COCO, YOLO or Pascal VOC format: dataset.folder=PATH on the command line is all it
+# takes. Splits may have other names than train and val, such as dataset.val=test.
 dataset = L(register_folder)(
     name="custom",
     folder="datasets/custom",
@@ -15,6 +15,8 @@ dataset = L(register_folder)(
     val=None,
     # Where the folder holds several formats.
     format=None,
+    # Of images without splits, the share to evaluate with, such as 0.2.
+    val_share=None,
 )
 dataloader.train.dataset.names = "${dataset.name}_train"
 dataloader.test.dataset.names = "${dataset.name}_val"
