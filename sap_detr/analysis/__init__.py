@@ -5,6 +5,7 @@ from .compare import CompareError, compare, compare_table, load_benchmark
 from .flops import FlopCount, count_detector_flops, count_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
+from .large_dataset import write_large_dataset
 from .loader_speed import folder_records, loader_record, loader_report
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
@@ -68,4 +69,5 @@ __all__ = [
     "speed_report",
     "synthetic_batch",
     "uncounted_note",
+    "write_large_dataset",
 ]

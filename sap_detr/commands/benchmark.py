@@ -38,6 +38,7 @@ from ..analysis import (
     speed_record,
     speed_report,
     uncounted_note,
+    write_large_dataset,
 )
 from ..analysis.report import Record
 from ..config import ConfigError
@@ -138,6 +139,12 @@ def run_loader(args: argparse.Namespace) -> None:
     _report(args, describe_machine(torch.device("cpu")), results, loader_report)
 
 
+def run_large_dataset(args: argparse.Namespace) -> None:
+    """``benchmark large-dataset``."""
+    folder = write_large_dataset(args.folder, args.images, args.boxes)
+    print(f"{folder}: {args.images} images, {args.boxes} boxes")
+
+
 def run_compare(args: argparse.Namespace) -> None:
     """``benchmark compare``."""
     names = str(args.old), str(args.new)
@@ -203,5 +210,6 @@ MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
     "memory": run_memory,
     "profile": run_profile,
     "loader": run_loader,
+    "large-dataset": run_large_dataset,
     "compare": run_compare,
 }

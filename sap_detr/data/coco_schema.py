@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -180,13 +182,14 @@ def parse_coco(
     images, unusable_images = _read_images(content["images"], image_root, findings)
     contiguous: dict[int | None, int] = {c: index for index, c in enumerate(categories)}
     classes = {own_id: contiguous.get(other) for own_id, other in ids.items()}
-    entries = [
+    entries = content.get("annotations", [])
+    sound = (
         (index, entry)
-        for index, entry in enumerate(content.get("annotations", []))
+        for index, entry in enumerate(entries)
         if not _refers(entry, "image_id", unusable_images)
         and not _refers(entry, "category_id", unusable)
-    ]
-    _read_annotations(entries, images, classes, findings, places)
+    )
+    _read_annotations(sound, entries, images, classes, findings, places)
     dicts = [images[image_id] for image_id in sorted(images)]
     to_repair = None
     if not findings.of("error"):
@@ -335,7 +338,8 @@ def _refuse_text(entry: Entry, key: str) -> None:
 
 
 def _read_annotations(
-    entries: Iterable[tuple[int, Any]],
+    numbered: Iterable[tuple[int, Any]],
+    entries: Sequence[Any],
     images: Mapping[int, StandardDict],
     classes: Mapping[int, int | None],
     findings: Findings,
@@ -344,34 +348,44 @@ def _read_annotations(
     """Put the annotations into their images' dicts.
 
     Args:
-        entries: the annotations, each with its place in the file.
+        numbered: those of the entries that are to be read, each with its place among them.
+        entries: the annotations of the file.
         images: standard dicts by image id.
         classes: class index by category id; None if training does not know the class.
         findings: gets what is wrong.
         places: as of ``parse_coco``.
     """
 
-    def name(entry: Any, index: int) -> str:
-        return _name_annotation(entry, index, images, places[index] if places else None)
+    def name(index: int) -> str:
+        entry, place = entries[index], places[index] if places else None
+        return _name_annotation(entry, index, images, place)
 
-    read: list[tuple[StandardDict, Entry, int, Entry]] = []
-    for index, entry in entries:
+    # Millions of entries: side by side in arrays they take a third of what tuples do.
+    image_of: list[StandardDict] = []
+    read: list[Entry] = []
+    indices = array("q")
+    for index, entry in numbered:
         try:
-            read.append(
-                (_image_of(entry, images), entry, index, _read_annotation(entry, classes, findings))
-            )
+            image, annotation = _image_of(entry, images), _read_annotation(entry, classes, findings)
         except Fault as fault:
-            findings.add(fault.kind, name(entry, index), fault.what)
-    boxes = np.array([annotation["bbox"] for *_, annotation in read], np.float64).reshape(-1, 4)
-    sizes = np.array([(image["width"], image["height"]) for image, *_ in read]).reshape(-1, 2)
+            findings.add(fault.kind, name(index), fault.what)
+            continue
+        image_of.append(image)
+        read.append(annotation)
+        indices.append(index)
+    count = len(read)
+    numbers = chain.from_iterable(annotation["bbox"] for annotation in read)
+    boxes = np.fromiter(numbers, np.float64, 4 * count).reshape(count, 4)
+    numbers = chain.from_iterable((image["width"], image["height"]) for image in image_of)
+    sizes = np.fromiter(numbers, np.float64, 2 * count).reshape(count, 2)
     suspected = suspect_form(boxes, sizes, findings)
-    for image, entry, index, annotation in read:
+    for image, index, annotation in zip(image_of, indices, read, strict=True):
         if not image["width"]:
             continue
         given = annotation["bbox"]
         annotation["bbox"], repaired = clip_box(given, image["width"], image["height"])
         if repaired is not None and not suspected:
-            where = name(entry, index)
+            where = name(index)
             size = f"{image['width']}x{image['height']} (width x height)"
             what = f"bbox {shorten(given)} in an image of {size}"
             findings.add(repaired, where, what, (image["file_name"],), (tuple(given),))

@@ -171,7 +171,8 @@ def note_unlisted(listed: Iterable[str], image_root: Path, findings: Findings) -
     known = set(map(os.path.normpath, listed))
     try:
         with os.scandir(root) as entries:
-            images = [e.name for e in entries if Path(e.name).suffix.lower() in image_suffixes()]
+            suffixes = image_suffixes()
+            images = [e.name for e in entries if os.path.splitext(e.name)[1].lower() in suffixes]
     except OSError:
         return  # a folder that can't be listed is noted where its images are looked for
     for name in sorted(images):
@@ -195,7 +196,7 @@ def _existing_records(
 
     by_folder: dict[str, list[StandardDict]] = defaultdict(list)
     for record in records:
-        by_folder[str(Path(record["file_name"]).parent)].append(record)
+        by_folder[os.path.dirname(record["file_name"]) or os.curdir].append(record)
     existing: list[StandardDict] = []
     for folder, members in by_folder.items():
         try:
@@ -210,7 +211,7 @@ def _existing_records(
             findings.add(Kind.MISSING_FOLDER, repr(folder), what)
             continue
         for record in members:
-            name = Path(record["file_name"]).name
+            name = os.path.basename(record["file_name"])
             if names.get(name):
                 existing.append(record)
             elif name in names:

@@ -1,0 +1,78 @@
+"""Makes a large data set out of a few pictures, to measure how long a training takes to start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_NUM_CATEGORIES = 80
+# A file may have 65,000 names in some file systems, 1,024 in others.
+_LINKS_PER_PICTURE = 1000
+_WIDTH, _HEIGHT = 640, 480
+
+
+def write_large_dataset(folder: str | os.PathLike[str], images: int, boxes: int) -> Path:
+    """Write a data set in COCO format whose image files are hard links to a few pictures.
+
+    There are ``train`` with all images and ``val`` with 16 of its own, in ``{split}.json`` and
+    ``{split}/``. Nothing can be learned from it: the pictures are noise, and boxes lie anywhere.
+
+    Args:
+        folder: must not exist.
+        images: of ``train``.
+        boxes: of ``train``, spread evenly over the images.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: if the folder exists.
+    """
+    root = Path(folder)
+    if root.exists():
+        raise FileExistsError(f"{root} exists: name a folder that does not")
+    root.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count, objects in (("train", images, boxes), ("val", 16, 64)):
+        (root / split).mkdir()
+        for index in range(count):
+            path = root / split / _file_name(index)
+            picture = path.with_name(_file_name(index - index % _LINKS_PER_PICTURE))
+            if path == picture:
+                noise = rng.integers(0, 256, (_HEIGHT // 16, _WIDTH // 16, 3), np.uint8)
+                Image.fromarray(noise).resize((_WIDTH, _HEIGHT)).save(path)
+            else:
+                os.link(picture, path)
+        with (root / f"{split}.json").open("w") as file:
+            file.writelines(_annotation_file(count, objects, rng))
+    return root
+
+
+def _file_name(index: int) -> str:
+    return f"{index:012d}.jpg"
+
+
+def _annotation_file(images: int, boxes: int, rng: np.random.Generator) -> Iterator[str]:
+    """Yield the pieces of the json file, of which no more than one is held."""
+    yield '{"info": {}, "categories": ['
+    yield ", ".join(f'{{"id": {i + 1}, "name": "class {i + 1}"}}' for i in range(_NUM_CATEGORIES))
+    yield '], "images": ['
+    for index in range(images):
+        yield ", " * (index > 0) + (
+            f'{{"id": {index + 1}, "file_name": "{_file_name(index)}", "width": {_WIDTH}, '
+            f'"height": {_HEIGHT}}}'
+        )
+    yield '], "annotations": ['
+    for index in range(boxes):
+        width, height = rng.uniform(8, (_WIDTH / 2, _HEIGHT / 2)).round(2)
+        x, y = (rng.random(2) * (_WIDTH - width, _HEIGHT - height)).round(2)
+        yield ", " * (index > 0) + (
+            f'{{"id": {index + 1}, "image_id": {index * images // boxes + 1}, "category_id": '
+            f'{rng.integers(_NUM_CATEGORIES) + 1}, "bbox": [{x}, {y}, {width}, {height}], '
+            f'"area": {width * height:.4f}, "iscrowd": 0}}'
+        )
+    yield "]}"
