@@ -12,7 +12,7 @@ from types import ModuleType
 
 from . import __version__
 from .arguments import ArgumentParser
-from .parsers import benchmark, check, configs, convert, env, predict, train, weights
+from .parsers import benchmark, check, configs, convert, convert_data, env, predict, train, weights
 from .parsers import eval as evaluation
 from .parsers import install_detectron2 as installation
 
@@ -52,6 +52,7 @@ COMMANDS = {
     "eval": Command("evaluate weights", evaluation, "eval"),
     "predict": Command("detect in images, videos or a webcam, and draw", predict, "predict"),
     "check": Command("check a data set", check, "check"),
+    "convert-data": Command("write a data set in COCO format", convert_data, "convert_data"),
     "convert": Command("convert checkpoints from and to published names", convert, "convert"),
     "benchmark": Command("measure parameters, FLOPs, speed, memory", benchmark, "benchmark"),
     "configs": Command("list configs, or print one", configs, "configs"),

@@ -79,6 +79,7 @@ def test_choices_are_those_of_the_library():
         (["check"], "--folder"),
         (["check", "--folder", ".", "--pixel-range", "some"], "--pixel-range"),
         (["convert", "a.pth", "b.txt"], "b.txt"),
+        (["convert-data", "nothing", "new"], "nothing, the folder of the data set, is missing"),
         (["benchmark", "params", "--config-file", "nothing"], "All names"),
         (["benchmark"], "MEASURE"),
         (["configs", "list", "nothing"], "'nothing'"),

@@ -43,14 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", nargs="+", type=Path, metavar="DIR", help="folder of each of --annotations"
     )
-    parser.add_argument("--train", metavar="NAME", help="what the training split of --folder is")
-    parser.add_argument("--val", metavar="NAME", help="what its validation split is called")
-    parser.add_argument(
-        "--format", metavar="NAME", help="coco, yolo or voc, where --folder holds several"
-    )
-    parser.add_argument(
-        "--val-share", type=float, metavar="X", help="as dataset.val_share, of --folder"
-    )
+    add_folder_options(parser)
     parser.add_argument(
         "--config-file",
         metavar="FILE",
@@ -87,4 +80,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw findings here (.png)")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
+    )
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Add those that say what the splits of a folder are."""
+    parser.add_argument("--train", metavar="NAME", help="what the training split is called")
+    parser.add_argument("--val", metavar="NAME", help="what the validation split is called")
+    parser.add_argument(
+        "--format", metavar="NAME", help="coco, yolo or voc, where the folder holds several"
+    )
+    parser.add_argument(
+        "--val-share",
+        type=float,
+        metavar="X",
+        help="as dataset.val_share, without a val split",
     )
