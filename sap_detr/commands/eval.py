@@ -12,7 +12,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from ..config import ConfigError, as_list, load_config
+from ..config import ConfigError, as_list, load_config, pixel_range
 from ..engine.topology import find_topology
 from ..evaluation import EvaluationError, Source, write_report
 from ..evaluation.folder import DETECTIONS_FILE
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         args.report / DETECTIONS_FILE,
         Path(metadata.image_root),
         weights if weights.is_file() else None,
+        pixel_range(cfg),
     )
     _tell(write_report(source, args.report))
     return 0

@@ -1,4 +1,4 @@
-"""A report on disk: a folder with ``results.json`` and what else belongs to it."""
+"""A report on disk: a folder with ``results.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data import PixelRange
+from ..data.pixels import FULL_RANGE
 from .dataset import EvaluationError, read_json
+from .page import make_page
 from .report import FORMAT, evaluate, summarize
 
 SUMMARY_FILE = "results.json"
+PAGE_FILE = "report.html"
 # Detectron2's name of COCO's list of detections.
 DETECTIONS_FILE = "coco_instances_results.json"
 
@@ -26,12 +30,14 @@ class Source:
         results: COCO's file of detections.
         images: folder of the images; None if they are not to be shown.
         weights: what has found the detections; None if that is not known.
+        pixel_range: for images of more than 8 bits.
     """
 
     annotations: Path
     results: Path
     images: Path | None = None
     weights: Path | None = None
+    pixel_range: PixelRange = FULL_RANGE
 
     def describe(self) -> dict[str, Any]:
         """Return the names, and a checksum of the weights, by which they are known again."""
@@ -61,9 +67,14 @@ def write_report(source: Source, folder: Path) -> list[Path]:
     evaluation = evaluate(annotations, results, str(source.annotations), str(source.results))
     summary = {**summarize(evaluation), "source": source.describe()}
     folder.mkdir(parents=True, exist_ok=True)
-    out = folder / SUMMARY_FILE
-    out.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return [out]
+    page = make_page(evaluation, summary, source.images, source.pixel_range)
+    contents = {
+        SUMMARY_FILE: json.dumps(summary, indent=1, allow_nan=False) + "\n",
+        PAGE_FILE: page,
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in contents]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

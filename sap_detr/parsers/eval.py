@@ -6,7 +6,8 @@
     sap-detr eval --results coco_instances_results.json --annotations val.json --images val \\
         --report output/report
 
-A report says where a model fails and which threshold to use: results.json.
+A report says where a model fails and which threshold to use: results.json for programs, and
+report.html, a page that needs nothing but a browser.
 
 Changes to the config come last. Those used most:
 

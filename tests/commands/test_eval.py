@@ -58,6 +58,7 @@ def test_weights_are_evaluated_and_reported(tiny_overrides, tmp_path, monkeypatc
         assert value == ("nan" if found is None else f"{found:.4f}")
     assert sorted(path.name for path in report.iterdir()) == [
         "coco_instances_results.json",
+        "report.html",
         "results.json",
     ]
 
