@@ -12,7 +12,18 @@ from types import ModuleType
 
 from . import __version__
 from .arguments import ArgumentParser
-from .parsers import benchmark, check, configs, convert, convert_data, env, predict, train, weights
+from .parsers import (
+    benchmark,
+    check,
+    configs,
+    convert,
+    convert_data,
+    env,
+    predict,
+    train,
+    view,
+    weights,
+)
 from .parsers import eval as evaluation
 from .parsers import install_detectron2 as installation
 
@@ -51,6 +62,7 @@ COMMANDS = {
     "train": Command("train a model", train, "train"),
     "eval": Command("evaluate weights", evaluation, "eval"),
     "predict": Command("detect in images, videos or a webcam, and draw", predict, "predict"),
+    "view": Command("write a page to look at attention and points in", view, "view"),
     "check": Command("check a data set", check, "check"),
     "convert-data": Command("write a data set in COCO format", convert_data, "convert_data"),
     "convert": Command("convert checkpoints from and to published names", convert, "convert"),

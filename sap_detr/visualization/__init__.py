@@ -11,6 +11,8 @@ from .curves import (
     read_metrics,
 )
 from .detections import BoxSet, class_name, draw_detections
+from .explanation import EncoderSamples, Explanation, explain
+from .page import ShownModel, ShownPicture, write_page
 from .palette import class_color
 from .points import attention_sheet, draw_points
 from .predictor import Predictor, check_finite
@@ -22,6 +24,8 @@ __all__ = [
     "AttentionRecorder",
     "BoxSet",
     "Curve",
+    "EncoderSamples",
+    "Explanation",
     "FrameReader",
     "FrameWriter",
     "MetricsError",
@@ -29,6 +33,8 @@ __all__ = [
     "QueryTrace",
     "SamplingRecorder",
     "SheetRow",
+    "ShownModel",
+    "ShownPicture",
     "VideoError",
     "attention_sheet",
     "check_finite",
@@ -37,6 +43,7 @@ __all__ = [
     "detection_sheet",
     "draw_detections",
     "draw_points",
+    "explain",
     "last_layer_losses",
     "make_validation_sheet",
     "plot_by_epoch",
@@ -44,4 +51,5 @@ __all__ = [
     "read_by_epoch",
     "read_metrics",
     "record_points",
+    "write_page",
 ]

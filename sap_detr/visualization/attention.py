@@ -179,7 +179,8 @@ class AttentionRecorder(DecoderRecorder[LayerRecord]):
         Raises:
             RuntimeError: if no forward pass was recorded.
         """
-        memory, predictions, points = self.last_pass()
+        memory, predictions = self.last_pass()
+        assert predictions.points is not None
         level = single_level(memory)
         extent = of_image(level.extent(valid_only=True), image)
         columns, rows = (int(length) for length in extent)
@@ -197,7 +198,7 @@ class AttentionRecorder(DecoderRecorder[LayerRecord]):
                 query=query,
                 cell=of_query(cells, query),
                 start=of_query(start, query),
-                points=of_query(points[:, image], query),
+                points=of_query(predictions.points[:, image], query),
                 boxes=of_query(boxes, query),
                 entering_points=of_query(entering, query),
                 entering_boxes=of_query(entering_boxes, query),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..modeling import FeatureMap, Predictions
@@ -24,13 +24,15 @@ class DecoderRecorder(ABC, Generic[Record]):
 
     Args:
         decoder: whose forward takes the memory first.
-        recorded: type of those of its modules, one for each layer, that :meth:`record` is for.
+        recorded: types of those of its modules that :meth:`record` is for.
 
     Attributes:
-        layers: the layers' records.
+        layers: the modules' records, in the order in which they ran.
     """
 
-    def __init__(self, decoder: nn.Module, recorded: type[nn.Module]) -> None:
+    def __init__(
+        self, decoder: nn.Module, recorded: type[nn.Module] | tuple[type[nn.Module], ...]
+    ) -> None:
         self.layers: list[Record] = []
         self._decoder = decoder
         self._recorded = recorded
@@ -42,16 +44,16 @@ class DecoderRecorder(ABC, Generic[Record]):
     def record(self, module: Any, args: tuple[Any, ...]) -> Record:
         """Return what is kept of a module that was called with these arguments."""
 
-    def last_pass(self) -> tuple[Sequence[FeatureMap], Predictions, Tensor]:
-        """Return the memory, the predictions and their points (L, B, Q, 2) of the last forward.
+    def last_pass(self) -> tuple[Sequence[FeatureMap], Predictions]:
+        """Return the memory and the predictions of the last forward.
 
         Raises:
             RuntimeError: if no forward pass was recorded.
         """
         predictions = self._predictions
-        if predictions is None or predictions.points is None:
+        if predictions is None:
             raise RuntimeError("nothing is recorded: run the model inside of the context first")
-        return self._memory, predictions, predictions.points
+        return self._memory, predictions
 
     def __enter__(self: Recorder) -> Recorder:
         self._handles = [
@@ -75,7 +77,7 @@ class DecoderRecorder(ABC, Generic[Record]):
         return args[:1], {"all_layers": True}
 
     @torch.no_grad()
-    def _add(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def _add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.layers.append(self.record(module, args))
 
     def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:

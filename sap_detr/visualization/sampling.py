@@ -45,7 +45,8 @@ class SamplingRecorder(DecoderRecorder[tuple[Tensor, ...]]):
     @torch.no_grad()
     def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
         """Return what queries did; see :meth:`AttentionRecorder.traces`."""
-        memory, found, found_points = self.last_pass()
+        memory, found = self.last_pass()
+        assert found.points is not None
         pyramid = Pyramid.of(memory)
         assert found.proposals is not None
         assert found.proposals.tokens is not None
@@ -69,7 +70,7 @@ class SamplingRecorder(DecoderRecorder[tuple[Tensor, ...]]):
                 query=query,
                 cell=of_query(torch.cat((corner, corner + cell), dim=-1), query),
                 start=of_query(corner + cell / 2, query),
-                points=of_query(found_points[:, image], query),
+                points=of_query(found.points[:, image], query),
                 boxes=of_query(boxes, query),
                 entering_points=of_query(entering, query),
                 entering_boxes=of_query(corners_from_sides(entering, sides), query),

@@ -24,6 +24,7 @@ from sap_detr.layers import (
     xavier_init_matrices,
 )
 from sap_detr.modeling import (
+    Comparison,
     FeatureMap,
     LayerMemory,
     MemoryAttention,
@@ -57,14 +58,14 @@ class AlignedCrossAttention(MemoryAttention):
         self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, queries: AlignedQueries, memory: LayerMemory) -> Tensor:
-        """Read the memory: (B, Q, D)."""
+    def compare(self, queries: AlignedQueries, memory: LayerMemory) -> Comparison:
+        """Return queries, and the keys to compare them with."""
         query = self.query_content(queries.content) + self.query_position(queries.position)
-        gaussian = None
+        points, gaussian = queries.points.transpose(1, 2), None
         if queries.sharpness is not None:
-            gaussian = queries.points.transpose(1, 2), queries.sharpness.transpose(1, 2)
+            gaussian = points, queries.sharpness.transpose(1, 2)
         (key,) = memory.keys
-        return self.read(query.transpose(1, 2), key[:, None], memory, gaussian)
+        return Comparison(query.transpose(1, 2), key[:, None], memory, gaussian, points=points)
 
 
 class SamDetrDecoderLayer(PostNormDecoderLayer):

@@ -3,7 +3,7 @@
 from .detr import DetrDecoder, DetrDecoderLayer
 from .detr_name_map import DETECTRON2_DETR, DETR
 from .dino import DeformableDecoderLayer, DinoDecoder
-from .layer import LayerMemory, MemoryAttention, PostNormDecoderLayer
+from .layer import Comparison, LayerMemory, MemoryAttention, PostNormDecoderLayer
 from .sap_detr import SapDetrDecoder, SapDetrDecoderLayer
 from .sap_detr_name_map import SAP_DETR
 
@@ -11,6 +11,7 @@ __all__ = [
     "DETECTRON2_DETR",
     "DETR",
     "SAP_DETR",
+    "Comparison",
     "DeformableDecoderLayer",
     "DetrDecoder",
     "DetrDecoderLayer",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -81,7 +83,30 @@ class LayerMemory:
     extent: Tensor
 
 
-class MemoryAttention(nn.Module):
+@dataclass(frozen=True)
+class Comparison:
+    """What a cross-attention compares the memory with.
+
+    Attributes:
+        query: (B, M, Q, E).
+        key: (B, M, N, E), or (B, 1, N, E) for keys that all heads share.
+        memory: gives all but the keys.
+        gaussian: centres (B, M, Q, 2), (x, y) as fractions of the image, and sharpnesses
+            (B, M, Q, 2) for x and y; None for no Gaussian.
+        scale: factor of the dot products; None for ``E ** -0.5``.
+        points: (B, M, Q, 2), what queries were made of, where that is the memory at some points,
+            as fractions of the image; nothing is computed from it.
+    """
+
+    query: Tensor
+    key: Tensor
+    memory: LayerMemory
+    gaussian: tuple[Tensor, Tensor] | None = None
+    scale: float | None = None
+    points: Tensor | None = None
+
+
+class MemoryAttention(nn.Module, abc.ABC):
     """Reads the memory, with or without a Gaussian around a point of every head and query.
 
     Subclasses make queries and keys, and bring the projection of the result.
@@ -103,32 +128,26 @@ class MemoryAttention(nn.Module):
         self.dropout = dropout
         self.gaussian_form = check_gaussian_form(gaussian_form)
 
-    def read(
-        self,
-        query: Tensor,
-        key: Tensor,
-        memory: LayerMemory,
-        gaussian: tuple[Tensor, Tensor] | None,
-        scale: float | None = None,
-    ) -> Tensor:
-        """Read the values of the memory: (B, Q, D).
+    @abc.abstractmethod
+    def compare(self, *args: Any) -> Comparison:
+        """Return queries, and the keys to compare them with."""
 
-        Args:
-            query: (B, M, Q, E).
-            key: (B, M, N, E), or (B, 1, N, E) for keys that all heads share.
-            memory: gives all but the keys.
-            gaussian: centres (B, M, Q, 2), (x, y) as fractions of the image, and sharpnesses
-                (B, M, Q, 2) for x and y; None for no Gaussian.
-            scale: factor of the dot products; ``E ** -0.5`` by default.
-        """
+    def forward(self, *args: Any) -> Tensor:
+        """Read the memory: (B, Q, D). The arguments are those of :meth:`compare`."""
+        return self.read(self.compare(*args))
+
+    def read(self, compared: Comparison) -> Tensor:
+        """Read the values of the memory where keys are like the queries: (B, Q, D)."""
+        query, key, scale = compared.query, compared.key, compared.scale
+        memory = compared.memory
         value, mask = split_heads(memory.value, self.num_heads), memory.padding_mask
         dropout = self.dropout if self.training else 0.0
-        if gaussian is None:
+        if compared.gaussian is None:
             attended = attention(
                 query, key, value, key_padding_mask=mask, dropout=dropout, scale=scale
             )
         else:
-            centre, sharpness = gaussian
+            centre, sharpness = compared.gaussian
             attended = gaussian_attention(
                 query,
                 key,

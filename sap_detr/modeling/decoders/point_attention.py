@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...layers import MLP, Linear, point_towards_sides, split_heads
-from .layer import LayerMemory, MemoryAttention, split_gaussian
+from .layer import Comparison, LayerMemory, MemoryAttention, split_gaussian
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class PointCrossAttention(MemoryAttention):
         nn.init.zeros_(self.out_proj.bias)
         self.gaussian_head = MLP(embed_dim, embed_dim, 4 * num_heads, 3) if gaussian else None
 
-    def forward(
+    def compare(
         self,
         content: Tensor,
         position: QueryPosition,
         memory: LayerMemory,
         shared_query: Tensor | None,
-    ) -> Tensor:
-        """Map content (B, Q, D) to (B, Q, D).
+    ) -> Comparison:
+        """Return queries, and the keys to compare them with.
 
         Args:
             content: (B, Q, D).
@@ -90,7 +90,7 @@ class PointCrossAttention(MemoryAttention):
             [split_heads(x.expand(batch, -1, -1), heads) for x in (query, position_query)], dim=-1
         )
         keys = torch.cat([split_heads(x.expand(batch, -1, -1), heads) for x in memory.keys], dim=-1)
-        return self.read(
+        return Comparison(
             queries,
             keys,
             memory,
