@@ -7,7 +7,6 @@ from ..train import train
 from .coco import dataloader
 
 # Any data set in COCO, YOLO or Pascal VOC format: dataset.folder=PATH on the command line is all it
-# takes.
 # takes. Splits may have other names than train and val, such as dataset.val=test.
 dataset = L(register_folder)(
     name="custom",
