@@ -72,7 +72,9 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
-    package_data={"": ["py.typed", "*.csv", "*.json", "*.md", "*.html", "*.css", "*.js"]},
+    package_data={
+        "": ["py.typed", "*.csv", "*.json", "*.md", "*.html", "*.css", "*.js", "*.safetensors"]
+    },
     entry_points={
         "console_scripts": ["sap-detr = sap_detr.cli:script"],
         # Methods that no config has named yet, see `sap_detr.projects.load_projects`.

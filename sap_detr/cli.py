@@ -68,7 +68,7 @@ COMMANDS = {
     "convert": Command("convert checkpoints from and to published names", convert, "convert"),
     "benchmark": Command("measure parameters, FLOPs, speed, memory", benchmark, "benchmark"),
     "configs": Command("list configs, or print one", configs, "configs"),
-    "weights": Command("list published weights", weights, "weights"),
+    "weights": Command("list weights, or fetch published ones", weights, "weights"),
     "install-detectron2": Command(
         "install a Detectron2 that needs no compiler", installation, "install_detectron2"
     ),

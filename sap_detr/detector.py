@@ -35,6 +35,7 @@ from .engine import ModelDescription, NonFiniteDetectionsError, build_model
 from .text import listing
 from .tiles import merge_tiles, tile_grid
 from .visualization import Predictor, check_finite, class_name, draw_detections
+from .weights_files import find_weights
 
 Pixels = NDArray[np.uint8]
 ClassNames = Sequence[str | None]
@@ -110,7 +111,8 @@ class Detector:
         weights: a ``.safetensors`` file that describes its model: training leaves
             ``model_best.safetensors`` and ``model_final.safetensors``, and
             ``sap-detr convert --config-file`` makes one of any checkpoint. Nothing in
-            the file is executed, and only parts of this package are built.
+            the file is executed, and only parts of this package are built. Or the name of a small
+            model that comes along, such as "small_sap_detr", see ``sap-detr weights list``.
         device: such as "cuda"; None for the GPU if there is one.
 
     Attributes:
@@ -124,7 +126,7 @@ class Detector:
     """
 
     def __init__(self, weights: str | os.PathLike[str], device: str | None = None) -> None:
-        source = os.fspath(weights)
+        source = os.fspath(find_weights(weights))
         checkpoint = load_checkpoint_file(source)
         if "description" not in checkpoint:
             raise CheckpointError(
@@ -155,7 +157,8 @@ class Detector:
         Args:
             config: a file, or a name such as ``detr/detr_r50_500ep.py``. Configs are code: take
                 only those that you trust.
-            weights: of any form that :func:`~sap_detr.checkpoint.load_weights` knows.
+            weights: of any form that :func:`~sap_detr.checkpoint.load_weights` knows, or the name
+                of published ones that were fetched.
             overrides: changes to the config, as ``key.path=value``.
             device: such as "cuda"; None for the config's.
 
@@ -167,7 +170,7 @@ class Detector:
         cfg = load_config(config, overrides)
         if device is not None:
             cfg.train.device = device
-        source = os.fspath(weights)
+        source = os.fspath(find_weights(weights))
         checkpoint = load_checkpoint_file(source)
         if checkpoint.get("class_names"):
             cfg.model.num_classes = len(checkpoint["class_names"])

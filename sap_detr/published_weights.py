@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 @dataclass(frozen=True)
@@ -15,6 +14,7 @@ class PublishedWeights:
         config: name of the config whose model it fills.
         file: its name.
         where: the place from which its authors hand it out.
+        address: from which it can be fetched; "" where it must be got by hand.
         sha256: beginning of its SHA-256, in hexadecimal digits; "" if it is not known here.
         megabytes: its size; None if it is not known here.
     """
@@ -22,30 +22,38 @@ class PublishedWeights:
     config: str
     file: str
     where: str
+    address: str = ""
     sha256: str = ""
     megabytes: int | None = None
 
+    @property
+    def name(self) -> str:
+        """The file without its ending."""
+        return PurePath(self.file).stem
+
+
+def _detr(config: str, file: str, sha256: str, megabytes: int) -> PublishedWeights:
+    # torch.hub's convention: the end of the name is the beginning of the hash.
+    name = f"{file}-{sha256}.pth"
+    where = "https://github.com/facebookresearch/detr"
+    address = f"https://dl.fbaipublicfiles.com/detr/{name}"
+    return PublishedWeights(f"detr/{config}.py", name, where, address, sha256, megabytes)
+
 
 PUBLISHED = (
-    PublishedWeights(
-        "detr/detr_r50_500ep.py",
-        "detr-r50-e632da11.pth",
-        "https://github.com/facebookresearch/detr",
-        # torch.hub's convention: the end of the name is the beginning of the hash.
-        sha256="e632da11",
-    ),
+    _detr("detr_r50_500ep", "detr-r50", "e632da11", 159),
+    _detr("detr_dc5_r50_500ep", "detr-r50-dc5", "f0fb7ef5", 159),
+    _detr("detr_r101_500ep", "detr-r101", "2c7b67e5", 232),
+    _detr("detr_dc5_r101_500ep", "detr-r101-dc5", "a2e86def", 232),
     PublishedWeights(
         "dino/dino_r50_4scale_12ep.py",
         "checkpoint0011_4scale.pth",
         "https://github.com/IDEA-Research/DINO",
     ),
 )
-
-
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+# Whose files have no names that are known here.
+PLACES = {
+    "sap_detr": "https://github.com/liuyang-ict/SAP-DETR",
+    "sam_detr": "https://github.com/ZhangGongjie/SAM-DETR",
+    "dino": "https://github.com/IDEA-Research/DINO",
+}

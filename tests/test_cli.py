@@ -85,7 +85,9 @@ def test_choices_are_those_of_the_library():
         (["configs", "list", "nothing"], "'nothing'"),
         (["configs", "show", "nothing"], "All names"),
         (["configs", "show", "--key", "modle", "detr/detr_r50_500ep"], "'modle'"),
-        (["weights", "nothing"], "'nothing'"),
+        (["weights", "list", "nothing"], "'nothing'"),
+        (["weights", "get", "sap_detr/sap_detr_r50_50ep"], "authors' README"),
+        (["weights", "get", "checkpoint0011_4scale"], "by hand"),
         (["install-detectron2", "--sdist", "nothing.tar.gz"], "nothing.tar.gz"),
     ],
 )
@@ -113,18 +115,32 @@ def test_configs_are_listed_and_shown(capsys):
     assert capsys.readouterr().out == "train.max_iter: 3\n"
 
 
-def test_published_weights_belong_to_configs_and_are_listed(capsys):
+def test_weights_belong_to_configs_and_are_listed(capsys):
     for known in PUBLISHED:
         assert known.config in list_configs()
         assert known.sha256 in known.file
-    assert cli.main(["weights", "detr_r50"]) == 0
-    _, _, row, *_ = capsys.readouterr().out.splitlines()
-    assert row.split()[:4] == [
-        "detr/detr_r50_500ep.py",
-        "detr-r50-e632da11.pth",
-        "unknown",
-        "e632da11...",
-    ]
+        assert not known.address or known.sha256
+    for command in (["weights"], ["weights", "list"], ["weights", "list", "detr_r50"]):
+        assert cli.main(command) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        row = ["detr-r50-e632da11", "detr/detr_r50_500ep.py", "159", "e632da11..."]
+        assert row in [found[:4] for found in rows]
+        assert ("small_sap_detr" in [found[0] for found in rows]) == (len(command) < 3)
+
+
+LISTING = """
+import sys
+from sap_detr.cli import main
+main(sys.argv[1:])
+heavy = {"torch", "detectron2", "numpy", "omegaconf"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("command", ["configs list", "weights list", "weights get small_sap_detr"])
+def test_lists_do_not_wait_for_imports(command):
+    done = run("-W", "error", "-c", LISTING, *command.split())
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_warning_of_other_libraries_is_shown():

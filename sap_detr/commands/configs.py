@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from omegaconf import DictConfig, OmegaConf
-
-from ..config import ConfigError, list_configs, load_config
+from ..config_files import ConfigError, list_configs
 
 USER_ERRORS = (ConfigError, OSError)
 
@@ -40,6 +38,11 @@ def config_text(name: str, key: str | None, overrides: list[str]) -> str:
         ConfigError: if there is no such key.
         FileNotFoundError: if there is no such config.
     """
+    # Names are listed without waiting for these.
+    from omegaconf import DictConfig, OmegaConf
+
+    from ..config import load_config
+
     cfg = load_config(name, overrides)
     if key is None:
         return str(OmegaConf.to_yaml(cfg))

@@ -16,6 +16,7 @@ from ..config import ConfigError, as_list, load_config, pixel_range
 from ..engine.topology import find_topology
 from ..evaluation import EvaluationError, Source, write_report
 from ..evaluation.folder import DETECTIONS_FILE
+from ..weights_files import find_weights
 from . import train
 
 USER_ERRORS = (*train.USER_ERRORS, ConfigError, EvaluationError, OSError)
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     opts = list(args.opts)
     if args.weights is not None:
-        opts.append(f"train.init_checkpoint={args.weights}")
+        opts.append(f"train.init_checkpoint={find_weights(args.weights)}")
     if args.report is None:
         return _evaluate(args, opts)
     cfg = load_config(args.config_file, opts)

@@ -19,11 +19,11 @@ from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from ..data import DatasetError
 from ..detector import Detector
 from ..engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
-from ..published_weights import sha256_of_file
 from ..results import KnownIds, Parts, PartsError, Picture, Shard, numbered_pictures
 from ..text import listing
 from ..tiles import tile_grid
 from ..visualization import FrameReader, VideoError, class_name
+from ..weights_files import find_weights, sha256_of_file
 from .painting import Limits, Painter, PointPainter, detect_in_frames
 from .picture_files import ImageError, PredictError, list_files, output_files, usable
 from .picture_job import Drawings, PictureJob, ResultFiles, digest_of
@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         PredictError: or another of ``USER_ERRORS``, with what is wrong.
     """
     _check(args)
+    if args.weights is not None:
+        args.weights = find_weights(args.weights)
     if args.input is not None:
         return _detect_in_pictures(args)
     reader = FrameReader(args.video if args.webcam is None else args.webcam)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from omegaconf import DictConfig
@@ -13,13 +12,24 @@ from torch import nn
 from ..checkpoint import SCORED, load_checkpoint_file, load_weights
 from ..config import get_config_file, list_configs, load_config
 from ..engine import build_model
+from ..weights_files import (
+    FOLDER_VARIABLE,
+    WeightsError,
+    candidates,
+    fetch,
+    find_weights,
+    how_to_get,
+    how_to_get_any,
+    published,
+    weights_folder,
+)
 
 __all__ = ["CHECKPOINT_FOLDER_VARIABLE", "get", "get_config", "get_config_file", "list_configs"]
 
 _Source = Literal[True] | str | os.PathLike[str]
 Trained = Literal[False] | _Source
 
-CHECKPOINT_FOLDER_VARIABLE = "SAP_DETR_CHECKPOINTS"
+CHECKPOINT_FOLDER_VARIABLE = FOLDER_VARIABLE
 
 
 def get_config(name: str, trained: Trained = False) -> DictConfig:
@@ -50,9 +60,9 @@ def get(
     Args:
         name: see :func:`get_config_file`.
         trained: False for random weights; a file to load, ours or a published one; True to look for
-            ``NAME.safetensors`` or ``NAME.pth`` in the folder that the environment variable
-            ``SAP_DETR_CHECKPOINTS`` names, for example ``detr/detr_r50_500ep.pth``. No weights are
-            downloaded.
+            ``NAME.safetensors``, ``NAME.pth`` or the file that was published in the folder that
+            the environment variable ``SAP_DETR_CHECKPOINTS`` names, for example
+            ``detr/detr_r50_500ep.pth``. What is not there is fetched, if it has a plain address.
         num_classes: number of classes; by default that of the weights, if they name their classes,
             or the config's, which is COCO's.
         weights: "scored" for those that were evaluated, the moving average where the training kept
@@ -80,19 +90,19 @@ def get(
 
 def _checkpoint_for(name: str, trained: _Source) -> str:
     if trained is not True:
-        path = os.fspath(trained)
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"there is no checkpoint file {path!r}")
-        return path
-    folder = os.environ.get(CHECKPOINT_FOLDER_VARIABLE)
-    stem = name.removeprefix("configs/").removesuffix(".py")
-    if not folder:
-        raise FileNotFoundError(
-            f"trained=True looks for weights of {stem} in the folder that the environment variable "
-            f"{CHECKPOINT_FOLDER_VARIABLE} names, and it is not set. Set it, or pass the file"
-        )
-    candidates = [Path(folder) / (stem + suffix) for suffix in (".safetensors", ".pth")]
-    for candidate in candidates:
+        path = find_weights(trained)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint file {os.fspath(trained)!r}")
+        return str(path)
+    looked = list(candidates(name))
+    for candidate in looked:
         if candidate.is_file():
             return str(candidate)
-    raise FileNotFoundError(f"no weights of {stem}: looked for {', '.join(map(str, candidates))}")
+    known = published(name)
+    if known is not None and known.address:
+        return str(fetch(known, weights_folder()))
+    remedy = how_to_get_any(name) if known is None else how_to_get(known)
+    raise WeightsError(
+        f"no weights of {name} ({FOLDER_VARIABLE} names their folder): looked for "
+        f"{', '.join(map(str, looked))}. {remedy}"
+    )

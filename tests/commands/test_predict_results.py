@@ -1,18 +1,25 @@
 """What `sap-detr predict` writes of many pictures, in one process or in several."""
 
+import contextlib
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sap_detr import cli
 from sap_detr.checkpoint import save_checkpoint_file
 from sap_detr.commands import picture_job
+from sap_detr.config import load_config
 from sap_detr.detector import Detector
-from sap_detr.engine import ModelDescription, build_model
+from sap_detr.engine import ModelDescription, build_model, prepare_data
+from sap_detr.engine.main import evaluate
+from sap_detr.small_models import small_models
 
 NAMES = ["cat", "dog", "bird"]
 
@@ -228,3 +235,29 @@ def test_large_pictures_are_looked_at_in_tiles(predict, photos, tmp_path):
     predict("--tile", 64, 64, 16, input=photos / "0.png")
     predict(result="whole.json", input=photos / "0.png")
     assert len(read(tmp_path / "results.json")) != len(read(tmp_path / "whole.json"))
+
+
+def test_ap_of_json_is_that_of_evaluation(tmp_path):
+    """To the last digit, of a model that has learnt something, over both formats of results."""
+    [model] = [model for model in small_models() if model.name == "small_sap_detr"]
+    training = model.training()
+    changes = ["dataset.num_train=1", "dataset.num_val=30", "dataset.name=thirty_shapes"]
+    places = [f"dataset.folder={tmp_path}/set", f"train.init_checkpoint={model.file}"]
+    cfg = load_config(training["config"], [*training["changes"], *changes, *places])
+    cfg.train.device = "cpu"
+    prepare_data(cfg)
+    expected = evaluate(cfg)["bbox"]
+
+    annotations = tmp_path / "set" / "val.json"
+    args = ["--annotations", annotations, "--json", tmp_path / "results.json", "--device", "cpu"]
+    args = ["--weights", model.name, "--input", tmp_path / "set" / "val", *args]
+    assert cli.main(["predict", *map(str, args)]) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 20 < expected["AP"] < 80
+    for name, value in zip(("AP", "AP50", "AP75", "APs"), evaluation.stats, strict=False):
+        assert 100 * value == expected[name]
