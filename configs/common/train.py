@@ -36,6 +36,9 @@ train = dict(
     checkpointer=dict(period=7392, max_to_keep=5),
     eval_period="${.checkpointer.period}",
     best_metric="bbox/AP",
+    # End when so many evaluations in a row have not raised best_metric by more than min_delta;
+    # None: never.
+    early_stopping=dict(patience=None, min_delta=0.0),
     log_period=20,
     progress_bar=False,
     # Look at every image file before training starts; those of the test sets are decoded.

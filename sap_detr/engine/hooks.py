@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..checkpoint import BEST, SafeCheckpointer
-from .metrics_file import METRICS_FILE, has_evaluation
+from ..checkpoint import BEST, FINAL, SafeCheckpointer
+from .metrics_file import METRICS_FILE, read_evaluation
 from .preemption import PreemptionHook
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Evaluation(hooks.EvalHook):  # type: ignore[misc]
 
     def _is_logged(self, iteration: int) -> bool:
         path = Path(self.trainer.checkpointer.save_dir) / METRICS_FILE
-        found = comm.is_main_process() and has_evaluation(path, iteration)
+        found = comm.is_main_process() and bool(read_evaluation(path, iteration))
         return bool(comm.all_gather(found)[0])
 
     def _do_eval(self) -> None:
@@ -124,6 +124,93 @@ class BestCheckpoint(HookBase):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+
+
+class StoppedEarly(BaseException):
+    """Training ends before its last iteration, as it should. Not an error, so not an Exception."""
+
+
+class EarlyStopping(HookBase):  # type: ignore[misc]
+    """End training when evaluations set no new record any more, with ``model_final`` as always.
+
+    Place it before the writers, in all processes. A resumed run knows the evaluations before.
+
+    Args:
+        checkpointer: does the saving.
+        metric: key of the evaluation result, such as "bbox/AP"; larger is better.
+        period: iterations between two evaluations.
+        patience: evaluations without a record after which training ends.
+        min_delta: a record is better than the last by more than this.
+    """
+
+    def __init__(
+        self,
+        checkpointer: SafeCheckpointer,
+        metric: str,
+        period: int,
+        patience: int,
+        min_delta: float = 0.0,
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._metric = metric
+        self._period = period
+        self._patience = patience
+        self._min_delta = min_delta
+        self.values: dict[int, float] = {}
+
+    def before_train(self) -> None:
+        # Checkpoints are written before the evaluation of their iteration.
+        last = self.trainer.start_iter - 1
+        path = Path(self._checkpointer.save_dir) / METRICS_FILE
+        self._note(read_evaluation(path, last).get(self._metric, math.nan), last)
+        self._end_if_due(last)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self._period == 0 and done < self.trainer.max_iter:
+            self._end_if_due(done - 1)
+
+    def _note(self, value: float, iteration: int) -> None:
+        if math.isfinite(value):
+            self.values[iteration] = value
+
+    def _end_if_due(self, iteration: int) -> None:
+        self._note(*self.trainer.storage.latest().get(self._metric, (math.nan, -1)))
+        since = evaluations_since_best(list(self.values.values()), self._min_delta)
+        # Only the main process knows the results.
+        if not comm.all_gather(since >= self._patience)[0]:
+            return
+        logger.info(
+            f"training ends early: {self._metric} was {max(self.values.values(), default=0):.4g} "
+            f"at its best, and {since} evaluations have set no record since"
+        )
+        # Before a resumed run starts, it is one ahead.
+        self.trainer.iter = self.trainer.storage.iter = iteration
+        if comm.is_main_process():
+            self._checkpointer.save(FINAL, iteration=iteration)
+        raise StoppedEarly
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": dict(self.values)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.values = dict(state_dict["values"])
+
+
+def evaluations_since_best(values: Sequence[float], min_delta: float = 0.0) -> int:
+    """Return how many evaluations came after the last record.
+
+    Args:
+        values: of the metric, in their order; the first is a record.
+        min_delta: a record is better than the last by more than this.
+    """
+    best, since = -math.inf, 0
+    for value in values:
+        if value > best + min_delta:
+            best, since = value, 0
+        else:
+            since += 1
+    return since
 
 
 class ProgressBar(HookBase):  # type: ignore[misc]

@@ -42,7 +42,7 @@ from .launch import (
     tell_preempted,
 )
 from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
-from .settings import check_best_metric, check_settings
+from .settings import check_best_metric, check_early_stopping, check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, claimed_local_rank, find_topology
 from .trainer import DetectionTrainer, accumulation_steps
@@ -218,6 +218,7 @@ def check_plan(plan: RunPlan) -> RunPlan:
     trained: list[str] = []
     if not plan.eval_only:
         check_best_metric(cfg)
+        check_early_stopping(cfg)
         accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
         trained = as_list(cfg.dataloader.train.dataset.names)
     evaluated = as_list(cfg.dataloader.test.dataset.names)

@@ -60,16 +60,14 @@ def _belongs(line: bytes, first_iteration: int) -> bool:
     return line.endswith(b"\n") and iteration < first_iteration
 
 
-def has_evaluation(path: Path, iteration: int) -> bool:
-    """Say whether an evaluation after an iteration was logged, such as ``bbox/AP``."""
+def read_evaluation(path: Path, iteration: int) -> dict[str, float]:
+    """Return the metrics, such as ``bbox/AP``, of an evaluation after an iteration; {} for none."""
     try:
         records = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError):
-        return False
-    return any(
-        record.get("iteration") == iteration and any("/" in key for key in record)
-        for record in records
-    )
+        return {}
+    found = [record for record in records if record.get("iteration") == iteration]
+    return {key: value for record in found for key, value in record.items() if "/" in key}
 
 
 class ForgivingWriter(EventWriter):  # type: ignore[misc]

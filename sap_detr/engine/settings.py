@@ -106,6 +106,8 @@ RULES: dict[str, Rule] = {
     "train.checkpointer.max_to_keep": whole(1, optional=True),
     "train.eval_period": whole(0, optional=True),
     "train.best_metric": METRIC,
+    "train.early_stopping.patience": whole(1, optional=True),
+    "train.early_stopping.min_delta": between(0, math.inf),
     "train.log_period": whole(1),
     "train.progress_bar": YES_OR_NO,
     "train.check_data": YES_OR_NO,
@@ -128,6 +130,8 @@ _MAY_BE_ABSENT = {
     "train.reinitialise",
     "train.epochs",
     "train.compile.max_graphs",
+    "train.early_stopping.patience",
+    "train.early_stopping.min_delta",
     "dataloader.train.num_workers",
     "dataloader.train.max_bad_share",
     "dataloader.test.num_workers",
@@ -193,6 +197,25 @@ def check_best_metric(cfg: DictConfig) -> None:
             f"train.best_metric={cfg.train.best_metric}: evaluations give no such metric. One of "
             f"{', '.join(known)}{more} is expected"
         )
+
+
+def check_early_stopping(cfg: DictConfig) -> None:
+    """Find out whether there will be evaluations for ``train.early_stopping`` to go by.
+
+    Raises:
+        ConfigError: if there is none before the end.
+    """
+    patience = OmegaConf.select(cfg, "train.early_stopping.patience")
+    if patience is None:
+        return
+    what = f"train.early_stopping.patience={patience}: "
+    if not as_list(cfg.dataloader.test.dataset.names):
+        raise ConfigError(
+            f"{what}there is no split to evaluate. Name one, such as dataset.val=test, or take a "
+            "part of the images with dataset.val_share=0.2"
+        )
+    if cfg.train.eval_period == 0:
+        raise ConfigError(f"{what}train.eval_period=0 evaluates at the end only; set a period")
 
 
 def _try_to_build(cfg: DictConfig) -> None:

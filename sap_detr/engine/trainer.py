@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from ..data import EpochSampler, TrainLoader
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
 from .finite_detections import FiniteDetections
-from .hooks import BestCheckpoint, Evaluation, ProgressBar
+from .hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar, StoppedEarly
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .model_description import ModelDescription
 from .non_finite import NonFinitePolicy
@@ -164,7 +164,7 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         self._sampler.set_step(loader_step)
 
     def train(self) -> None:
-        """Train until the last iteration.
+        """Train until the last iteration, or until ``train.early_stopping`` ends it.
 
         Raises:
             CheckpointError: if another run writes to the output folder; at the end, if the last
@@ -178,7 +178,7 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             if finished and comm.is_main_process() and not self.checkpointer.read_own(FINAL):
                 # The run was killed between its last two checkpoints.
                 self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
-            with self._stop.deferred():
+            with self._stop.deferred(), suppress(StoppedEarly):
                 TrainerBase.train(self, self.start_iter, self.max_iter)
             self.checkpointer.require_saved(FINAL, BEST)
         finally:
@@ -203,6 +203,11 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             built.append(BestCheckpoint(self.checkpointer, train.best_metric))
             if train.progress_bar:
                 built.append(ProgressBar())
+        stopping = train.get("early_stopping") or {}
+        if stopping.get("patience"):
+            metric, period = train.best_metric, train.eval_period
+            built.append(EarlyStopping(self.checkpointer, metric, period, **stopping))
+        if comm.is_main_process():
             # Last, so that metrics of evaluations are written.
             built.append(hooks.PeriodicWriter(self.build_writers(), period=train.log_period))
         return built
