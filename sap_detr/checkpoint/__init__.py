@@ -14,6 +14,7 @@ from .name_map import (
     NAME_MAPS,
     NameMap,
     NamePairs,
+    StackedNames,
     detect_format,
     register_name_map,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "NameMap",
     "NamePairs",
     "SafeCheckpointer",
+    "StackedNames",
     "UntrustedCheckpointError",
     "coco_class_names",
     "convert_class_rows",

@@ -8,7 +8,7 @@ right. The tables stand beside their methods, in modules called `..._name_map`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from .safe_load import CheckpointError
 Value = TypeVar("Value")
 NamePairs = tuple[tuple[str, str], ...]
 """Templates of a name on two sides."""
+StackedNames = tuple[tuple[tuple[str, ...], str], ...]
+"""Templates of several names on one side, of one on the other."""
 
 _FIELDS = {
     **dict.fromkeys("ijk", r"\d+"),
@@ -66,6 +68,8 @@ class NameMap:
     Attributes:
         method: what the form is called on the command line and by `detect_format`.
         pairs: (published, ours) templates; both must have the same fields.
+        stacked: (published, ours) templates of several tensors that are, one after another along
+            the first dimension and of equal size, one tensor of ours.
         aliases: (alias, published) templates of tensors that published files hold under a second
             name.
         dropped: published templates (also with `{any}`) of what has no place in our model and is
@@ -82,6 +86,7 @@ class NameMap:
 
     method: str
     pairs: NamePairs
+    stacked: StackedNames = ()
     aliases: NamePairs = ()
     dropped: tuple[str, ...] = ()
     class_rows: tuple[str, ...] = ()
@@ -90,17 +95,30 @@ class NameMap:
     training_only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for left, right in (*self.pairs, *self.aliases):
+        for left, right in (*self.pairs, *self._parts, *self.aliases):
             if _pattern(left).groupindex.keys() != _pattern(right).groupindex.keys():
                 raise ValueError(f"{left} and {right} don't have the same fields.")
 
     def ours(self, name: str) -> str | None:
         """Return our name of a published one or of an alias, or None."""
-        return _translate(self.canonical(name) or name, self.pairs)
+        return _translate(self.canonical(name) or name, (*self.pairs, *self._parts))
 
     def published(self, name: str) -> str | None:
-        """Return the published name of one of ours, or None."""
-        return _translate(name, ((ours, theirs) for theirs, ours in self.pairs))
+        """Return the published name of one of ours, the first if it is several, or None."""
+        pairs = (*self.pairs, *self._parts)
+        return _translate(name, ((ours, theirs) for theirs, ours in pairs))
+
+    @property
+    def _parts(self) -> NamePairs:
+        return tuple((part, ours) for parts, ours in self.stacked for part in parts)
+
+    def _part_names(self, name: str) -> list[str]:
+        """Return the published names of the parts of one of ours; none if it has no parts."""
+        for parts, ours in self.stacked:
+            found = _pattern(ours).fullmatch(name)
+            if found is not None:
+                return [part.format(**found.groupdict()) for part in parts]
+        return []
 
     def canonical(self, alias: str) -> str | None:
         """Return the published name whose tensor is repeated under `alias`; None if it is none."""
@@ -123,11 +141,11 @@ class NameMap:
         return [name for name in names if _matches_any(name, self.class_rows)]
 
     def to_ours(self, state: Mapping[str, Value]) -> dict[str, Value]:
-        """Rename published to ours; aliases are merged, dropped names left out.
+        """Rename published to ours; aliases are merged, parts stacked, dropped names left out.
 
         Raises:
-            CheckpointError: names outside the tables (all are listed), or an alias that differs
-                from its original.
+            CheckpointError: names outside the tables (all are listed), an alias that differs from
+                its original, or parts of which some are missing or of other shapes.
         """
         self._check_names(name for name in state if not self.knows(name))
         renamed: dict[str, Value] = {}
@@ -141,7 +159,18 @@ class NameMap:
             ours = None if self.is_dropped(name) else self.ours(name)
             if ours is not None:
                 renamed.setdefault(ours, value)
+        for ours in renamed:
+            if parts := self._part_names(ours):
+                renamed[ours] = self._stack(state, parts)
         return renamed
+
+    def _stack(self, state: Mapping[str, Any], parts: Sequence[str]) -> Any:
+        absent = [name for name in parts if name not in state]
+        if absent:
+            raise CheckpointError(f"{listing(absent)} is missing beside {parts[0]}.")
+        if len({state[name].shape for name in parts}) > 1:
+            raise CheckpointError(f"{listing(parts)} should have the same shape, but differ.")
+        return torch.cat([state[name] for name in parts])
 
     def to_published(self, state: Mapping[str, Value]) -> dict[str, Value]:
         """Rename ours to published, aliases included (the same tensor under both names).
@@ -150,7 +179,13 @@ class NameMap:
             CheckpointError: names outside the table (all are listed).
         """
         self._check_names(name for name in state if self.published(name) is None)
-        renamed = {self.published(name) or name: value for name, value in state.items()}
+        renamed: dict[str, Any] = {}
+        for name, value in state.items():
+            if parts := self._part_names(name):
+                assert isinstance(value, torch.Tensor)
+                renamed |= zip(parts, value.chunk(len(parts)), strict=True)
+            else:
+                renamed[self.published(name) or name] = value
         for alias, original in self.aliases:
             for name in list(renamed):
                 again = _translate(name, [(original, alias)])

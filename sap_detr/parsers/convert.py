@@ -34,8 +34,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="METHOD",
-        help="published form, such as detr, sap_detr, sam_detr or dino; needed only where the "
-        "names fit several (default: recognised)",
+        help="published form, such as detr, hugging_face_detr, sap_detr, sam_detr or dino; needed "
+        "only where the names fit several (default: recognised, the authors' own)",
     )
     parser.add_argument(
         "--classes",

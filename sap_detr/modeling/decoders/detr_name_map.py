@@ -28,13 +28,13 @@ _TRANSFORMER: NamePairs = (
     ("class_embed.{p}", "decoder.class_head.{p}"),
     ("bbox_embed.layers.{i}.{p}", "decoder.box_head.layers.{i}.{p}"),
 )
-_CLASS_ROWS = ("decoder.class_head.{p}",)
+CLASS_ROWS = ("decoder.class_head.{p}",)
 
 DETR = register_name_map(
     NameMap(
         method="detr",
         pairs=(*torchvision_resnet_pairs("backbone.0.body."), *_TRANSFORMER),
-        class_rows=_CLASS_ROWS,
+        class_rows=CLASS_ROWS,
         no_object_row=True,
     )
 )
@@ -48,7 +48,7 @@ DETECTRON2_DETR = register_name_map(
             *(("detr." + theirs, ours) for theirs, ours in _TRANSFORMER),
         ),
         dropped=("criterion.{any}",),
-        class_rows=_CLASS_ROWS,
+        class_rows=CLASS_ROWS,
         no_object_row=True,
     )
 )
