@@ -111,6 +111,15 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
-        "dev": ["coverage>=7.10", "hypothesis>=6", "mypy>=1.10", "pytest>=8", "ruff>=0.6"],
+        "dev": [
+            "av>=12",
+            "coverage>=7.10",
+            "hypothesis>=6",
+            "mypy>=1.10",
+            "pytest>=8",
+            "ruff>=0.6",
+        ],
+        # Its wheels have an encoder for the videos that browsers play.
+        "video": ["av>=12"],
     },
 )

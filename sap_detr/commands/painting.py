@@ -25,6 +25,7 @@ from ..visualization import (
     VideoError,
     attention_sheet,
     draw_points,
+    plays_in_browsers,
     record_points,
 )
 from .picture_files import PredictError
@@ -154,3 +155,5 @@ def detect_in_frames(
                     window = False
                     print("this OpenCV shows no windows: recording only, Ctrl-C to stop")
     print(f"{reader.name}: {done} frames, see {out}")
+    if not plays_in_browsers():
+        print("for videos that browsers play, too: pip install sap-detr[video]")

@@ -18,7 +18,7 @@ from .points import attention_sheet, draw_points
 from .predictor import Predictor, check_finite
 from .sampling import SamplingRecorder, record_points
 from .sheet import SheetRow, detection_sheet, make_validation_sheet
-from .video import FrameReader, FrameWriter, VideoError
+from .video import FrameReader, FrameWriter, VideoError, plays_in_browsers
 
 __all__ = [
     "AttentionRecorder",
@@ -46,6 +46,7 @@ __all__ = [
     "explain",
     "last_layer_losses",
     "make_validation_sheet",
+    "plays_in_browsers",
     "plot_by_epoch",
     "plot_curves",
     "read_by_epoch",
