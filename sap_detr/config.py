@@ -26,6 +26,7 @@ from .config_files import get_config_file as get_config_file
 from .config_files import list_configs as list_configs
 from .data import DatasetError, PixelRange, dataset_class_names
 from .data.registry import class_names
+from .own_modules import OwnModuleError, check_callables, make_importable
 from .text import listing
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 # What the recipes say, which are for COCO.
 COCO_NUM_CLASSES = 80
 # Last parts of keys whose values are paths.
-_PATH_KEYS = ("folder", "output_dir", "init_checkpoint")
+_PATH_KEYS = ("folder", "output_dir", "init_checkpoint", "import_from")
 # Keys that earlier versions had, and what does the same now.
 _RENAMED = {
     "schedule.epochs": "train.max_iter, or train.epochs in the recipes for one's own data",
@@ -51,6 +52,9 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     whatever its ``_target_`` keys name. Load only files that you trust. Loading a ``.yaml`` file
     runs nothing yet.
 
+    Modules that lie beside a ``.py`` file can be imported by it. If it calls any of them, the
+    config says where they are, ``import_from``, so that what a run saves of it finds them too.
+
     Args:
         path_or_name: a ``.py`` or ``.yaml`` file, or a name of :func:`list_configs` such as
             ``detr/detr_r50_500ep.py``.
@@ -62,11 +66,11 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         FileNotFoundError: if there is neither such a file nor such a name.
         ConfigError: if an override has no ``=``, names a key that does not exist, or gives a value
-            of another type than the config has there, or a ``.yaml`` file can't be read or holds
-            more than plain values.
+            of another type than the config has there, a ``.yaml`` file can't be read or holds
+            more than plain values, or a ``.py`` file defines itself what it calls.
     """
     path = path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
-    cfg: DictConfig = LazyConfig.load(path) if path.endswith(".py") else _load_yaml(path)
+    cfg = _load_python(Path(path)) if path.endswith(".py") else _load_yaml(path)
     for override in overrides:
         _check_override(cfg, override)
         _apply_override(cfg, override)
@@ -76,7 +80,37 @@ def load_config(path_or_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     except OmegaConfBaseException as error:
         text = str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key} can't be read any more: {text}") from error
+    if "import_from" in cfg:
+        _import_from(cfg.import_from, path)
     return cfg
+
+
+def _load_python(path: Path) -> DictConfig:
+    """Load a LazyConfig file, with what lies beside it."""
+    folder = path.resolve().parent
+    make_importable(folder)
+    cfg: DictConfig = LazyConfig.load(str(path))
+    try:
+        beside = check_callables(OmegaConf.to_container(cfg, resolve=False), path.resolve())
+    except OwnModuleError as error:
+        raise ConfigError(str(error)) from error
+    if beside and "import_from" not in cfg:
+        cfg.import_from = str(folder)
+    return cfg
+
+
+def _import_from(folder: str, config: str) -> None:
+    """Let the modules be imported that a config names.
+
+    Raises:
+        ConfigError: the folder is not there any more.
+    """
+    if not Path(folder).is_dir():
+        raise ConfigError(
+            f"{config} needs modules that were in {folder} (import_from), which is not there any "
+            "more: say where they are with import_from=FOLDER"
+        )
+    make_importable(Path(folder).resolve())
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]

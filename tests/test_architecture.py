@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "bad_files",
         "check_env",
         "config_files",
+        "own_modules",
         "projects",
         "published_weights",
         "small_models",

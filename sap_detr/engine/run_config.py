@@ -21,7 +21,13 @@ CONFIG_FILE = "config.yaml"
 # What a checkpoint's optimizer brings along: the rates and the like of its parameter groups.
 _FROM_CHECKPOINT = "optimizer."
 # Where a run writes and on what it runs is not what it computes.
-_UNIMPORTANT = ("train.output_dir", "train.device", "train.progress_bar", "train.class_names")
+_UNIMPORTANT = (
+    "import_from",
+    "train.output_dir",
+    "train.device",
+    "train.progress_bar",
+    "train.class_names",
+)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:

@@ -443,6 +443,7 @@ async function choosePlace(place) {
 async function showPicture(index) {
   $("#panels").setAttribute("aria-busy", "true");
   state.picture = index;
+  $("#picture").value = index;
   state.place = null;
   const picture = data.pictures[index];
   for (const panel of panels) {
@@ -453,6 +454,8 @@ async function showPicture(index) {
     const image = $("img", panel.root);
     image.src = picture.source;
     await image.decode();
+    // No higher than the window.
+    $(".stage", panel.root).style.maxWidth = `calc(75vh * ${picture.width / picture.height})`;
     $(".stage", panel.root).setAttribute("aria-label", `${picture.name}: click a place, or use the keys`);
   }
   state.layer = Math.max(...panels.map((panel) => panel.view.layers)) - 1;
