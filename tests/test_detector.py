@@ -21,6 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from sap_detr.checkpoint import CheckpointError, save_checkpoint_file
 from sap_detr.config import load_config, prepare_data
 from sap_detr.data import PixelRange, build_test_augmentations
+from sap_detr.data.shapes.drawing import draw_image
 from sap_detr.detector import Detector, to_coco, to_supervision
 from sap_detr.engine import (
     DetectionTrainer,
@@ -113,6 +114,22 @@ def test_grey(shape, dtype, detector):
     scale = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}[dtype]
     [found] = detector((image * float(scale)).astype(dtype))
     assert found.pred_boxes.tensor.tolist() == [[5, 10, 25, 20]]
+
+
+def test_a_trained_model_finds_the_same_in_all_depths_of_one_picture(tmp_path):
+    picture, _ = draw_image(np.random.RandomState(5), 64, 64, max_objects=4)
+    grey = np.asarray(Image.fromarray(picture).convert("L"))
+    Image.fromarray(grey).save(tmp_path / "8bit.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16bit.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "float.tiff")
+    names = ["8bit.png", "16bit.png", "float.tiff"]
+    first, *others = Detector("small_sap_detr")([tmp_path / name for name in names])
+    assert len(first)
+    for other in others:
+        assert other.pred_classes.tolist() == first.pred_classes.tolist()
+        torch.testing.assert_close(other.scores, first.scores, rtol=0, atol=1e-3)
+        boxes = other.pred_boxes.tensor, first.pred_boxes.tensor
+        torch.testing.assert_close(*boxes, rtol=0, atol=1e-3)
 
 
 def test_values_of_other_ranges(detector):
