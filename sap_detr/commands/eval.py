@@ -15,9 +15,11 @@ from omegaconf import DictConfig
 from ..config import ConfigError, as_list, load_config, pixel_range
 from ..engine.topology import find_topology
 from ..evaluation import EvaluationError, Source, write_report
-from ..evaluation.folder import DETECTIONS_FILE
+from ..evaluation.folder import DETECTIONS_FILE, detections_file
 from ..weights_files import find_weights
 from . import train
+
+AGAINST = "against"  # folder in that of the report for the detections of other weights
 
 USER_ERRORS = (*train.USER_ERRORS, ConfigError, EvaluationError, OSError)
 
@@ -29,8 +31,10 @@ def run(args: argparse.Namespace) -> int:
         EvaluationError: or another of ``USER_ERRORS``, with what is wrong.
     """
     _check_options(args)
+    against = _other_detections(args)
     if args.results is not None:
-        _tell(write_report(Source(args.annotations, args.results, args.images), args.report))
+        source = Source(args.annotations, args.results, args.images)
+        _tell(write_report(source, args.report, against))
         return 0
     opts = list(args.opts)
     if args.weights is not None:
@@ -40,11 +44,18 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(args.config_file, opts)
     name = _evaluated_set(cfg)
     args.report.mkdir(parents=True, exist_ok=True)
-    status = _evaluate(args, [*opts, f"+dataloader.evaluator.output_dir={args.report}"])
-    if status != 0 or find_topology(args, os.environ).rank != 0:
-        return status
-    # The same detections as tensors, which nothing reads.
-    (args.report / "instances_predictions.pth").unlink(missing_ok=True)
+    folders = {args.report: opts}
+    if args.against is not None and against is None:
+        folders[args.report / AGAINST] = [*opts, f"train.init_checkpoint={args.against}"]
+        against = args.report / AGAINST / DETECTIONS_FILE
+    for folder, changes in folders.items():
+        status = _evaluate(args, [*changes, f"+dataloader.evaluator.output_dir={folder}"])
+        if status != 0:
+            return status
+        # The same detections as tensors, which nothing reads.
+        (folder / "instances_predictions.pth").unlink(missing_ok=True)
+    if find_topology(args, os.environ).rank != 0:
+        return 0
     metadata = MetadataCatalog.get(name)
     weights = Path(cfg.train.init_checkpoint)
     source = Source(
@@ -54,8 +65,25 @@ def run(args: argparse.Namespace) -> int:
         weights if weights.is_file() else None,
         pixel_range(cfg),
     )
-    _tell(write_report(source, args.report))
+    _tell(write_report(source, args.report, against))
     return 0
+
+
+def _other_detections(args: argparse.Namespace) -> Path | None:
+    """Return the detections of --against; None if there are none yet, or none are asked for.
+
+    Raises:
+        EvaluationError: there is nothing to compare with.
+    """
+    if args.against is None:
+        return None
+    if args.against.is_dir() or args.against.suffix == ".json":
+        return detections_file(args.against)
+    if args.results is not None:
+        raise EvaluationError(
+            f"--against {args.against}: with --results, a report or another file of results (.json)"
+        )
+    return None
 
 
 def _evaluate(args: argparse.Namespace, opts: list[str]) -> int:
@@ -81,9 +109,11 @@ def _check_options(args: argparse.Namespace) -> None:
             raise EvaluationError("--results needs --annotations FILE and --report FOLDER")
     elif args.annotations is not None or args.images is not None:
         raise EvaluationError("--annotations and --images belong to --results FILE")
+    if args.against is not None and args.report is None:
+        raise EvaluationError("--against needs --report FOLDER, where the comparison goes")
     if args.report is not None and args.report.exists() and not args.report.is_dir():
         raise EvaluationError(f"--report {args.report} is a file, it must be a folder")
-    for name in ("results", "annotations", "images"):
+    for name in ("results", "annotations", "images", "against"):
         path = getattr(args, name)
         if path is not None and not path.exists():
             raise EvaluationError(f"--{name}: there is no {path}")

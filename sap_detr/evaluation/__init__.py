@@ -1,5 +1,6 @@
 """What COCOEvaluator does not tell: kinds of error, thresholds, calibration, confusion."""
 
+from .bootstrap import compare
 from .dataset import EvaluationData, EvaluationError, evaluation_data
 from .error_kinds import KINDS
 from .folder import Source, read_summary, write_report
@@ -12,6 +13,7 @@ __all__ = [
     "EvaluationData",
     "EvaluationError",
     "Source",
+    "compare",
     "evaluate",
     "evaluation_data",
     "find_pairs",

@@ -11,9 +11,10 @@ from typing import Any
 
 from ..data import PixelRange
 from ..data.pixels import FULL_RANGE
+from .bootstrap import compare
 from .dataset import EvaluationError, read_json
 from .page import make_page
-from .report import FORMAT, evaluate, summarize
+from .report import FORMAT, evaluate, summarize, without_nan
 
 SUMMARY_FILE = "results.json"
 PAGE_FILE = "report.html"
@@ -49,12 +50,13 @@ class Source:
         }
 
 
-def write_report(source: Source, folder: Path) -> list[Path]:
+def write_report(source: Source, folder: Path, against: Path | None = None) -> list[Path]:
     """Evaluate, and write a report.
 
     Args:
         source: what it is about.
         folder: where to write; it is made if it is missing.
+        against: another file of detections in the same images, to compare with.
 
     Returns:
         The files that were written.
@@ -66,6 +68,9 @@ def write_report(source: Source, folder: Path) -> list[Path]:
     annotations, results = read_json(source.annotations), read_json(source.results)
     evaluation = evaluate(annotations, results, str(source.annotations), str(source.results))
     summary = {**summarize(evaluation), "source": source.describe()}
+    if against is not None:
+        other = evaluate(annotations, read_json(against), str(source.annotations), str(against))
+        summary["against"] = {"name": str(against), **without_nan(compare(evaluation, other))}
     folder.mkdir(parents=True, exist_ok=True)
     page = make_page(evaluation, summary, source.images, source.pixel_range)
     contents = {
@@ -75,6 +80,25 @@ def write_report(source: Source, folder: Path) -> list[Path]:
     for name, content in contents.items():
         (folder / name).write_text(content, encoding="utf-8")
     return [folder / name for name in contents]
+
+
+def detections_file(path: Path) -> Path:
+    """Return the file of detections that a path stands for.
+
+    Args:
+        path: the folder of a report, its ``results.json``, or a file of detections.
+
+    Raises:
+        EvaluationError: the detections of the report are gone.
+    """
+    if not path.is_dir() and path.name != SUMMARY_FILE:
+        return path
+    folder = path if path.is_dir() else path.parent
+    known = [folder / DETECTIONS_FILE, Path(read_summary(path)["source"]["results"])]
+    for file in known:
+        if file.is_file():
+            return file
+    raise EvaluationError(f"{path}: its detections, {known[1]}, are gone")
 
 
 def read_summary(path: Path) -> dict[str, Any]:

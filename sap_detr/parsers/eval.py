@@ -4,7 +4,7 @@
     sap-detr eval --config-file output/run/config.yaml --weights output/run/model_final.pth \\
         --report output/report
     sap-detr eval --results coco_instances_results.json --annotations val.json --images val \\
-        --report output/report
+        --report output/report --against output/other_report
 
 A report says where a model fails and which threshold to use: results.json for programs, and
 report.html, a page that needs nothing but a browser.
@@ -43,6 +43,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="the images, for --results (default: none)"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="compare with a report, COCO's results (.json), or weights, in the report",
     )
     add_process_options(parser)
     add_overrides(parser)

@@ -63,6 +63,39 @@ def test_weights_are_evaluated_and_reported(tiny_overrides, tmp_path, monkeypatc
     ]
 
 
+def test_reports_and_results_are_compared(files, tmp_path, capsys):
+    """Another file, a report by its folder and by its results: the same detections."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.main(["eval", *files, "--report", str(first)]) == 0
+    for other in (first, first / "results.json", tmp_path / "found.json"):
+        assert cli.main(["eval", *files, "--report", str(second), "--against", str(other)]) == 0
+        against = json.loads((second / "results.json").read_text())["against"]
+        assert against["name"] == f"{tmp_path}/found.json"
+        assert [row["name"] for row in against["rows"][:3]] == ["AP", "AP50", "AP75"]
+        for row in against["rows"]:
+            assert (row["difference"], row["low"], row["high"]) in [(0, 0, 0), (None, None, None)]
+    assert "Against the other run" in (second / "report.html").read_text()
+    (tmp_path / "found.json").rename(tmp_path / "moved.json")
+    options = ["eval", "--results", f"{tmp_path}/moved.json", *files[2:], "--report", str(second)]
+    assert cli.main([*options, "--against", str(first)]) == 2
+    assert "found.json, are gone" in capsys.readouterr().err
+
+
+def test_two_weights_are_compared(tiny_overrides, tmp_path, monkeypatch):
+    monkeypatch.setattr(main, "evaluate", made_up_evaluation)
+    options = ["--config-file", CONFIG, "--report", str(tmp_path / "report")]
+    for name in ("weights", "against"):
+        (tmp_path / f"{name}.pth").write_bytes(b"")
+        options += [f"--{name}", f"{tmp_path}/{name}.pth"]
+    assert cli.main(["eval", *options, *tiny_overrides]) == 0
+    summary = json.loads((tmp_path / "report/results.json").read_text())
+    assert summary["source"]["weights"] == f"{tmp_path}/weights.pth"
+    found = tmp_path / "report/against/coco_instances_results.json"
+    assert summary["against"]["name"] == str(found)
+    assert summary["against"]["rows"][0]["this"] == summary["coco"]["AP"]
+    assert not found.with_name("instances_predictions.pth").exists()
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -77,6 +110,21 @@ def test_weights_are_evaluated_and_reported(tiny_overrides, tmp_path, monkeypatc
         (["--results", "{text}", "--annotations", "{truth}", "--report", "r"], "is no json file"),
         (["--config-file", CONFIG, "--report", "{truth}"], "must be a folder"),
         (["--config-file", CONFIG, "--annotations", "{truth}"], "belong to --results"),
+        (["--config-file", CONFIG, "--against", "{found}"], "--against needs --report"),
+        (["--config-file", CONFIG, "--report", "r", "--against", "no.pth"], "there is no no.pth"),
+        (
+            [
+                "--results",
+                "{found}",
+                "--annotations",
+                "{truth}",
+                "--report",
+                "r",
+                "--against",
+                "{weights}",
+            ],
+            "a report or another file of results",
+        ),
         (["--config-file", CONFIG, "--results", "{found}"], "nothing is run"),
         (
             ["--config-file", CONFIG, "--report", "r", "dataloader.test.dataset.names=[]"],
@@ -97,6 +145,8 @@ def test_weights_are_evaluated_and_reported(tiny_overrides, tmp_path, monkeypatc
 def test_mistakes_are_told_before_anything_runs(options, words, files, tmp_path, capsys):
     (tmp_path / "text.json").write_text("{")
     names = {name: f"{tmp_path}/{name}.json" for name in ("truth", "found", "text")}
+    names["weights"] = f"{tmp_path}/weights.pth"
+    (tmp_path / "weights.pth").write_bytes(b"")
     assert cli.main(["eval", *(option.format(**names) for option in options)]) == 2
     error = capsys.readouterr().err
     assert words in error
