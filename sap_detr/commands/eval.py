@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     args.report.mkdir(parents=True, exist_ok=True)
     folders = {args.report: opts}
     if args.against is not None and against is None:
-        folders[args.report / AGAINST] = [*opts, f"train.init_checkpoint={args.against}"]
+        other = find_weights(args.against)
+        folders[args.report / AGAINST] = [*opts, f"train.init_checkpoint={other}"]
         against = args.report / AGAINST / DETECTIONS_FILE
     for folder, changes in folders.items():
         status = _evaluate(args, [*changes, f"+dataloader.evaluator.output_dir={folder}"])
@@ -115,6 +116,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--report {args.report} is a file, it must be a folder")
     for name in ("results", "annotations", "images", "against"):
         path = getattr(args, name)
+        path = path and find_weights(path) if name == "against" else path
         if path is not None and not path.exists():
             raise EvaluationError(f"--{name}: there is no {path}")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data import PixelRange
 from ..data.pixels import FULL_RANGE
+from ..weights_files import sha256_of_file
 from .bootstrap import compare
 from .dataset import EvaluationError, read_json
 from .page import make_page
@@ -46,7 +45,7 @@ class Source:
             "annotations": str(self.annotations),
             "results": str(self.results),
             "weights": None if self.weights is None else str(self.weights),
-            "weights_sha256": None if self.weights is None else file_sha256(self.weights),
+            "weights_sha256": None if self.weights is None else sha256_of_file(self.weights),
         }
 
 
@@ -118,12 +117,3 @@ def read_summary(path: Path) -> dict[str, Any]:
             "eval --report FOLDER"
         )
     return summary
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
