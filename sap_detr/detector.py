@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Detected:
 class _Options:
     """See :meth:`Detector.stream`; ``classes`` are numbers."""
 
-    threshold: float
+    threshold: float | torch.Tensor  # per class
     classes: torch.Tensor | None
     max_detections: int | None
     clip: bool
@@ -73,7 +73,7 @@ class _Options:
     value_range: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
+        if not isinstance(self.threshold, torch.Tensor) and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be from 0 to 1, as scores are, got {self.threshold}")
         if self.max_detections is not None and self.max_detections < 1:
             raise ValueError(f"max_detections must be positive or None, got {self.max_detections}")
@@ -88,7 +88,10 @@ class _Options:
 
     def select(self, found: Instances) -> Instances:
         """Leave out what nobody asked for."""
-        wanted = found.scores >= self.threshold
+        limit = self.threshold
+        if isinstance(limit, torch.Tensor):
+            limit = limit[found.pred_classes]
+        wanted = found.scores >= limit
         if self.classes is not None:
             wanted &= torch.isin(found.pred_classes, self.classes)
         return found[wanted]
@@ -119,11 +122,14 @@ class Detector:
         predictor: the model, with what is done to an image before.
         class_names: by class number; None if they are not known, None in it where one is not.
         pixel_range: what becomes of images of 16 bits.
+        thresholds: per class, (C,), for ``threshold="best"``; None where the file has none.
 
     Raises:
         CheckpointError: there is no such file, it is damaged or describes no model, or what it
             describes may not be built.
     """
+
+    thresholds: torch.Tensor | None = None
 
     def __init__(self, weights: str | os.PathLike[str], device: str | None = None) -> None:
         source = os.fspath(find_weights(weights))
@@ -143,6 +149,7 @@ class Detector:
         names = _load(model, checkpoint, source)
         predictor = Predictor(model, augmentations, description.image_format)
         self._hold(predictor, names, PixelRange.parse(description.pixel_range))
+        self.thresholds = stored_thresholds(checkpoint, names, source)
 
     @classmethod
     def from_config(
@@ -177,9 +184,11 @@ class Detector:
         model = build_model(cfg)
         names = _load(model, checkpoint, source, cfg.train.get("weights", SCORED))
         mapper = instantiate(cfg.dataloader.test.mapper)
-        return cls.from_model(
+        detector = cls.from_model(
             model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
         )
+        detector.thresholds = stored_thresholds(checkpoint, names, source)
+        return detector
 
     @classmethod
     def from_model(
@@ -222,7 +231,7 @@ class Detector:
         self,
         images: Any,
         *,
-        threshold: float = 0.5,
+        threshold: float | Literal["best"] = 0.5,
         classes: Sequence[str | int] | None = None,
         max_detections: int | None = None,
         clip: bool = False,
@@ -236,7 +245,8 @@ class Detector:
             images: a file, folder or glob (:func:`~sap_detr.data.find_images`), a PIL image, an
                 array (H, W) or (H, W, C), a tensor (H, W) or (C, H, W), in RGB or grey, of uint8,
                 uint16 or floating point (:func:`~sap_detr.data.to_pixels`), or a list of these.
-            threshold: detections with lower scores are left out; 0 to evaluate.
+            threshold: detections with lower scores are left out; 0 to evaluate. "best" is for each
+                class what a report found, see :attr:`thresholds`.
             classes: only these, by name or number; None for all.
             max_detections: most of a picture, the best ones; None for all that the model gives.
             clip: cut boxes off at the border of the picture. As published, they are not.
@@ -257,8 +267,27 @@ class Detector:
             NonFiniteDetectionsError: boxes or scores of the model are not finite.
         """
         numbers = None if classes is None else torch.tensor(self.class_numbers(classes))
-        options = _Options(threshold, numbers, max_detections, clip, batch_size, tile, value_range)
+        lowest = self.lowest_scores(threshold)
+        options = _Options(lowest, numbers, max_detections, clip, batch_size, tile, value_range)
         return self._stream(find_images(images), options)
+
+    def lowest_scores(self, threshold: float | str) -> float | torch.Tensor:
+        """Return the lowest scores that a threshold lets through: a number, or one per class (C,).
+
+        Raises:
+            ValueError: it is another text than "best", or the weights hold no thresholds.
+        """
+        if not isinstance(threshold, str):
+            return threshold
+        if threshold != "best":
+            raise ValueError(f'threshold must be a number or "best", got {threshold!r}')
+        if self.thresholds is None:
+            raise ValueError(
+                'threshold="best": the weights hold no thresholds. Make a report with sap-detr '
+                "eval --weights WEIGHTS --report REPORT, then a file that holds them with sap-detr "
+                "convert WEIGHTS NEW.safetensors --thresholds REPORT"
+            )
+        return self.thresholds
 
     def draw(self, image: Any, instances: Instances, **options: Any) -> Pixels:
         """Draw detections into a picture, with the names of their classes.
@@ -362,6 +391,37 @@ def _load(
         # Published files name no classes; theirs are COCO's.
         names = coco_class_names(number)
     return names
+
+
+def stored_thresholds(
+    checkpoint: dict[str, Any], names: ClassNames | None, source: str
+) -> torch.Tensor | None:
+    """Return the thresholds that weights hold, if they do.
+
+    Args:
+        checkpoint: contents of a file of weights.
+        names: of the model's classes.
+        source: the file, for messages.
+
+    Returns:
+        (C,), see :attr:`Detector.thresholds`.
+
+    Raises:
+        CheckpointError: they are not those of the classes.
+    """
+    if "description" not in checkpoint:
+        return None
+    try:
+        thresholds = ModelDescription.from_data(checkpoint["description"]).thresholds
+    except CheckpointError as error:
+        raise CheckpointError(f"{source} was not loaded: {error}") from error
+    if thresholds is None:
+        return None
+    if len(thresholds) != len(names or ()):
+        raise CheckpointError(
+            f"{source} has {len(thresholds)} thresholds for {len(names or ())} classes"
+        )
+    return torch.tensor(thresholds)
 
 
 def to_coco(

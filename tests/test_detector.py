@@ -416,3 +416,30 @@ def test_the_block_in_the_document_runs(saved, folder, monkeypatch):
     exec(block, {})
     assert (folder / "drawn.png").is_file()
     assert isinstance(json.loads((folder / "results.json").read_text()), list)
+
+
+def test_best_thresholds_are_those_of_each_class(detector):
+    detector.thresholds = torch.tensor([0.985, 0.5, 0.1])
+    scores = detector(PICTURE, threshold=0)[0]
+    wanted = scores.scores >= detector.thresholds[scores.pred_classes]
+    assert 0 < wanted.sum() < len(scores)
+    [found] = detector(PICTURE, threshold="best")
+    assert found.pred_boxes.tensor.tolist() == scores.pred_boxes.tensor[wanted].tolist()
+
+
+def test_files_keep_thresholds_and_others_have_no_best(saved, tiny_config, tmp_path):
+    path, content = saved
+    with pytest.raises(ValueError, match=r"hold no thresholds.*sap-detr convert .*--thresholds"):
+        Detector(path).stream(PICTURE, threshold="best")
+    with pytest.raises(ValueError, match="'bset'"):
+        Detector(path).stream(PICTURE, threshold="bset")
+    description = {**content["description"], "thresholds": [0.1, 0.2, 1]}
+    save_checkpoint_file({**content, "description": description}, path)
+    from_config = Detector.from_config(str(write_config(tiny_config, tmp_path)), path, device="cpu")
+    for each in (Detector(path), from_config):
+        assert each.thresholds.tolist() == pytest.approx([0.1, 0.2, 1])
+    for wrong, words in (([0.1], "1 thresholds for 3"), ([0, 0, 2], "0 to 1"), ("best", "no list")):
+        description["thresholds"] = wrong
+        save_checkpoint_file({**content, "description": description}, path)
+        with pytest.raises(CheckpointError, match=words):
+            Detector(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from ..checkpoint import (
 )
 from ..config import ConfigError, load_config
 from ..engine import ModelDescription
+from ..evaluation import EvaluationError, best_thresholds, read_summary
 from ..projects import load_projects
+from ..text import listing
+from ..weights_files import sha256_of_file
 
 State = dict[str, torch.Tensor]
 Names = list[str | None] | None
 
-USER_ERRORS = (CheckpointError, ConfigError, OSError)
+USER_ERRORS = (CheckpointError, ConfigError, EvaluationError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.drop_training_only,
         args.weights,
         args.config_file,
+        args.thresholds,
     ):
         print(line)
     return 0
@@ -67,6 +72,7 @@ def convert(
     drop_training_only: bool = False,
     weights: str = SCORED,
     config_file: str | None = None,
+    thresholds: Path | None = None,
 ) -> list[str]:
     """Convert one file.
 
@@ -79,6 +85,7 @@ def convert(
         drop_training_only: leave out what inference does not read.
         weights: "scored", or "raw" for those of which a moving average was scored.
         config_file: a config of the model, to describe it in the file; None for none.
+        thresholds: a report on these weights, whose best thresholds are put into the file.
 
     Returns:
         What was done, in lines for a reader.
@@ -99,6 +106,8 @@ def convert(
         raise CheckpointError("INPUT and OUTPUT are the same file.")
     if config_file is not None and (to != "ours" or output.suffix != ".safetensors"):
         raise CheckpointError("--config-file is for a .safetensors file with names of ours.")
+    if thresholds is not None and (to != "ours" or output.suffix != ".safetensors"):
+        raise CheckpointError("--thresholds is for a .safetensors file with names of ours.")
     checkpoint = load_checkpoint_file(input)
     state = model_state(checkpoint, weights)
     form = detect_format(state)
@@ -147,6 +156,9 @@ def convert(
         if config_file is not None:
             content["description"] = _describe(config_file, content)
             done.append(f"described: the model of {config_file}")
+        if thresholds is not None:
+            content["description"] = _with_thresholds(content, thresholds, input)
+            done.append(f"thresholds: the best ones of {thresholds}")
         left_out = [key for key in left_out if key not in content]
     if left_out:
         done.append(f"left out, as only weights are converted: {', '.join(left_out)}")
@@ -166,6 +178,33 @@ def _describe(config_file: str, content: Mapping[str, Any]) -> dict[str, Any]:
     model = description.build_model("cpu")
     load_weights(model, content, class_names=names, source="INPUT").require_complete()
     return description.as_data()
+
+
+def _with_thresholds(content: Mapping[str, Any], report: Path, input: Path) -> dict[str, Any]:
+    """Add the best thresholds of a report to the description of its weights.
+
+    Raises:
+        CheckpointError: there is no description, or the report is about something else.
+        EvaluationError: there is no such report.
+    """
+    if "description" not in content:
+        raise CheckpointError("--thresholds: INPUT does not describe its model: add --config-file.")
+    summary = read_summary(report)
+    if summary["source"]["weights_sha256"] != sha256_of_file(input):
+        about = summary["source"]["weights"] or "weights that are not known"
+        raise CheckpointError(
+            f"{report} is about {about}, not about {input}: make one with sap-detr eval --weights "
+            f"{input} --report REPORT."
+        )
+    found, names = best_thresholds(summary), content.get("class_names") or []
+    if {name for name in names if name is not None} != found.keys():
+        raise CheckpointError(
+            f"{report} is about the classes {listing(found)}; INPUT has {listing(names) or 'none'}."
+        )
+    overall = summary["threshold"]["score"]
+    thresholds = [found.get(name, overall) for name in names]
+    description = ModelDescription.from_data(content["description"])
+    return replace(description, thresholds=thresholds).as_data()
 
 
 def _extra_keys(checkpoint: Mapping[str, Any]) -> list[str]:

@@ -90,7 +90,8 @@ class ResultFiles:
             print(f"{self.json}: {count} detections, as COCO results")
         if self.csv is not None:
             count = write_csv(records(), self.csv, self.category_names, self.csv_threshold)
-            print(f"{self.csv}: {count} detections of score {self.csv_threshold:g} and more")
+            least = f" of score {self.csv_threshold:g} and more" if self.csv_threshold else ""
+            print(f"{self.csv}: {count} detections{least}")
         if self.gives_ids:
             write_image_list(records(), self.image_list, self.category_names)
             print(f"{self.image_list}: which ids the pictures and classes were given")

@@ -17,7 +17,7 @@ from ..bad_files import BadFiles
 from ..checkpoint import SCORED, CheckpointError, load_checkpoint_file, load_weights
 from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from ..data import DatasetError
-from ..detector import Detector
+from ..detector import Detector, stored_thresholds
 from ..engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
 from ..results import KnownIds, Parts, PartsError, Picture, Shard, numbered_pictures
 from ..text import listing
@@ -85,7 +85,7 @@ def _check(args: argparse.Namespace) -> None:
         raise PredictError("--random-weights need --config-file")
     if args.config_file is None and args.opts:
         raise PredictError("--opts changes a config: give it with --config-file")
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
+    if args.threshold not in (None, "best") and not 0 <= args.threshold <= 1:
         raise PredictError(
             f"--threshold must be from 0 to 1, as scores are, got {args.threshold:g}"
         )
@@ -131,12 +131,19 @@ def _check_results(args: argparse.Namespace) -> None:
 
 def _painter(args: argparse.Namespace, detector: Detector) -> Painter:
     threshold = DEFAULT_THRESHOLD if args.threshold is None else args.threshold
-    shown = Limits(threshold, DEFAULT_TOP_K if args.top_k is None else args.top_k)
-    # AP needs all.
-    found = shown if args.json is None else Limits(args.threshold or 0.0, args.top_k)
+    try:
+        detector.lowest_scores(threshold)
+    except ValueError as error:
+        raise PredictError(f"--{error}") from error
+    top_k = DEFAULT_TOP_K if args.top_k is None else args.top_k
+    # The best thresholds differ by class: the detector goes by them.
+    shown = Limits(0.0 if threshold == "best" else threshold, top_k)
+    if args.json is not None:
+        # AP needs all.
+        threshold, top_k = args.threshold or 0.0, args.top_k
     options: dict[str, Any] = {
-        "threshold": found.threshold,
-        "max_detections": found.top_k,
+        "threshold": threshold,
+        "max_detections": top_k,
         "classes": _class_numbers(args, detector),
         "batch_size": args.batch_size,
         "tile": None if args.tile is None else tuple(args.tile),
@@ -326,9 +333,12 @@ def build_detector(args: argparse.Namespace) -> Detector:
         report.require_complete()
         print(report.headline)
     mapper = instantiate(cfg.dataloader.test.mapper)
-    return Detector.from_model(
+    detector = Detector.from_model(
         model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
     )
+    if checkpoint is not None:
+        detector.thresholds = stored_thresholds(checkpoint, names, str(args.weights))
+    return detector
 
 
 def _class_names_of_data(cfg: DictConfig) -> ClassNames:

@@ -47,6 +47,8 @@ class ModelDescription:
         augmentations: described, a part or a list of parts; for inference.
         image_format: channel order that the model takes, "RGB" or "BGR".
         pixel_range: what becomes of images of more than 8 bits, see :class:`PixelRange`.
+        thresholds: per class, the score from which on a detection is best believed, 0..1; None if
+            no report has found that out.
 
     Raises:
         CheckpointError: something is of another kind, or a ``_target_`` is none that may be built.
@@ -56,6 +58,7 @@ class ModelDescription:
     augmentations: Any
     image_format: str = "RGB"
     pixel_range: str = "full"
+    thresholds: list[float] | None = None
 
     def __post_init__(self) -> None:
         for part, described in (("model", self.model), ("augmentations", self.augmentations)):
@@ -65,6 +68,8 @@ class ModelDescription:
             raise CheckpointError(f"its description of the model has no {_TARGET}")
         if self.image_format not in ("RGB", "BGR"):
             raise CheckpointError(f"its image_format is {shorten(self.image_format)}: RGB or BGR")
+        if self.thresholds is not None and not _are_scores(self.thresholds):
+            raise CheckpointError("its thresholds are no list of numbers from 0 to 1")
         try:
             PixelRange.parse(self.pixel_range)
         except ValueError as error:
@@ -98,7 +103,7 @@ class ModelDescription:
             CheckpointError: it is something else.
         """
         keys = {"format", *cls.__dataclass_fields__}
-        if not isinstance(data, Mapping) or data.keys() != keys:
+        if not isinstance(data, Mapping) or data.keys() | {"thresholds"} != keys:
             raise CheckpointError(f"its description of the model has not the keys {sorted(keys)}")
         content = dict(data)
         number = content.pop("format")
@@ -113,7 +118,11 @@ class ModelDescription:
 
     def as_data(self) -> dict[str, Any]:
         """Return the description as plain containers."""
-        return {"format": _FORMAT, **asdict(self)}
+        data = {"format": _FORMAT, **asdict(self)}
+        if self.thresholds is None:
+            # Earlier versions, which know of none, read the file too.
+            del data["thresholds"]
+        return data
 
     def build_model(self, device: str | None = None) -> nn.Module:
         """Build the model, with random weights.
@@ -137,6 +146,12 @@ class ModelDescription:
         """
         built = _build(self.augmentations)
         return T.AugmentationList(built if isinstance(built, list) else [built])
+
+
+def _are_scores(values: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(v, float | int) and not isinstance(v, bool) and 0 <= v <= 1 for v in values
+    )
 
 
 def _build(described: Any) -> Any:

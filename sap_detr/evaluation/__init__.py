@@ -3,7 +3,7 @@
 from .bootstrap import compare
 from .dataset import EvaluationData, EvaluationError, evaluation_data
 from .error_kinds import KINDS
-from .folder import Source, read_summary, write_report
+from .folder import Source, best_thresholds, read_summary, write_report
 from .matching import find_pairs, match
 from .report import Evaluation, evaluate, summarize
 
@@ -13,6 +13,7 @@ __all__ = [
     "EvaluationData",
     "EvaluationError",
     "Source",
+    "best_thresholds",
     "compare",
     "evaluate",
     "evaluation_data",

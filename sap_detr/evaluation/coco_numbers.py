@@ -15,6 +15,8 @@ from .dataset import Floats
 # In the order of pycocotools.
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 PER_CLASS = TWELVE[:6]
+# Classes do not depend on one another, and what is kept of many takes gigabytes.
+_CLASSES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,25 @@ def coco_numbers(
         found.dataset = {**truth.dataset, "annotations": _as_annotations(results)}
         found.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+        classes = evaluation.params.catIds
+        parts = []
+        for start in range(0, len(classes), _CLASSES_AT_A_TIME):
+            evaluation.params.catIds = classes[start : start + _CLASSES_AT_A_TIME]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            parts.append(evaluation.eval)
+        evaluation.params.catIds = classes
+        evaluation.eval = {
+            "precision": np.concatenate([part["precision"] for part in parts], 2),
+            "recall": np.concatenate([part["recall"] for part in parts], 1),
+        }
         evaluation.summarize()
     stats = [np.nan if value < 0 else float(value) for value in evaluation.stats]
     precision = evaluation.eval["precision"]  # overlaps, recalls, classes, areas, numbers
     best = precision[:, :, :, :, -1]
-    parts = [best[:, :, :, 0], best[:1, :, :, 0], best[5:6, :, :, 0]]
-    parts += [best[:, :, :, area] for area in (1, 2, 3)]
-    means = np.array([part.mean((0, 1)) for part in parts]).T
+    kinds = [best[:, :, :, 0], best[:1, :, :, 0], best[5:6, :, :, 0]]
+    kinds += [best[:, :, :, area] for area in (1, 2, 3)]
+    means = np.array([kind.mean((0, 1)) for kind in kinds]).T
     return CocoNumbers(dict(zip(TWELVE, stats, strict=True)), np.where(means < 0, np.nan, means))
 
 

@@ -81,6 +81,26 @@ def write_report(source: Source, folder: Path, against: Path | None = None) -> l
     return [folder / name for name in contents]
 
 
+def best_thresholds(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the best threshold of each class, by its name.
+
+    That of all classes together stands in for a class of which nothing was found.
+
+    Args:
+        summary: of :func:`read_summary`.
+
+    Raises:
+        EvaluationError: nothing was found at all.
+    """
+    overall = summary["threshold"]["score"]
+    if overall is None:
+        raise EvaluationError("the report has no thresholds: no detection found an object")
+    return {
+        c["name"]: overall if c["threshold"] is None else c["threshold"]["score"]
+        for c in summary["classes"]
+    }
+
+
 def detections_file(path: Path) -> Path:
     """Return the file of detections that a path stands for.
 

@@ -4,6 +4,7 @@
     sap-detr convert detr_r50.pth published.pth --to published --classes coco91
     sap-detr convert output/train/model_0009999.pth mine.safetensors \\
         --config-file output/train/config.yaml
+    sap-detr convert output/train/model_best.safetensors mine.safetensors --thresholds output/report
 
 The form of INPUT is recognised by its parameter names. Only weights are converted: optimizer,
 schedule and iteration belong to the code that wrote them and are left out. Nothing in INPUT is
@@ -62,4 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--config-file",
         metavar="CONFIG",
         help="config of the model, or the name of one: OUTPUT, a .safetensors file, describes it",
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=Path,
+        metavar="REPORT",
+        help="report of sap-detr eval on INPUT, whose best thresholds OUTPUT shall hold, for "
+        "--threshold best; INPUT or --config-file describes the model",
     )

@@ -95,9 +95,16 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _threshold(text: str) -> float | str:
+    return text if text == "best" else float(text)
+
+
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threshold", type=float, help="lowest score (default: 0.5; 0 in what --json writes)"
+        "--threshold",
+        type=_threshold,
+        help="lowest score, or best: for each class what a report found, which the weights hold "
+        "(default: 0.5; 0 in what --json writes)",
     )
     parser.add_argument(
         "--top-k",
