@@ -40,7 +40,12 @@ train = dict(
     # None: never.
     early_stopping=dict(patience=None, min_delta=0.0),
     log_period=20,
-    progress_bar=False,
+    # None: where errors go to a terminal.
+    progress_bar=None,
+    # More of Detectron2's HookBase, built in every process, and of its EventWriter, in the first.
+    # Hooks come after evaluation and checkpoint, which has their state before its own step.
+    hooks=[],
+    writers=[],
     # Look at every image file before training starts; those of the test sets are decoded.
     check_data=True,
     # Filled from the data set and kept in checkpoints.

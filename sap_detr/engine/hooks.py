@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..checkpoint import BEST, FINAL, SafeCheckpointer
 from .metrics_file import METRICS_FILE, read_evaluation
@@ -213,10 +217,44 @@ def evaluations_since_best(values: Sequence[float], min_delta: float = 0.0) -> i
     return since
 
 
+class Pace(HookBase):  # type: ignore[misc]
+    """Say once, when training has found its pace, how fast it is and when it will be done.
+
+    Evaluations, which are not known yet, come on top.
+
+    Args:
+        images: of an iteration, in all processes.
+        first, count: iterations that are left out, because they are slower, and that are timed.
+    """
+
+    def __init__(self, images: int, first: int = 5, count: int = 20) -> None:
+        self._images = images
+        self._first, self._count = first, count
+        self._start = 0.0
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1 - self.trainer.start_iter
+        if done == self._first:
+            self._start = time.perf_counter()
+        if done == self._first + self._count:
+            each = (time.perf_counter() - self._start) / self._count
+            left = timedelta(seconds=round(each * (self.trainer.max_iter - self.trainer.iter - 1)))
+            logger.info(
+                f"pace: {self._images / each:.3g} images a second, {each:.3g} s an iteration, "
+                f"{left} to go without evaluations"
+            )
+
+
 class ProgressBar(HookBase):  # type: ignore[misc]
-    """A bar with the time left, the loss and the last AP, for runs that someone watches."""
+    """A bar with the time left, the loss and the last AP, for runs that someone watches.
+
+    Lines of the log appear above it.
+    """
 
     def before_train(self) -> None:
+        self._redirected = ExitStack()
+        loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "sap_detr")]
+        self._redirected.enter_context(logging_redirect_tqdm(loggers))
         self._bar = tqdm(
             total=self.trainer.max_iter,
             initial=self.trainer.start_iter,
@@ -238,3 +276,4 @@ class ProgressBar(HookBase):  # type: ignore[misc]
 
     def after_train(self) -> None:
         self._bar.close()
+        self._redirected.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ..checkpoint import RAW, SCORED
 from ..config import COCO_NUM_CLASSES, ConfigError, as_list, build_part
 from ..modeling import DetectionTransformer
+from .named_parts import check_named
 from .non_finite import NonFinitePolicy
 from .step import AMP_DTYPES
 
@@ -109,7 +110,7 @@ RULES: dict[str, Rule] = {
     "train.early_stopping.patience": whole(1, optional=True),
     "train.early_stopping.min_delta": between(0, math.inf),
     "train.log_period": whole(1),
-    "train.progress_bar": YES_OR_NO,
+    "train.progress_bar": replace(YES_OR_NO, optional=True),
     "train.check_data": YES_OR_NO,
     "dataloader.train.total_batch_size": whole(1),
     "dataloader.train.num_workers": whole(0),
@@ -163,6 +164,7 @@ def check_settings(cfg: DictConfig) -> None:
             shown = "null" if value is None else value
             raise ConfigError(f"{key}={shown}: {rule.allowed}{null} is expected")
     NonFinitePolicy(**cfg.train.non_finite)
+    check_named(cfg.train)
     _try_to_build(cfg)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -45,9 +46,11 @@ from ..data import EpochSampler, TrainLoader
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
 from .finite_detections import FiniteDetections
-from .hooks import BestCheckpoint, EarlyStopping, Evaluation, ProgressBar, StoppedEarly
+from .hooks import BestCheckpoint, EarlyStopping, Evaluation, Pace, ProgressBar, StoppedEarly
+from .hyperparameters import Hyperparameters
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .model_description import ModelDescription
+from .named_parts import build_named
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals
 from .run_config import save_config, tell_changes
@@ -130,7 +133,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             f"{self._sampler.size} training images; {batch} per iteration = "
             f"{world_size} processes x {accumulation} accumulated x "
             f"{batch // world_size // accumulation}; "
-            f"{self.iterations_per_epoch} iterations an epoch, {self.max_iter} in all"
+            f"{self.iterations_per_epoch} iterations an epoch, {self.max_iter} in all, which are "
+            f"{self.max_iter / self.iterations_per_epoch:.4g} epochs"
         )
         self._stop = stop or StopSignals()
         self._preemption = PreemptionHook(self._stop, self.checkpointer, length.checkpoint_period)
@@ -201,8 +205,12 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             built.append(Evaluation(train.eval_period, self.evaluate, self._preemption))
         if comm.is_main_process():
             built.append(BestCheckpoint(self.checkpointer, train.best_metric))
-            if train.progress_bar:
+            built.append(Pace(self.cfg.dataloader.train.total_batch_size))
+            built.append(Hyperparameters(self.cfg))
+            shows_bar = train.progress_bar
+            if sys.stderr.isatty() if shows_bar is None else shows_bar:
                 built.append(ProgressBar())
+        built += build_named(train, "hooks", HookBase)
         stopping = train.get("early_stopping") or {}
         if stopping.get("patience"):
             metric, period = train.best_metric, train.eval_period
@@ -213,8 +221,9 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """Build Detectron2's writers; a disk that is full does not end training."""
+        """Build Detectron2's writers and those of the config; a full disk does not end training."""
         writers = default_writers(self.cfg.train.output_dir, self.max_iter)
+        writers += build_named(self.cfg.train, "writers", EventWriter)
         return [ForgivingWriter(writer) for writer in writers]
 
     def evaluate(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def detection_sheet(
     """
     if not rows:
         raise ValueError("a detection sheet needs at least one image")
-    tiles = [_draw_tile(row, class_names, score_threshold, layout, tile_width) for row in rows]
+    tiles = [draw_row(row, class_names, score_threshold, layout, tile_width) for row in rows]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
     columns = min(len(tiles), columns or _choose_columns(len(tiles), width, height, tile_width))
     lines = [beside(tiles[i : i + columns], WIDE_GAP) for i in range(0, len(tiles), columns)]
@@ -133,6 +133,26 @@ def make_validation_sheet(
         NonFiniteDetectionsError: if boxes or scores of the model are not finite.
         ValueError: if there are no images.
     """
+    rows = validation_rows(model, dataset_dicts, mapper, num_images, score_threshold, pixel_range)
+    return detection_sheet(rows, out_png, class_names, score_threshold=score_threshold)
+
+
+def validation_rows(
+    model: nn.Module,
+    dataset_dicts: Sequence[Mapping[str, Any]],
+    mapper: Callable[[dict[str, Any]], dict[str, Any]],
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+    pixel_range: PixelRange = FULL_RANGE,
+) -> list[SheetRow]:
+    """Run a model on images of a data set; see :func:`make_validation_sheet`.
+
+    Returns:
+        What was found beside what is there.
+
+    Raises:
+        NonFiniteDetectionsError: if boxes or scores of the model are not finite.
+    """
     places = np.linspace(0, len(dataset_dicts) - 1, min(num_images, len(dataset_dicts)))
     chosen = [dataset_dicts[i] for i in dict.fromkeys(places.round().astype(int).tolist())]
     rows = []
@@ -154,17 +174,20 @@ def make_validation_sheet(
                 rows.append(SheetRow(image, found, truth, caption))
     finally:
         model.train(was_training)
-    return detection_sheet(rows, out_png, class_names, score_threshold=score_threshold)
+    return rows
 
 
-def _draw_tile(
+def draw_row(
     row: SheetRow,
-    class_names: Sequence[str | None] | None,
-    score_threshold: float,
-    layout: Layout,
-    tile_width: int,
-) -> Image.Image:
-    """Draw one row of a sheet: one or two images with the caption below."""
+    class_names: Sequence[str | None] | None = None,
+    score_threshold: float = 0.5,
+    layout: Layout = "side_by_side",
+    tile_width: int = 480,
+) -> Picture:
+    """Draw one row of a sheet: one or two images with the caption below.
+
+    The arguments are those of :func:`detection_sheet`.
+    """
     check_image(row.image)
     height, width = row.image.shape[:2]
     factor = tile_width / width

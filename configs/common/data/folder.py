@@ -1,6 +1,7 @@
 from detectron2.config import LazyCall as L
 
 from sap_detr.data import register_folder
+from sap_detr.visualization.training_pictures import FirstBatches, ValidationPictures
 
 from ..schedule import lr_multiplier
 from ..train import train
@@ -26,3 +27,5 @@ train.epochs = 50
 train.max_iter = None
 train.checkpointer.period = None
 train.eval_period = None
+
+train.hooks = [L(FirstBatches)(), L(ValidationPictures)(num_images=8, score_threshold=0.3)]
