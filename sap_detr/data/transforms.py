@@ -8,6 +8,9 @@ import numpy as np
 from detectron2.data import transforms as T
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
+
+from .torchvision_transforms import TorchvisionAugmentation
 
 # The short sides of the published recipe (DETR, section A.4): 480 to 800 pixels in steps of 32.
 DETR_SHORT_SIDES = tuple(range(480, 801, 32))
@@ -69,9 +72,48 @@ def build_train_augmentations(
     short_sides: int | Sequence[int] = DETR_SHORT_SIDES,
     max_size: int | None = 1333,
     flip_probability: float = 0.5,
+    extra: Sequence[nn.Module] = (),
 ) -> list[T.Augmentation]:
-    """Horizontal flip and resize: the training augmentation without a crop."""
-    return [T.RandomFlip(flip_probability), ResizeShortSide(short_sides, max_size)]
+    """Horizontal flip and resize: the training augmentation without a crop.
+
+    Args:
+        short_sides, max_size: as of :class:`ResizeShortSide`.
+        flip_probability: of the horizontal flip.
+        extra: transforms of torchvision.transforms.v2, applied at the end.
+    """
+    flip_and_resize = [T.RandomFlip(flip_probability), ResizeShortSide(short_sides, max_size)]
+    return [*flip_and_resize, *map(TorchvisionAugmentation, extra)]
+
+
+def build_jitter_augmentations(
+    image_size: Sequence[int] = (1024, 1024),
+    scale_range: Sequence[float] = (0.1, 2.0),
+    flip_probability: float = 0.5,
+    extra: Sequence[nn.Module] = (),
+) -> list[T.Augmentation]:
+    """Large-scale jitter: flip, resize by a factor drawn from a wide range, crop to a size.
+
+    What stays smaller than that size is not padded: the model pads batches, and knows where.
+
+    Args:
+        image_size: height and width that images are fitted into before the factor, and cut to.
+        scale_range: of the factor, drawn uniformly.
+        flip_probability: of the horizontal flip.
+        extra: transforms of torchvision.transforms.v2, applied at the end.
+
+    Raises:
+        ValueError: if the sizes or the range make no sense.
+    """
+    height, width = (int(side) for side in image_size)
+    low, high = (float(factor) for factor in scale_range)
+    if min(height, width) < 1 or not 0 < low <= high:
+        raise ValueError(f"image_size {image_size!r} and scale_range {scale_range!r} make no sense")
+    return [
+        T.RandomFlip(flip_probability),
+        T.ResizeScale(low, high, height, width),
+        T.RandomCrop("absolute", (height, width)),
+        *map(TorchvisionAugmentation, extra),
+    ]
 
 
 def build_crop_augmentations(
@@ -80,6 +122,7 @@ def build_crop_augmentations(
     flip_probability: float = 0.5,
     pre_crop_short_sides: int | Sequence[int] = (400, 500, 600),
     crop_range: Sequence[int] = (384, 600),
+    extra: Sequence[nn.Module] = (),
 ) -> list[T.Augmentation]:
     """Horizontal flip, resize, crop, resize: the training augmentation that half of the images get.
 
@@ -89,6 +132,7 @@ def build_crop_augmentations(
         pre_crop_short_sides: the resize before the crop, without limit on the long side.
         crop_range: the crop's width and height are drawn independently and uniformly from these,
             both included, as far as the image allows.
+        extra: transforms of torchvision.transforms.v2, applied at the end.
     """
     low, high = (int(v) for v in crop_range)
     if not 0 < low <= high:
@@ -98,6 +142,7 @@ def build_crop_augmentations(
         ResizeShortSide(pre_crop_short_sides),
         T.RandomCrop("absolute_range", (low, high)),
         ResizeShortSide(short_sides, max_size),
+        *map(TorchvisionAugmentation, extra),
     ]
 
 
