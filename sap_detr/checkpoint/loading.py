@@ -19,7 +19,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..text import listing
 from .class_rows import ClassNames, RowMatch, coco_class_names, match_class_rows
-from .name_map import NAME_MAPS, detect_format
+from .name_map import NAME_MAPS, detect_format, is_our_name
 from .safe_load import CheckpointError, load_checkpoint_file
 from .weight_sets import SCORED, describe_weights, model_state
 
@@ -168,11 +168,20 @@ def load_weights(
             )
 
     state = model_state(checkpoint, weights)
-    form = detect_format(state)
+    adopted = _of_backbone(model, state, source)
+    form = "the backbone's library's" if adopted else detect_format(state)
     report = LoadReport(source, form, describe_weights(checkpoint, weights))
     # Of ImageNet weights the rest of a detector is missing as a matter of course.
     needed = ""
-    if form != "ours":
+    if adopted:
+        needed = "backbone."
+        report.ignored += [
+            name
+            for name in state
+            if f"backbone.body.{name}" not in adopted and not name.endswith("num_batches_tracked")
+        ]
+        state = adopted
+    elif form != "ours":
         name_map = NAME_MAPS[form]
         needed = "backbone." if name_map.backbone_only else ""
         report.ignored += [name for name in state if name_map.is_dropped(name)]
@@ -248,6 +257,26 @@ def non_finite_names(state: Mapping[str, Any]) -> list[str]:
         return []
     finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
     return [name for name, whole in zip(tensors, finite, strict=True) if not whole]
+
+
+def _of_backbone(model: nn.Module, state: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return weights that are those of the backbone's library, by our names; {} for others.
+
+    Raises:
+        CheckpointError: they fill a part of the backbone only.
+    """
+    backbone = getattr(model, "backbone", None)
+    if backbone is None or not hasattr(backbone, "own_state") or any(map(is_our_name, state)):
+        return {}
+    found: dict[str, Any] = {f"backbone.{name}": x for name, x in backbone.own_state(state).items()}
+    needed = [f"backbone.{name}" for name in backbone.state_dict()]
+    missing = [name for name in needed if name not in found]
+    if found and missing:
+        raise CheckpointError(
+            f"{source} fits a part of the backbone only: it lacks {len(missing)} of "
+            f"{len(needed)} tensors, e.g. {listing(missing, 3)}"
+        )
+    return found
 
 
 def _class_tensors(

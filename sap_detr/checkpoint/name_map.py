@@ -33,7 +33,10 @@ _FIELDS = {
 }
 """What the fields of a template stand for: i, j, k are indices, the others ends of names."""
 
-_OUR_PREFIXES = ("encoder.", "decoder.", "neck.", "backbone.stem.", "backbone.res")
+_OUR_PREFIXES = (
+    *("encoder.", "decoder.", "neck."),
+    *("backbone.stem.", "backbone.res", "backbone.body.", "backbone.bottom_up."),
+)
 
 
 @cache
@@ -220,6 +223,11 @@ def register_name_map(name_map: NameMap) -> NameMap:
     return name_map
 
 
+def is_our_name(name: str) -> bool:
+    """Say whether only detectors of this package have tensors of such a name."""
+    return name.startswith(_OUR_PREFIXES)
+
+
 def detect_format(state: Mapping[str, Any]) -> str:
     """Return whose names a state dict has: "ours", or the `method` of a registered `NameMap`.
 
@@ -248,7 +256,7 @@ def detect_format(state: Mapping[str, Any]) -> str:
             "here need torchvision's ImageNet ResNets: torchvision's own file or Detectron2's "
             "ImageNetPretrained/torchvision/R-50.pkl."
         )
-    if any(name.startswith(_OUR_PREFIXES) for name in names):
+    if any(map(is_our_name, names)):
         return "ours"
     unknown = {
         method: [name for name in names if not name_map.knows(name)]

@@ -43,6 +43,7 @@ from .matcher import (
     SoftmaxClassCost,
 )
 from .meta_arch import DetectionTransformer
+from .named_backbones import TimmBackbone, TorchvisionBackbone
 from .neck import ProjectionNeck
 from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
 from .reference_points import inverse_sigmoid
@@ -111,6 +112,8 @@ __all__ = [
     "SoftmaxClassLoss",
     "SoftmaxPostprocessor",
     "Targets",
+    "TimmBackbone",
+    "TorchvisionBackbone",
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "build_resnet",

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ..layers import full_precision_dtype, resize_pixels
 from .criterion import object_normalizer
 from .denoising import DenoisingQueries
+from .neck import ProjectionNeck
 from .structures import Predictions, Targets, padded_image_sizes
 
 
@@ -71,6 +72,8 @@ class DetectionTransformer(nn.Module):
         size_multiple: int = 1,
     ) -> None:
         super().__init__()
+        if isinstance(backbone, Backbone) and isinstance(neck, ProjectionNeck):
+            neck.fit(backbone.output_shape())
         if size_multiple < 1:
             raise ValueError(f"size_multiple must be at least 1, got {size_multiple}")
         if input_format not in ("RGB", "BGR"):
@@ -177,6 +180,7 @@ class DetectionTransformer(nn.Module):
             all_layers: whether to return the predictions of all decoder layers.
             denoising: what the denoiser made, or None.
         """
+        images = _pad_to_multiple(images, _size_divisibility(self.backbone))
         height, width = images.shape[-2:]
         sizes = padded_image_sizes(image_sizes, (height, width), images.device)
         if self.padding_invariant and sizes is not None:
@@ -268,12 +272,13 @@ def features_of_unpadded(
         Name to (B, C, H / stride, W / stride), and the size in pixels that these maps have: the
         padded one, rounded up to whole cells of the coarsest level.
     """
+    multiple = _size_divisibility(backbone)
     single = [
-        backbone(images[i : i + 1, :, :height, :width])
+        backbone(_pad_to_multiple(images[i : i + 1, :, :height, :width], multiple))
         for i, (height, width) in enumerate(image_sizes)
     ]
     shapes = backbone.output_shape()
-    coarsest = stride * max(shape.stride for shape in shapes.values())
+    coarsest = math.lcm(stride * max(shape.stride for shape in shapes.values()), multiple)
     padded_height, padded_width = (math.ceil(n / coarsest) * coarsest for n in images.shape[-2:])
     features = {}
     for name, shape in shapes.items():
@@ -285,3 +290,15 @@ def features_of_unpadded(
             ]
         )
     return features, (padded_height, padded_width)
+
+
+def _size_divisibility(backbone: nn.Module) -> int:
+    """Return what heights and widths must be multiples of; Detectron2 says 0 for anything."""
+    return max(1, int(getattr(backbone, "size_divisibility", 1)))
+
+
+def _pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Pad images (B, 3, H, W) with zeros at the bottom and the right."""
+    height, width = images.shape[-2:]
+    missing = (-width % multiple, -height % multiple)
+    return F.pad(images, (0, missing[0], 0, missing[1])) if any(missing) else images

@@ -1,0 +1,16 @@
+from detectron2.config import LazyCall as L
+
+from sap_detr.modeling import TimmBackbone
+
+from .sam_detr_ms_r50_50ep import dataloader, lr_multiplier, model, optimizer, train
+
+# Ours: another backbone, without published numbers.
+model.backbone = L(TimmBackbone)(
+    name="swin_tiny_patch4_window7_224", strides=[8, 16, 32], drop_path=0.1
+)
+model.neck.in_features = model.neck.in_channels = None
+model.neck.norm_groups = 32
+optimizer.params.backbone_decay = 0.8
+
+train.init_checkpoint = "timm://swin_tiny_patch4_window7_224.ms_in1k"
+train.output_dir = "output/sam_detr_ms_swin_t_50ep"
