@@ -118,7 +118,10 @@ setup(
             "mypy>=1.10",
             "pytest>=8",
             "ruff>=0.6",
+            "timm>=1,<2",
         ],
+        # Backbones by name.
+        "timm": ["timm>=1,<2"],
         # Its wheels have an encoder for the videos that browsers play.
         "video": ["av>=12"],
     },
