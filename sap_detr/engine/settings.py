@@ -180,7 +180,12 @@ def check_best_metric(cfg: DictConfig) -> None:
     """
     evaluator, sets = cfg.dataloader.evaluator, as_list(cfg.dataloader.test.dataset.names)
     target = evaluator["_target_"]
-    target = locate(target) if isinstance(target, str) else target
+    try:
+        target = locate(target) if isinstance(target, str) else target
+    except ImportError:
+        raise ConfigError(
+            f"dataloader.evaluator._target_={target}: there is nothing of this name"
+        ) from None
     tasks = evaluator.get("tasks")
     if not (tasks is None or NAMES.holds(tasks)):
         raise ConfigError(f"dataloader.evaluator.tasks={tasks}: names such as [bbox] are expected")

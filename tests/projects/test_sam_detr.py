@@ -23,7 +23,7 @@ from sap_detr.projects.sam_detr.aligner import without_pooling
 RECIPES = sorted(
     name
     for name in model_zoo.list_configs()
-    if name.startswith("sam_detr/") and name.endswith(("_12ep.py", "_50ep.py"))
+    if name.startswith("sam_detr/") and "_r50_" in name and name.endswith(("_12ep.py", "_50ep.py"))
 )
 
 
