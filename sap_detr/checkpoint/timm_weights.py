@@ -37,7 +37,7 @@ class TimmWeights(PathHandler):  # type: ignore[misc]
             tagged = timm.list_pretrained(f"{name.partition('.')[0]}*")
             hint = f"; it has {listing(tagged, 5)}" if tagged else ""
             raise FileNotFoundError(f"timm has no weights called {name!r}{hint}")
-        known = timm.get_pretrained_cfg(name)
+        known: Any = timm.get_pretrained_cfg(name)
         try:
             found: str = huggingface_hub.hf_hub_download(known.hf_hub_id, "model.safetensors")
         except Exception as error:  # of many kinds: no network, no entry, no right to it
