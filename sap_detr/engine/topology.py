@@ -70,6 +70,9 @@ class Topology:
 def find_topology(args: argparse.Namespace, environ: Mapping[str, str]) -> Topology:
     """Read what torchrun or SLURM's srun left in the environment, else the command line.
 
+    RANK and WORLD_SIZE without torchrun's other variables count machines, as Kubernetes' PyTorchJob
+    sets them for its pods, if the command line says how many processes to start on each.
+
     Args:
         args: ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``, each None if it was
             not given. ``dist_url`` wins over the environment; the others must agree with it.
@@ -79,6 +82,8 @@ def find_topology(args: argparse.Namespace, environ: Mapping[str, str]) -> Topol
         ConfigError: if they contradict one another, or something is missing.
     """
     _check_arguments(args)
+    if _counts_machines(args, environ):
+        return _from_arguments(_with_machines(args, environ))
     if _is_torchrun(environ):
         found = _from_torchrun(environ)
     elif _is_slurm_step(environ):
@@ -149,6 +154,34 @@ def _from_arguments(args: argparse.Namespace) -> Topology:
     )
 
 
+def _counts_machines(args: argparse.Namespace, environ: Mapping[str, str]) -> bool:
+    local = environ.get("LOCAL_RANK") or environ.get("LOCAL_WORLD_SIZE")
+    given = environ.get("RANK") and environ.get("WORLD_SIZE")
+    return bool(given and not local and args.num_gpus is not None)
+
+
+def _with_machines(args: argparse.Namespace, environ: Mapping[str, str]) -> argparse.Namespace:
+    """Return the arguments with what the environment says of machines."""
+    rank, machines = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+    for flag, given, actual in (
+        ("--num-machines", args.num_machines, machines),
+        ("--machine-rank", args.machine_rank, rank),
+    ):
+        if given not in (None, actual):
+            raise ConfigError(
+                f"{flag} {given}, but RANK={rank} of WORLD_SIZE={machines} is in the environment: "
+                f"leave {flag} out, or unset RANK and WORLD_SIZE"
+            )
+    url = args.dist_url
+    if url in (None, "auto") and machines > 1:
+        address = environ.get("MASTER_ADDR")
+        if not address:
+            raise ConfigError("the environment variable MASTER_ADDR is not set")
+        url = tcp_url(address, _number(environ, "MASTER_PORT"))
+    changes = {"num_machines": machines, "machine_rank": rank, "dist_url": url}
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
 def _is_torchrun(environ: Mapping[str, str]) -> bool:
     absent = [name for name in TORCHRUN_VARIABLES if not environ.get(name)]
     if not absent:
@@ -156,7 +189,8 @@ def _is_torchrun(environ: Mapping[str, str]) -> bool:
     if "RANK" in environ and "WORLD_SIZE" in environ:
         raise ConfigError(
             "RANK and WORLD_SIZE are in the environment, as torchrun sets them, but not "
-            f"{', '.join(absent)}: start with torchrun, or unset RANK and WORLD_SIZE"
+            f"{', '.join(absent)}: start with torchrun, or unset RANK and WORLD_SIZE; if they "
+            "count machines (PyTorchJob), say with --num-gpus how many processes each starts"
         )
     return False
 

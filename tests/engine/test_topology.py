@@ -97,6 +97,23 @@ def test_a_shell_in_a_slurm_job_is_no_task():
     assert find(flags, shell) == find(flags)
 
 
+MASTER = {"MASTER_ADDR": "sap-detr-master-0", "MASTER_PORT": "23456"}
+
+
+def test_pods_that_start_their_processes_themselves():
+    expected = Topology(
+        num_machines=2,
+        machine_rank=1,
+        processes_per_machine=8,
+        dist_url="tcp://sap-detr-master-0:23456",
+    )
+    pod = {"RANK": "1", "WORLD_SIZE": "2", **MASTER}
+    assert find("--num-gpus 8", pod) == expected
+    assert find("--num-gpus 8 --num-machines 2 --machine-rank 1", pod) == expected
+    assert find("--num-gpus 8 --dist-url tcp://a:1", pod).dist_url == "tcp://a:1"
+    assert find("--num-gpus 2", {**pod, "RANK": "0", "WORLD_SIZE": "1"}).world_size == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "message"),
     [
@@ -109,7 +126,12 @@ def test_a_shell_in_a_slurm_job_is_no_task():
         ("--num-gpus 2", jobs.torchrun_environment(0, 4, 1), "--nproc-per-node 2"),
         ("--num-machines 2", jobs.torchrun_environment(0, 4, 1), "processes on 1"),
         ("--machine-rank 1", jobs.torchrun_environment(0, 4, 1), "the rank 0"),
-        ("", {"RANK": "0", "WORLD_SIZE": "2"}, "not LOCAL_RANK"),
+        ("", {"RANK": "0", "WORLD_SIZE": "2"}, "not LOCAL_RANK.* say with --num-gpus"),
+        ("--num-gpus 8", {"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+        ("--num-gpus 8", {"RANK": "2", "WORLD_SIZE": "2", **MASTER}, "ranks are from 0 to 1"),
+        ("--num-gpus 8", {"RANK": "0", "WORLD_SIZE": "two", **MASTER}, "must be a number"),
+        ("--num-gpus 8 --num-machines 3", {"RANK": "0", "WORLD_SIZE": "2"}, "leave --num-machines"),
+        ("--num-gpus 8 --machine-rank 1", {"RANK": "0", "WORLD_SIZE": "2"}, "leave --machine-rank"),
         ("", jobs.torchrun_environment(0, 3, 1, LOCAL_WORLD_SIZE="2"), "same --nproc-per-node"),
         ("", jobs.torchrun_environment(0, 2, 1, RANK="first"), "RANK must be a number"),
         ("--num-gpus 2", slurm_task(), "--ntasks-per-node 2"),

@@ -55,6 +55,25 @@ def test_two_commands_on_the_loopback_address(arguments, tmp_path):
     assert_trained(*machines, tmp_path)
 
 
+def test_two_pods_whose_environment_counts_machines(arguments, tmp_path):
+    port = str(jobs.free_port())
+    pods = [
+        jobs.Command(
+            tmp_path / f"{rank}.txt",
+            ["--num-gpus", 1, *arguments],
+            environment={
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            },
+        )
+        for rank in (0, 1)
+    ]
+    assert jobs.finish_all(pods) == [0, 0]
+    assert_trained(*pods, tmp_path)
+
+
 def slurm_job_id():
     """One whose port is free."""
     for number in range(os.getpid(), os.getpid() + 1000):
