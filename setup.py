@@ -111,10 +111,15 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
+        # To build the documentation site.
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "dev": [
             "av>=12",
             "coverage>=7.10",
             "hypothesis>=6",
+            # Without pinned versions for Python 3.10, where the site is not built.
+            'mkdocs-material>=9.5 ; python_version >= "3.11"',
+            'mkdocstrings[python]>=0.26 ; python_version >= "3.11"',
             "mypy>=1.10",
             "pytest>=8",
             "ruff>=0.6",
