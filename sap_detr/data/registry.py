@@ -122,6 +122,10 @@ def load_dataset(name: str) -> list[StandardDict]:
         dicts: list[StandardDict] = DatasetCatalog.get(name)
     except (DatasetError, FileNotFoundError):
         raise
+    except ModuleNotFoundError as error:
+        raise DatasetError(
+            f"the data set {name!r} needs a package that is not installed: pip install {error.name}"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise DatasetError(
             f"{json_file or name}: the data set {name!r} can't be loaded "
