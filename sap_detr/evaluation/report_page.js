@@ -310,7 +310,8 @@ function fixedParts() {
     AR1: "recall, 1 detection an image", AR10: "10", AR100: "100", ARs: "100, small objects", ARm: "medium", ARl: "large" };
   $("coco").replaceChildren(table("By pycocotools, 0 to 100", ["number", "value", "of"].map(name => heading(name)),
     Object.entries(DATA.coco).map(([name, value]) => ({ cells: [rowHeading(name), cell(fixed(value, 2)), cell(what[name], { class: "text" })] }))));
-  const from = DATA.source, parts = [from.weights || from.results, `on ${from.annotations}: ${DATA.images} images, ${DATA.objects} objects, ${DATA.detections} detections`];
+  const last = path => path.split(/[\\/]/).slice(-2).join("/");
+  const from = DATA.source, parts = [last(from.weights || from.results), `on ${last(from.annotations)}: ${DATA.images} images, ${DATA.objects} objects, ${DATA.detections} detections`];
   if (DATA.crowds) parts.push(`${DATA.crowds} crowds, which do not count`);
   if (DATA.arrays.lowest > 0) parts.push(`this page has the detections with a score of ${fixed(DATA.arrays.lowest, 4)} or more`);
   $("source").textContent = parts.join("; ");
@@ -358,6 +359,10 @@ views.push(function worst() {
       const c = picture.found.cls[i], kind = picture.found.kind[i], score = picture.found.score[i];
       if (!shown(c) || score < limit) return;
       if (kind === CORRECT) correct++; else wrong++;
+      // What an object was taken for is named; all other boxes name themselves where they are pointed at.
+      if (KINDS[kind - 1] === "classification") {
+        svg.append(make("text", { class: "taken", x: (box[0] * width + 2 * line).toFixed(1), y: (Math.max(0, box[1]) * height + 7 * line).toFixed(1), "font-size": 7 * line, "stroke-width": 2 * line }, NAMES[c]));
+      }
       draw(box, kind === CORRECT ? BOX.right : BOX.false, null, `${NAMES[c]} ${(score / DATA.arrays.steps).toFixed(2)}, ${kind === CORRECT ? "right" : KINDS[kind - 1]}`);
     });
     const text = `${DATA.files[picture.index]}: ${correct} right, ${wrong} false, ${lacking} not found`;

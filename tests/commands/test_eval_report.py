@@ -1,4 +1,4 @@
-"""From a report into the weights, and from there into `sap-detr predict`: one way, end to end."""
+"""A report on a model that has learnt something: read in a browser, and used for thresholds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from browser import Browser, needs_chromium
 from PIL import Image
 
 from sap_detr import cli
@@ -43,6 +44,34 @@ def kept(folder, weights, report):
     file = folder / "kept.safetensors"
     assert cli.main(["convert", str(weights), str(file), "--thresholds", str(report)]) == 0
     return file
+
+
+@needs_chromium
+def test_the_report_answers_in_a_browser(report):
+    summary = json.loads((report / "results.json").read_text())
+    results = json.loads((report / "coco_instances_results.json").read_text())
+    chosen = max(range(len(summary["classes"])), key=lambda c: summary["classes"][c]["objects"])
+    of_class = summary["classes"][chosen]
+    scores = [r["score"] for r in results if r["category_id"] == of_class["category_id"]]
+
+    def detections(page):
+        return int(page.text("#tile-found")) + int(page.text("#tile-false-detections"))
+
+    with Browser() as browser:
+        page = browser.open(report / "report.html")
+        assert page.text("#tile-AP50") == f"{summary['coco']['AP50']:.1f}"
+        page.click(f"#pick-{chosen}")
+        assert page.text("#tile-AP50") == f"{of_class['AP50']:.1f}"
+        assert page.text("#tile-objects") == str(of_class["objects"])
+        page.click("#threshold")
+        page.press("Home")
+        assert detections(page) == len(scores)
+        for step in range(1, 31):
+            page.press("ArrowRight")
+            assert detections(page) == sum(score >= step / 100 for score in scores)
+        pictures = page.evaluate("document.querySelectorAll('#worst image').length")
+        assert pictures == len(summary["worst_images"]) > 2
+        assert (page.errors, page.requests) == ([], [(report / "report.html").as_uri()])
 
 
 def test_thresholds_of_the_report_are_kept_with_the_weights(weights, report, kept):
