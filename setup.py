@@ -49,6 +49,10 @@ def mapped_packages() -> dict[str, str]:
 MAPPED = mapped_packages()
 PROJECTS = [name for name in MAPPED if re.fullmatch(r"sap_detr\.projects\.\w+", name)]
 
+# What `sap-detr export` writes and runs files with; for torch.export alone nothing is needed.
+EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
+OPENVINO = ["nncf>=2.15", "openvino>=2025.0"]
+
 setup(
     name="sap-detr",
     version=version(),
@@ -124,10 +128,14 @@ setup(
             "pytest>=8",
             "ruff>=0.6",
             "timm>=1,<2",
+            *EXPORT,
+            *OPENVINO,
         ],
         # Backbones by name.
         "timm": ["timm>=1,<2"],
         # Its wheels have an encoder for the videos that browsers play.
         "video": ["av>=12"],
+        "export": EXPORT,
+        "openvino": OPENVINO,
     },
 )

@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("visualization", "analysis", "results", "tiles"),
     ("detector",),
+    ("export",),
     ("model_zoo",),
     ("commands",),
     ("cli",),

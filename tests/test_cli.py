@@ -23,6 +23,7 @@ SHIMS = {
     "check_dataset": "check",
     "convert_checkpoint": "convert",
     "demo": "predict",
+    "export_model": "export",
     "install_detectron2": "install-detectron2",
     "lazyconfig_train_net": "train",
 }
@@ -80,6 +81,8 @@ def test_choices_are_those_of_the_library():
         (["check", "--folder", ".", "--pixel-range", "some"], "--pixel-range"),
         (["convert", "a.pth", "b.txt"], "b.txt"),
         (["convert-data", "nothing", "new"], "nothing, the folder of the data set, is missing"),
+        (["export", "a.safetensors", "b.txt"], "b.txt"),
+        (["export", "a.safetensors", "b.onnx", "--size", "640"], "'640'"),
         (["benchmark", "params", "--config-file", "nothing"], "All names"),
         (["benchmark"], "MEASURE"),
         (["configs", "list", "nothing"], "'nothing'"),

@@ -8,6 +8,7 @@ from .attention import (
     split_heads,
 )
 from .axis_bias import AxisBias
+from .cpu import exporting
 from .deformable_attention import DeformableAttention, deformable_attention
 from .dropout import Dropout, dropout, relu_dropout
 from .folded_conv import FoldedConv2d, fold_frozen_norms
@@ -45,6 +46,7 @@ __all__ = [
     "deformable_attention",
     "dropout",
     "encode_points",
+    "exporting",
     "fold_frozen_norms",
     "full_precision",
     "full_precision_dtype",

@@ -69,7 +69,7 @@ def _sampled(
         x, y = points.unbind(-1)
         samples = F.grid_sample(
             level.permute(0, 2, 3, 1).reshape(batch * heads, -1, height, width),
-            torch.stack((2 / width * x - 1, 2 / height * y - 1), dim=-1),
+            torch.stack((x / width * 2 - 1, y / height * 2 - 1), dim=-1),
             padding_mode="zeros",
             align_corners=False,
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align as sampled_roi_align
 
+from .cpu import exporting
 from .precision import full_precision
 
 # Queries are taken in portions whose intermediate result has about this many numbers.
@@ -150,12 +151,15 @@ def roi_align(
     channels = tokens.shape[-1]
     x_weights, y_weights = (w.to(tokens.dtype) for w in region_weights(size, boxes, num_bins))
     rows = tokens.unflatten(1, size)
-    portion = max(PORTION // (batch * height * num_bins * channels), 1)
+    if exporting():
+        portion = queries
+    else:
+        portion = max(PORTION // (batch * height * num_bins * channels), 1)
     parts = []
     for first in range(0, queries, portion):
         of_x, of_y = x_weights[:, first : first + portion], y_weights[:, first : first + portion]
         strips = of_x.flatten(1, 2)[:, None] @ rows
-        strips = strips.view(batch, height, -1, num_bins * channels).transpose(1, 2)
+        strips = strips.unflatten(2, (-1, num_bins)).transpose(1, 2).flatten(3)
         parts.append((of_y @ strips).unflatten(-1, (num_bins, channels)))
     return torch.cat(parts, dim=1)
 

@@ -45,7 +45,13 @@ from .matcher import (
 from .meta_arch import DetectionTransformer
 from .named_backbones import TimmBackbone, TorchvisionBackbone
 from .neck import ProjectionNeck
-from .postprocessing import SigmoidTopKPostprocessor, SoftmaxPostprocessor, make_instances
+from .postprocessing import (
+    Selection,
+    SigmoidTopKPostprocessor,
+    SoftmaxPostprocessor,
+    make_instances,
+    without_non_finite,
+)
 from .reference_points import inverse_sigmoid
 from .references import BoxReference, Reference
 from .resnet_name_map import (
@@ -106,6 +112,7 @@ __all__ = [
     "Reference",
     "SapDetrDecoder",
     "SapDetrDecoderLayer",
+    "Selection",
     "SetCriterion",
     "SigmoidTopKPostprocessor",
     "SoftmaxClassCost",
@@ -129,5 +136,6 @@ __all__ = [
     "padded_image_sizes",
     "padding_mask_at",
     "torchvision_resnet_pairs",
+    "without_non_finite",
     "xyxy_to_cxcywh",
 ]

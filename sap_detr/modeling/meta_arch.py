@@ -190,7 +190,7 @@ class DetectionTransformer(nn.Module):
         if self.size_multiple > 1 and sizes is None:
             # One graph per padded size when compiled, not one more for full ones.
             sizes = torch.as_tensor([tuple(size) for size in image_sizes]).to(images.device)
-        run = self._run_network if self._compiled is None else self._compiled
+        run = self.run_network if self._compiled is None else self._compiled
         return run(images, sizes, all_layers, denoising)
 
     def compile_network(self, max_graphs: int = 256, **options: Any) -> None:
@@ -211,15 +211,26 @@ class DetectionTransformer(nn.Module):
         # The old names, which later versions of torch know as well.
         for name in ("cache_size_limit", "accumulated_cache_size_limit"):
             setattr(limits, name, max(getattr(limits, name), max_graphs))
-        self._compiled = torch.compile(self._run_network, **options)
+        self._compiled = torch.compile(self.run_network, **options)
 
-    def _run_network(
+    def run_network(
         self,
         images: Tensor,
         sizes: Tensor | None,
-        all_layers: bool,
-        denoising: DenoisingQueries | None,
+        all_layers: bool = True,
+        denoising: DenoisingQueries | None = None,
     ) -> Predictions:
+        """Run the network on a batch whose sizes are a tensor: nothing is read on the host.
+
+        This is what is compiled and exported. ``padding_invariant`` and ``size_multiple`` are left
+        to :meth:`predict`.
+
+        Args:
+            images: (B, 3, H, W), normalised and padded.
+            sizes: (B, 2) int64, height and width of each image without padding; None if no image
+                is padded.
+            all_layers, denoising: see :meth:`predict`.
+        """
         height, width = images.shape[-2:]
         return self._decode(self.backbone(images), sizes, (height, width), all_layers, denoising)
 

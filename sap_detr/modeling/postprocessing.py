@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -13,11 +14,33 @@ from .box_ops import cxcywh_to_xyxy
 from .structures import Predictions
 
 
+class Selection(NamedTuple):
+    """The detections of a batch, n of each image.
+
+    Attributes:
+        scores: (B, n).
+        labels: (B, n) int64.
+        boxes: (B, n, 4), cxcywh as fractions of the image.
+        queries: (B, n) int64, which query each detection is of.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    boxes: Tensor
+    queries: Tensor
+
+
 class SoftmaxPostprocessor(nn.Module):
     """One detection per query: its best real class, whatever "no object" says (DETR).
 
     No threshold, no non-maximum suppression and no clipping, as published.
     """
+
+    def select(self, predictions: Predictions) -> Selection:
+        """Return the detections of the last layer, one per query."""
+        scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
+        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
+        return Selection(scores, labels, predictions.boxes[-1], queries)
 
     def forward(
         self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
@@ -32,9 +55,7 @@ class SoftmaxPostprocessor(nn.Module):
             Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
             ``query_index``, Q of each.
         """
-        scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
-        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
-        return make_instances(scores, labels, predictions.boxes[-1], queries, output_sizes)
+        return make_instances(*self.select(predictions), output_sizes)
 
 
 class SigmoidTopKPostprocessor(nn.Module):
@@ -50,6 +71,16 @@ class SigmoidTopKPostprocessor(nn.Module):
         super().__init__()
         self.num_detections = num_detections
 
+    def select(self, predictions: Predictions) -> Selection:
+        """Return the detections of the last layer, the best first."""
+        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
+        num_classes = logits.shape[-1]
+        pairs = logits.sigmoid().flatten(1)
+        scores, index = pairs.topk(min(self.num_detections, pairs.shape[1]))
+        queries = index // num_classes
+        boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+        return Selection(scores, index % num_classes, boxes, queries)
+
     def forward(
         self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
     ) -> list[Instances]:
@@ -63,13 +94,22 @@ class SigmoidTopKPostprocessor(nn.Module):
             Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
             ``query_index``, the best first.
         """
-        logits, boxes = predictions.logits[-1], predictions.boxes[-1]
-        num_classes = logits.shape[-1]
-        pairs = logits.sigmoid().flatten(1)
-        scores, index = pairs.topk(min(self.num_detections, pairs.shape[1]))
-        queries = index // num_classes
-        boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-        return make_instances(scores, index % num_classes, boxes, queries, output_sizes)
+        return make_instances(*self.select(predictions), output_sizes)
+
+
+def without_non_finite(scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Give detections that are not finite a box of size 0 and a score of minus infinity.
+
+    pycocotools takes a box of NaN for one that overlaps every object. Such a score no threshold and
+    no evaluator takes for a find, and by it they can be told. No number has to be read on the host
+    for that.
+
+    Args:
+        scores: (B, n).
+        boxes: (B, n, 4).
+    """
+    finite = scores.isfinite() & boxes.isfinite().all(-1)
+    return scores.where(finite, -math.inf), boxes.where(finite[..., None], 0)
 
 
 def make_instances(
@@ -79,11 +119,7 @@ def make_instances(
     queries: Tensor,
     output_sizes: Sequence[tuple[int, int]],
 ) -> list[Instances]:
-    """Packs detections for Detectron2.
-
-    pycocotools takes a box of NaN for one that overlaps every object. So a detection that is not
-    finite gets a box of size 0 and a score of minus infinity, which no threshold and no evaluator
-    takes for a find, and by which it can be told. No number has to be read on the host for that.
+    """Packs detections for Detectron2, see :func:`without_non_finite`.
 
     Args:
         scores: (B, n).
@@ -92,9 +128,7 @@ def make_instances(
         queries: (B, n), which query each detection is of.
         output_sizes: (height, width) of each image in pixels.
     """
-    finite = scores.isfinite() & boxes.isfinite().all(-1)
-    scores = scores.where(finite, -math.inf)
-    boxes = boxes.where(finite[..., None], 0)
+    scores, boxes = without_non_finite(scores, boxes)
     sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
     pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
     return [

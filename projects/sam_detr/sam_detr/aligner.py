@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from sap_detr.layers import (
     Linear,
     encode_points,
+    exporting,
     full_precision,
     linear,
     point_weights,
@@ -31,8 +32,11 @@ def without_pooling(num_tokens: int, num_queries: int, embed_dim: int) -> bool:
     """Whether the memory is so small that it is cheaper to sample it than to pool it in all bins.
 
     The 1x1 convolution that points are found with commutes with pooling, but for its bias. Before
-    it, all cells are convolved, and only its 64 channels are pooled; after it, all bins.
+    it, all cells are convolved, and only its 64 channels are pooled; after it, all bins. An
+    exported graph, which is for any number of tokens, always samples.
     """
+    if exporting():
+        return True
     before = num_tokens * (embed_dim + NUM_BINS * num_queries)
     return before < num_queries * NUM_BINS**2 * embed_dim
 

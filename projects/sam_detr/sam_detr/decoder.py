@@ -196,7 +196,7 @@ class SamDetrDecoder(nn.Module):
         reference = full_precision(self.reference_boxes)[None]
         boxes = reference.sigmoid()
         content = self.reference_boxes.new_zeros(1, boxes.shape[1], self.embed_dim)
-        content = content.expand(len(memory[0].features), -1, -1)
+        content = content.expand(memory[0].features.shape[0], -1, -1)
         contents, predicted = [], []
         tokens = [level.tokens for level in memory]
         for layer, box_head, layer_memory, level in zip(

@@ -20,6 +20,7 @@ from ...layers import (
     Linear,
     MultiheadAttention,
     encode_points,
+    exporting,
     full_precision,
     linear_side_by_side,
     xavier_init_matrices,
@@ -273,7 +274,8 @@ class DinoDecoder(nn.Module):
             from, without gradient, and their content (B, Q, D).
         """
         batch, num_tokens = pyramid.tokens.shape[:2]
-        if num_tokens < self.num_queries:
+        # An exported graph is for any number, and its top-k fails by itself.
+        if not exporting() and num_tokens < self.num_queries:
             raise ValueError(
                 f"the images have {num_tokens} cells on all levels, fewer than the decoder's "
                 f"num_queries={self.num_queries}; give larger images or set "
@@ -361,7 +363,8 @@ class DinoDecoder(nn.Module):
         coordinates = reference.coordinates
         if not self.padding_invariant and pyramid.padding_mask is not None:
             height, width = pyramid.sizes[0]
-            x, y = (pyramid.extents[:, :1] / pyramid.extents.new_tensor((width, height))).unbind(-1)
+            x, y = pyramid.extents[:, :1].unbind(-1)
+            x, y = x / width, y / height
             # y comes first, and width before height.
             pairs = coordinates.shape[-1] // 2
             ratio = torch.stack((y, x, *(x, y) * (pairs - 1)), dim=-1)

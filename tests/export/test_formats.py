@@ -1,0 +1,111 @@
+"""Files of every format against the model, for every method."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from saved_detectors import METHODS, save_detector
+
+from sap_detr.detector import Detector
+from sap_detr.export import (
+    FORMATS,
+    LIMITS,
+    Deployable,
+    Example,
+    ExportError,
+    Metadata,
+    difference,
+    generated_images,
+    open_exported,
+    padded,
+    run_both,
+    trace,
+)
+
+# Other sizes than were traced; batches of 1, 2 and 1, the second with padding.
+SIZES = [(160, 200), (130, 256), (192, 144), (250, 131)]
+FITTING = [(160, 200), (130, 256), (99, 144)]
+
+
+def examples(sizes):
+    return [Example(x.transpose(2, 0, 1), x.shape[:2]) for x in generated_images(sizes)]
+
+
+# The others take minutes.
+FAST = ("sap_detr",)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(method, marks=() if method in FAST else pytest.mark.slow) for method in METHODS
+    ],
+)
+def exported(request, tmp_path_factory):
+    """A detector, its program, and what belongs to it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    detector = Detector(save_detector(request.param, folder / "model.safetensors"), device="cpu")
+    module = Deployable(detector.predictor.model)
+    metadata = Metadata.of(detector, "float32", None, module.smallest_side)
+    return detector, trace(module), metadata, folder
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_find_what_the_model_finds(exported, suffix):
+    detector, program, metadata, folder = exported
+    try:
+        FORMATS[suffix].require("float32")
+    except ExportError as error:
+        pytest.skip(str(error))
+    path = folder / f"detector{suffix}"
+    FORMATS[suffix].write(program, metadata, path, [])
+    runner, read = open_exported(path, threads=1)
+    assert read == metadata
+    found = difference(run_both(detector, runner, examples(SIZES)), LIMITS["float32"])
+    assert found.images == 4
+    assert found.detections > 20
+    assert found.within(LIMITS["float32"]), str(found)
+
+
+@pytest.mark.parametrize(
+    "suffix, precision",
+    [(".xml", "bfloat16"), pytest.param(".onnx", "float16", marks=pytest.mark.slow)],
+)
+def test_half_precision(suffix, precision, tmp_path):
+    detector, program, _ = in_one_size(tmp_path)
+    found = check(suffix, precision, detector, program, [], tmp_path)
+    assert 1e-6 < found.score < 0.05  # computed in fewer digits, and not nonsense
+
+
+@pytest.mark.parametrize("suffix", [".xml", pytest.param(".onnx", marks=pytest.mark.slow)])
+def test_int8(suffix, tmp_path):
+    detector, program, size = in_one_size(tmp_path)
+    rng = np.random.default_rng(0)
+    calibration = [padded([example.image], size, rng) for example in examples(FITTING)]
+    found = check(suffix, "int8", detector, program, calibration, tmp_path)
+    assert 1e-5 < found.score < 0.2
+    content = (tmp_path / f"detector{suffix}").read_bytes()
+    assert b"FakeQuantize" in content or b"QuantizeLinear" in content
+
+
+def in_one_size(folder):
+    detector = Detector(save_detector("sap_detr", folder / "model.safetensors"), device="cpu")
+    size = (160, 256)
+    return detector, trace(Deployable(detector.predictor.model), size), size
+
+
+def check(suffix, precision, detector, program, calibration, folder):
+    """Write a file in one size, and compare it."""
+    try:
+        FORMATS[suffix].require(precision)
+    except ExportError as error:
+        pytest.skip(str(error))
+    path = folder / f"detector{suffix}"
+    FORMATS[suffix].write(
+        program, Metadata.of(detector, precision, (160, 256), 33), path, calibration
+    )
+    runner, _ = open_exported(path, threads=1)
+    limits = LIMITS[precision]
+    found = difference(run_both(detector, runner, examples(FITTING), (160, 256)), limits)
+    assert found.missing == 0
+    return found
