@@ -115,15 +115,14 @@ def write_page(
         ],
     }
     room = most_bytes - len(_fill(data, title)) - 300
-    kept, left_out = 0, 0
+    kept = 0
     for view, query, part in _by_rank(pictures, views):
-        size = len(json.dumps(part)) + 20
-        room -= size if not left_out else 0
-        if left_out or room < 0:
-            left_out += 1
-            continue
+        room -= len(json.dumps(part)) + 20
+        if room < 0:
+            break
         view["kept"][query] = part
         kept += 1
+    left_out = sum(len(x.queries) for picture in pictures for x in picture.explanations) - kept
     if kept < sum(map(len, views)):
         raise ValueError(
             f"{len(pictures)} pictures do not fit into a page of {most_bytes / 1e6:g} MB: "
