@@ -141,6 +141,17 @@ def test_false_detections_before_finds_cost_what_they_push_down():
     )
 
 
+def test_an_error_of_one_kind_is_put_right_whatever_others_are_aimed_at_its_object():
+    truth, results = scene()
+    # The cat b is taken for a dog too, with a higher score than that of the box beside it.
+    dog = {"image_id": 10, "category_id": 9, "bbox": [60, 60, 20, 20], "score": 0.99}
+    kinds = summarize(evaluate(truth, [*results, dog]))["errors"]["kinds"]
+    assert (kinds["classification"]["count"], kinds["localisation"]["count"]) == (2, 1)
+    assert kinds["localisation"]["cost"] == pytest.approx(
+        (at_recalls((1 / 3, 1), (2 / 3, 2 / 3)) - at_recalls((1 / 3, 1))) / 2, abs=1e-9
+    )
+
+
 def test_confusion_matrix(summary, evaluation):
     # All together F1 is best with the first: 1 of 1 detections, 1 of 5 objects: 2 / 6.
     # With five: 2 of 5, 4 / 10.
