@@ -11,7 +11,7 @@ report.html, a page that needs nothing but a browser.
 
 Changes to the config come last. Those used most:
 
-    dataset.folder=FOLDER                   one's own data, in COCO format (recipes *_custom)
+    dataset.folder=FOLDER                   one's own: COCO, YOLO, VOC (recipes *_custom)
     dataset.val=NAME                        its split to evaluate, such as test
     train.output_dir=FOLDER                 where logs go
     train.weights=raw                       not the moving average, where there is one
