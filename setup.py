@@ -77,7 +77,8 @@ setup(
     packages=[*find_packages(include=["sap_detr", "sap_detr.*"]), *MAPPED],
     package_dir=MAPPED,
     package_data={
-        "": ["py.typed", "*.csv", "*.json", "*.md", "*.html", "*.css", "*.js", "*.safetensors"]
+        "": ["py.typed", "*.csv", "*.json", "*.md", "*.html", "*.css", "*.js", "*.safetensors"],
+        "sap_detr.visualization": ["viewer/*"],
     },
     entry_points={
         "console_scripts": ["sap-detr = sap_detr.cli:script"],

@@ -30,9 +30,16 @@ def test_data_files_are_installed():
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    data = set(ROOT.glob("sap_detr/**/*.json"))
-    assert data
-    assert {f"{'.'.join(p.parent.relative_to(ROOT).parts)}/{p.name}" for p in data} <= set(found)
+    files = [path for path in ROOT.glob("sap_detr/**/*") if path.is_file()]
+    data = {
+        path.relative_to(ROOT).as_posix() for path in files if path.suffix not in (".py", ".pyc")
+    }
+    assert any(path.endswith(".safetensors") for path in data)
+    installed = set()
+    for line in found:
+        package, _, name = line.partition("/")
+        installed.add(f"{package.replace('.', '/')}/{name}")
+    assert data <= installed, data - installed
     for name in ("training_curves.csv", "training_curves.md"):
         assert f"sap_detr.projects.sam_detr/{name}" in found
     assert "sap_detr/py.typed" in found
