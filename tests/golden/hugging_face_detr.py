@@ -1,4 +1,4 @@
-"""DETR as Hugging Face's transformers compute it: makes `hugging_face_detr.json`.
+"""DETR as Hugging Face's transformers compute it: makes `recorded/hugging_face_detr.json`.
 
     python tests/golden/hugging_face_detr.py        # where transformers and timm are installed
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-FILE = Path(__file__).with_name("hugging_face_detr.json")
+FILE = Path(__file__).parent / "recorded" / "hugging_face_detr.json"
 # Height and width; the batch is as large as the largest of each.
 SIZES = ((96, 128), (80, 104))
 COMMON = {
