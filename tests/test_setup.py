@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
+
+import pytest
+
+from sap_detr.cli import argument_parser
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -53,3 +61,19 @@ def test_metadata_are_complete():
         assert f"\n{field}: " in found
     assert "\n# SAP-DETR, SAM-DETR, DINO and DETR on Detectron2\n" in found
     assert "['sap-detr = sap_detr.cli:script']" in found
+
+
+@pytest.mark.parametrize("name", ["cpu.Dockerfile", "cuda.Dockerfile"])
+def test_containers_install_extras_that_exist_and_start_the_command(name):
+    text = (ROOT / "docker" / name).read_text(encoding="utf-8")
+    [extras] = re.findall(r"'\.\[([^\]]+)\]'", text)
+    declared = set(distribution("sap-detr").metadata.get_all("Provides-Extra"))
+    assert set(extras.split(",")) <= declared
+    [entry] = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
+    assert json.loads(entry) == ["sap-detr"]
+    # What is shown at the top is a command that exists.
+    shown = " ".join(line.lstrip("# ").rstrip("\\") for line in text.split("FROM")[0].splitlines())
+    words = shlex.split(shown[shown.index("docker run") :])
+    image = next(i for i, word in enumerate(words) if word.startswith("sap-detr:"))
+    assert f"-t {words[image]} " in shown
+    assert argument_parser().parse_args(words[image + 1 :]).command == words[image + 1]
