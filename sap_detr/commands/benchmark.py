@@ -44,9 +44,10 @@ from ..analysis.report import Record
 from ..config import ConfigError
 from ..data import DatasetError
 from ..engine.setup import choose_device
+from ..export import ExportError, runtime_record, runtime_report
 
 # What can't be done, as against what is broken.
-USER_ERRORS = (ConfigError, CompareError, DatasetError, MeasureError, OSError)
+USER_ERRORS = (ConfigError, CompareError, DatasetError, ExportError, MeasureError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,6 +115,20 @@ def run_memory(args: argparse.Namespace) -> None:
     machine = _prepare(args)
     records = [memory_record(w, args.threads) for w in _workloads(args, batch=args.batch)]
     _report(args, machine, records, memory_report)
+
+
+def run_runtimes(args: argparse.Namespace) -> None:
+    """``benchmark runtimes``."""
+    if args.compile or args.dtype != "float32" or args.device == "cuda":
+        raise ConfigError("runtimes are compared on the CPU with the eager model in float32")
+    args.device = "cpu"
+    machine = _prepare(args)
+    threads = torch.get_num_threads()
+    records = [
+        runtime_record(workload, args.runtimes, threads, args.repeats)
+        for workload in _workloads(args, batch=args.batch)
+    ]
+    _report(args, machine, records, runtime_report)
 
 
 def run_profile(args: argparse.Namespace) -> None:
@@ -208,6 +223,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
     "flops": run_flops,
     "speed": run_speed,
     "memory": run_memory,
+    "runtimes": run_runtimes,
     "profile": run_profile,
     "loader": run_loader,
     "large-dataset": run_large_dataset,

@@ -17,6 +17,7 @@ from .errors import ExportError
 from .formats import FORMATS, Format, open_exported
 from .metadata import Metadata
 from .running import Calibration, Found, Runner
+from .runtimes import runtime_record, runtime_report
 from .trace import trace
 
 __all__ = [
@@ -41,5 +42,7 @@ __all__ = [
     "open_exported",
     "padded",
     "run_both",
+    "runtime_record",
+    "runtime_report",
     "trace",
 ]

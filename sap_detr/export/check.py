@@ -215,6 +215,12 @@ def padded(
     return batch, sizes
 
 
+def batch_of_noise(count: int, size: tuple[int, int], seed: int = 0) -> Batch:
+    """Return random images of a (height, width) without padding, and their sizes."""
+    noise = np.random.default_rng(seed).integers(256, size=(count, 3, *size), dtype=np.uint8)
+    return padded(list(noise), size, np.random.default_rng(0))
+
+
 @torch.no_grad()
 def run_eagerly(
     model: DetectionTransformer, images: NDArray[np.uint8], sizes: NDArray[np.int64]

@@ -5,6 +5,7 @@
     sap-detr benchmark speed --config-file sap_detr/sap_detr_r50_50ep.py --threads 2
     sap-detr benchmark memory --config-file sap_detr/sap_detr_r50_50ep.py --sizes 320 480 640
     sap-detr benchmark profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
+    sap-detr benchmark runtimes --config-file sap_detr/sap_detr_r50_50ep.py --threads 2
     sap-detr benchmark loader --folder coco
     sap-detr benchmark large-dataset FOLDER --images 118000 --boxes 860000
     sap-detr benchmark compare old.json new.json
@@ -27,6 +28,16 @@ from sap_detr.arguments import positive_int
 DTYPES = ("float32", "bfloat16")
 MODES = ("inference", "training")
 ORDERS = ("file", "id")
+RUNTIMES = (
+    "pt2-float32",
+    "onnx-float32",
+    "onnx-float16",
+    "onnx-int8",
+    "openvino-float32",
+    "openvino-float16",
+    "openvino-bfloat16",
+    "openvino-int8",
+)
 READERS = ("pil", "fast", "device")
 
 
@@ -104,6 +115,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="FOLDER",
         help="train on the images of a data set in COCO format, with the loader of the config",
+    )
+
+    runtimes = commands.add_parser(
+        "runtimes", parents=[measured], help="time exported files beside the model, on the CPU"
+    )
+    runtimes.add_argument(
+        "--runtimes",
+        nargs="+",
+        choices=RUNTIMES,
+        default=("onnx-float32", "openvino-float32"),
+        help="(default: onnx-float32 openvino-float32)",
+    )
+    runtimes.add_argument(
+        "--repeats", type=positive_int, default=10, help="rounds (default: %(default)s)"
     )
 
     commands.add_parser("memory", parents=[measured], help="largest memory")

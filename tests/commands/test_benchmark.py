@@ -99,6 +99,29 @@ def test_memory(main, tmp_path, capsys, monkeypatch):
     assert "1,024" in capsys.readouterr().out
 
 
+def test_runtimes(main, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    json_file = tmp_path / "runtimes.json"
+    common = ("--size", 64, 96, "--threads", 1, "--repeats", 2, "--json", json_file)
+    names = ("--config-file", "sap_detr/sap_detr_small_shapes.py", "--runtimes", "onnx-float32")
+    assert main("runtimes", *names, *common) == 0
+    [record] = json.loads(json_file.read_text())["records"]
+    assert (record["size"], record["threads"]) == ([64, 96], 1)
+    eager, onnx = record["runtimes"]["eager"], record["runtimes"]["onnx-float32"]
+    assert eager["times_as_fast"]["low"] == eager["times_as_fast"]["high"] == 1
+    assert eager["bytes"] is None
+    # float32, and the graph.
+    assert 4 * 1_900_000 < onnx["bytes"] < 12_000_000
+    assert min(eager["memory"], onnx["memory"]) > 5_000_000
+    assert "onnx-float32" in capsys.readouterr().out
+
+
+def test_runtimes_are_those_of_the_cpu_in_float32(main, capsys):
+    names = ("--config-file", "sap_detr/sap_detr_small_shapes.py")
+    assert main("runtimes", *names, "--dtype", "bfloat16") == 2
+    assert "on the CPU with the eager model in float32" in capsys.readouterr().err
+
+
 def test_profile(main, capsys):
     options = ("--device", "cpu", "--size", 64, 64, "--mode", "inference", "--top", 3)
     assert main("profile", "--config-file", CONFIGS[0], "--num-classes", 3, *options) == 0
