@@ -69,7 +69,8 @@ def runtime_record(
         files = {}
         for name in runtimes:
             suffix, precision = _parts(name)
-            files[name] = Path(folder, f"{precision}{suffix}")
+            files[name] = Path(folder, name, f"model{suffix}")
+            files[name].parent.mkdir()
             metadata = Metadata.of(detector, precision, None, module.smallest_side)
             examples = calibration if precision == "int8" else []
             FORMATS[suffix].write(program, metadata, files[name], examples)
@@ -127,8 +128,8 @@ def _timed(run: Callable[[], object]) -> Callable[[], float]:
 
 
 def _file_size(file: Path) -> int:
-    weights = file.with_suffix(".bin")
-    return file.stat().st_size + (weights.stat().st_size if weights.is_file() else 0)
+    """Return the bytes of a file, and of what lies beside it."""
+    return sum(part.stat().st_size for part in file.parent.iterdir())
 
 
 def _in_new_process(workload: Workload, file: Path | None, threads: int) -> int:
