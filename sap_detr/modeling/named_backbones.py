@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,9 +60,9 @@ class NamedBackbone(Backbone):  # type: ignore[misc]
         """
         return {f"body.{name}": state[name] for name in self.body.state_dict() if name in state}
 
+    @abstractmethod
     def parameter_depths(self) -> dict[str, int]:
         """Return the layer that each trained parameter is of: 0 for the first, by name."""
-        raise NotImplementedError
 
     def _finish(self, frozen_stages: int, frozen_norms: bool, stages: Mapping[str, int]) -> None:
         """Freeze what is not to be trained, and lay out convolutions as they are fastest."""
