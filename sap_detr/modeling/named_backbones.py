@@ -119,11 +119,7 @@ class TimmBackbone(NamedBackbone):
             raise ImportError(
                 f"the backbone {name} needs a package: pip install 'sap-detr[timm]'"
             ) from error
-        known = timm.list_models()
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"; close names: {', '.join(close)}" if close else ""
-            raise ValueError(f"timm {timm.__version__} has no network {name!r}{hint}")
+        _check_name(f"timm {timm.__version__}", name, timm.list_models())
         body = _create(timm, name, drop_path)
         if not hasattr(body, "forward_intermediates"):
             raise ValueError(f"timm's {name} does not give its intermediate results")
@@ -202,10 +198,7 @@ class TorchvisionBackbone(NamedBackbone):
         frozen_norms: bool = True,
     ) -> None:
         known = torchvision.models.list_models(module=torchvision.models)
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"; close names: {', '.join(close)}" if close else ""
-            raise ValueError(f"torchvision has no network {name!r}{hint}")
+        _check_name("torchvision", name, known)
         network = torchvision.models.get_model(name, weights=None)
         if not isinstance(getattr(network, "features", None), nn.Sequential):
             raise ValueError(
@@ -263,6 +256,13 @@ def _create(timm: Any, name: str, drop_path: float) -> Any:
         except TypeError:
             continue  # it knows no such option
     return timm.create_model(name, **options)
+
+
+def _check_name(library: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise ValueError(f"{library} has no network {name!r}{hint}")
 
 
 def _check_strides(name: str, wanted: Sequence[int], found: Mapping[int, int]) -> None:
