@@ -2,7 +2,8 @@
 # Container Toolkit. CUDA itself comes with torch. From the repository's root:
 #     docker build -f docker/cuda.Dockerfile -t sap-detr:cuda .
 #     docker run --rm --gpus all --shm-size 8g -v "$PWD":/data sap-detr:cuda \
-#         train --config-file sap_detr/sap_detr_r50_custom.py --num-gpus 1 dataset.folder=/data
+#         train --config-file sap_detr/sap_detr_r50_custom.py --num-gpus 1 dataset.folder=/data \
+#         train.init_checkpoint=/data/sap_detr_r50.pth
 FROM python:3.12-slim
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/sap-detr

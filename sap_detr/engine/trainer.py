@@ -162,6 +162,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             if comm.is_main_process():
                 tell_changes(self._given_cfg, folder)
                 trim_metrics(folder / METRICS_FILE, self.start_iter)
+        elif not train.init_checkpoint:
+            logger.info("no train.init_checkpoint: all weights start from random numbers")
         if comm.is_main_process():
             save_config(self._given_cfg, folder)
         loader_step = self.start_iter * self._trainer.accumulation

@@ -56,6 +56,9 @@ def test_run_leaves_metrics_checkpoints_and_config(tiny_overrides, tmp_path):
     name = "decoder.query_embed.weight"
     assert not torch.equal(final["raw_model"][name], final["model"][name])
 
+    # Of a fine-tuning recipe without a checkpoint nothing else would tell.
+    assert (out / "log.txt").read_text().count("all weights start from random numbers") == 1
+
     # Otherwise memory grows from step to step.
     assert trainer.storage.history("total_loss")._max_length == 200
 
