@@ -22,11 +22,11 @@ from ..visualization import (
     BoxSet,
     FrameReader,
     FrameWriter,
+    PointRecorder,
     VideoError,
     attention_sheet,
     draw_points,
     plays_in_browsers,
-    record_points,
 )
 from .picture_files import PredictError
 
@@ -98,7 +98,7 @@ class PointPainter:
         self.num_rows = num_rows
         model = painter.detector.predictor.model
         try:
-            self.recorder = record_points(model.get_submodule("decoder"))
+            self.recorder = PointRecorder(model.get_submodule("decoder"))
         except ValueError as error:
             raise PredictError(f"--points: {error}") from error
 

@@ -1,6 +1,5 @@
 """Pictures: detections in images and videos, contact sheets, and curves of training runs."""
 
-from .attention import AttentionRecorder, QueryTrace
 from .curves import (
     Curve,
     MetricsError,
@@ -16,12 +15,11 @@ from .page import ShownModel, ShownPicture, write_page
 from .palette import class_color
 from .points import attention_sheet, draw_points
 from .predictor import Predictor, check_finite
-from .sampling import SamplingRecorder, record_points
 from .sheet import SheetRow, detection_sheet, make_validation_sheet
+from .traces import PointRecorder, QueryTrace
 from .video import FrameReader, FrameWriter, VideoError, plays_in_browsers
 
 __all__ = [
-    "AttentionRecorder",
     "BoxSet",
     "Curve",
     "EncoderSamples",
@@ -29,9 +27,9 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "MetricsError",
+    "PointRecorder",
     "Predictor",
     "QueryTrace",
-    "SamplingRecorder",
     "SheetRow",
     "ShownModel",
     "ShownPicture",
@@ -51,6 +49,5 @@ __all__ = [
     "plot_curves",
     "read_by_epoch",
     "read_metrics",
-    "record_points",
     "write_page",
 ]

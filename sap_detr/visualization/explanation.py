@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..layers import DeformableAttention, MultiheadAttention, PositionedSelfAttention
+from ..layers import DeformableAttention
 from ..modeling import (
     Comparison,
     DetectionTransformer,
     DinoDecoder,
     FeatureMap,
-    MemoryAttention,
-    PostNormDecoderLayer,
     Predictions,
     Pyramid,
     SapDetrDecoder,
@@ -30,10 +27,9 @@ from ..modeling.decoders import DeformableDecoderLayer
 from ..modeling.decoders.point_attention import QueryPosition
 from ..modeling.reference_points import corners_from_sides
 from ..modeling.structures import single_level
-from .attention import DotProductAttention, DotProductCapture, Floats
 from .pixels import Pixels
 from .predictor import Predictor, check_finite
-from .recording import DecoderRecorder
+from .recording import DecoderRecorder, DotProductAttention, Event, Floats
 
 Integers = NDArray[np.int64]
 
@@ -137,7 +133,7 @@ def explain(
         )
     inputs = predictor.prepare(image)
     encoder = _EncoderRecorder(model.encoder)
-    with _LayerRecorder(model.decoder) as recorder, encoder:
+    with DecoderRecorder(model.decoder) as recorder, encoder:
         [found] = predictor.detect([inputs])
     check_finite(found)
     memory, predictions = recorder.last_pass()
@@ -146,7 +142,9 @@ def explain(
         queries = list(dict.fromkeys(found.query_index[order].tolist()))[:num_queries]
         shown = order[found.scores[order] >= threshold]
         scores, classes = _best_classes(predictions, model.num_classes)
-        parts = _explain_layers(recorder.by_layer(), model.decoder, memory, predictions, queries)
+        parts = dict.fromkeys(_OPTIONAL) | explain_layers(recorder, queries)
+        seen = [_dot_product(events[0]).weights(0, queries) for events in recorder.by_layer()]
+        parts["self_attention"] = torch.stack(seen).transpose(1, 2)
     return Explanation(
         method=type(model.decoder).__name__,
         scores=_array(scores),
@@ -158,59 +156,8 @@ def explain(
         detected=found.query_index[shown].numpy(),
         detected_classes=found.pred_classes[shown].numpy(),
         detected_scores=_array(found.scores[shown]),
-        **parts,
+        **{name: _arrays(part) for name, part in parts.items()},
     )
-
-
-@dataclass(frozen=True)
-class _Event:
-    """A module of a decoder that ran: an attention, or a layer with its arguments by name."""
-
-    module: nn.Module
-    attention: DotProductAttention | None = None
-    comparison: Comparison | None = None
-    arguments: dict[str, Any] | None = None
-
-
-class _LayerRecorder(DecoderRecorder[_Event]):
-    """Records both attentions of every layer, then the layer.
-
-    Attentions run once more: the second time their dot products are seen.
-    """
-
-    def __init__(self, decoder: nn.Module) -> None:
-        kinds = (MultiheadAttention, PositionedSelfAttention, MemoryAttention, PostNormDecoderLayer)
-        super().__init__(decoder, kinds)
-        if not any(isinstance(module, PostNormDecoderLayer) for module in decoder.modules()):
-            raise ValueError(
-                f"the layers of {type(decoder).__name__} can't be explained: derive them from "
-                "sap_detr.modeling.PostNormDecoderLayer"
-            )
-
-    def record(self, module: nn.Module, args: tuple[Any, ...]) -> _Event:
-        """Return what is kept of a module that was called with these arguments."""
-        if isinstance(module, PostNormDecoderLayer):
-            return _Event(module, arguments=inspect.signature(module.forward).bind(*args).arguments)
-        compared = None
-        with DotProductCapture() as capture:
-            if isinstance(module, MemoryAttention):
-                compared = module.compare(*args)
-                # Keys that all heads share are not always compared by a dot-product attention.
-                keys = compared.key.expand(-1, module.num_heads, -1, -1)
-                module.read(replace(compared, key=keys))
-            else:
-                module.forward(*args)
-        (attention,) = capture.calls
-        return _Event(module, attention, compared)
-
-    def by_layer(self) -> list[list[_Event]]:
-        """Return the events of every layer: the attentions in order, the layer last."""
-        layers: list[list[_Event]] = [[]]
-        for event in self.layers:
-            layers[-1].append(event)
-            if event.arguments is not None:
-                layers.append([])
-        return layers[:-1]
 
 
 class _EncoderRecorder:
@@ -249,8 +196,8 @@ class _EncoderRecorder:
         tokens = (y[:, None] * pyramid.sizes[0][1] + x).flatten().to(pyramid.tokens.device)
         samples = []
         for module, (query, points) in zip(self._modules, self._inputs, strict=True):
-            found = module.samples(query[:1, tokens], points[:1, tokens])
-            samples.append(_samples(*found, pyramid.extents[0]))
+            where, weights = module.samples(query[:1, tokens], points[:1, tokens])
+            samples.append(_samples(where[0], weights[0], pyramid.extents[0]))
         return EncoderSamples(
             places=_array(pyramid.centres[0, tokens]),
             samples=_array(torch.stack(samples, dim=1)),
@@ -272,105 +219,102 @@ _OPTIONAL = [
 ]
 
 
-def _explain_layers(
-    layers: Sequence[Sequence[_Event]],
-    decoder: nn.Module,
-    memory: Sequence[FeatureMap],
-    predictions: Predictions,
-    queries: Sequence[int],
+def explain_layers(
+    recorder: DecoderRecorder, queries: Sequence[int], image: int = 0
 ) -> dict[str, Any]:
-    """Return the parts of an explanation that come from the layers of a decoder."""
-    if isinstance(decoder, DinoDecoder):
-        found = _explain_sampling(layers, decoder, memory, predictions, queries)
-    else:
-        found = _explain_attention(layers, memory, queries)
-    if isinstance(decoder, SapDetrDecoder):
-        corners = decoder.query_references(groups=1)[0][0]
-        found["cells"] = torch.cat((corners, corners + 1 / decoder.grid_size), dim=-1)
-    weights = [_dot_product(events[0]).weights(0, queries) for events in layers]
-    found["self_attention"] = torch.stack(weights).transpose(1, 2)
-    parts: dict[str, Any] = dict.fromkeys(_OPTIONAL)
-    return parts | {name: _arrays(x) for name, x in found.items()}
+    """Return what the layers of a decoder did.
+
+    Args:
+        recorder: has recorded a forward pass.
+        queries: attention and samples are those of these.
+        image: index of the image in the batch.
+
+    Returns:
+        Those parts of an :class:`Explanation` that the method has and that layers tell, as tensors.
+    """
+    if isinstance(recorder.decoder, DinoDecoder):
+        return _explain_sampling(recorder, recorder.decoder, queries, image)
+    found = _explain_attention(recorder, queries, image)
+    if isinstance(recorder.decoder, SapDetrDecoder):
+        corners = recorder.decoder.query_references(groups=1)[0][0]
+        found["cells"] = torch.cat((corners, corners + 1 / recorder.decoder.grid_size), dim=-1)
+    return found
 
 
 def _explain_attention(
-    layers: Sequence[Sequence[_Event]], memory: Sequence[FeatureMap], queries: Sequence[int]
+    recorder: DecoderRecorder, queries: Sequence[int], image: int
 ) -> dict[str, Any]:
     """Parts of layers that attend to all cells of one level."""
+    memory, _ = recorder.last_pass()
     found: dict[str, list[Tensor]] = {}
-    for events in layers:
+    for events in recorder.by_layer():
         cross, layer = events[1], events[-1]
         level = _level_read(cross, memory)
-        extent = level.extent(valid_only=True)[0]
+        extent = _of_image(level.extent(valid_only=True), image)
         columns, rows = (int(n) for n in extent)
-        weights = _dot_product(cross).weights(0, queries).transpose(0, 1)
+        weights = _dot_product(cross).weights(image, queries).transpose(0, 1)
         maps = weights.unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
-        parts = {"attention": maps} | _entering(layer.arguments or {})
+        parts = {"attention": maps} | _entering(layer.arguments or {}, image)
         if cross.comparison is not None:
-            parts |= _places(cross.comparison, extent)
+            parts |= _places(cross.comparison, extent, image)
         for name, part in parts.items():
             found.setdefault(name, []).append(part)
     return {name: x if name == "attention" else torch.stack(x) for name, x in found.items()}
 
 
-def _entering(arguments: dict[str, Any]) -> dict[str, Tensor]:
+def _entering(arguments: dict[str, Any], image: int) -> dict[str, Tensor]:
     """Points and boxes among the arguments of a layer, of SAP-DETR or with ``boxes`` (cxcywh)."""
     position = arguments.get("position")
     if isinstance(position, QueryPosition):
-        points, sides = position.points[0], position.sides[0]
-        boxes = corners_from_sides(points, sides)
-        return {"entering_points": points, "entering_boxes": boxes}
+        points, sides = _of_image(position.points, image), _of_image(position.sides, image)
+        return {"entering_points": points, "entering_boxes": corners_from_sides(points, sides)}
     if "boxes" in arguments:
-        return {"entering_boxes": cxcywh_to_xyxy(arguments["boxes"][0])}
+        return {"entering_boxes": cxcywh_to_xyxy(_of_image(arguments["boxes"], image))}
     return {}
 
 
-def _places(compared: Comparison, extent: Tensor) -> dict[str, Tensor]:
+def _places(compared: Comparison, extent: Tensor, image: int) -> dict[str, Tensor]:
     """Gaussians and salient points of a layer, (M, Q, 2) each."""
     found = {}
     if compared.gaussian is not None:
-        centre, sharpness = compared.gaussian
-        found["centres"] = compared.memory.extent[:1] * centre[0] / extent
+        centre, sharpness = (x[image] for x in compared.gaussian)
+        found["centres"] = _of_image(compared.memory.extent, image) * centre / extent
         # The logit falls by an eighth of (sharpness * distance in cells) ** 2.
-        found["spreads"] = 2 / sharpness[0].abs().clamp(min=1e-6) / extent
+        found["spreads"] = 2 / sharpness.abs().clamp(min=1e-6) / extent
     if compared.points is not None:
-        found["salient"] = compared.points[0]
+        found["salient"] = compared.points[image]
     return found
 
 
 def _explain_sampling(
-    layers: Sequence[Sequence[_Event]],
-    decoder: DinoDecoder,
-    memory: Sequence[FeatureMap],
-    predictions: Predictions,
-    queries: Sequence[int],
+    recorder: DecoderRecorder, decoder: DinoDecoder, queries: Sequence[int], image: int
 ) -> dict[str, Any]:
     """Parts of layers that sample all levels."""
+    memory, predictions = recorder.last_pass()
     pyramid = Pyramid.of(memory)
-    extents = pyramid.extents[0]
+    extents = _of_image(pyramid.extents, image)
     found: dict[str, list[Tensor]] = {"samples": [], "entering_points": [], "entering_boxes": []}
-    for events in layers:
+    for events in recorder.by_layer():
         layer, arguments = cast(DeformableDecoderLayer, events[-1].module), events[-1].arguments
         assert arguments is not None
-        points, sides = (arguments[name][0, :, 0] for name in ("points", "sides"))
+        points, sides = (arguments[name][image, :, 0] for name in ("points", "sides"))
         content, position = arguments["content"], arguments["position"]
         content = layer.attend_to_queries(content, position, arguments["allowed"])
         locations, weights = layer.samples(
             content, position, arguments["points"], arguments["sides"]
         )
-        found["samples"].append(_samples(locations, weights, extents)[queries])
+        found["samples"].append(_samples(locations[image], weights[image], extents)[queries])
         finest = torch.cat((extents[0], extents[0]))
         points, sides = points / extents[0], sides / finest
         found["entering_points"].append(points)
         found["entering_boxes"].append(corners_from_sides(points, sides))
     parts: dict[str, Any] = {name: torch.stack(x) for name, x in found.items()}
-    first = cast(DeformableDecoderLayer, layers[0][-1].module)
-    parts["sample_levels"] = _sample_levels(first.cross_attn)
+    parts["sample_levels"] = _sample_levels(layer.cross_attn)
     if decoder.reference.salient:
         assert predictions.proposals is not None
         assert predictions.proposals.tokens is not None
-        tokens = predictions.proposals.tokens[0]
-        corners = pyramid.corners[0, tokens]
+        tokens = predictions.proposals.tokens[image]
+        corners = _of_image(pyramid.corners, image)[tokens]
         parts["cells"] = torch.cat((corners, corners + 1 / extents[pyramid.level[tokens]]), dim=-1)
     else:
         del parts["entering_points"]  # the middles of the boxes
@@ -378,9 +322,13 @@ def _explain_sampling(
 
 
 def _samples(locations: Tensor, weights: Tensor, extents: Tensor) -> Tensor:
-    """Return the samples (Q, M, S, 3) of the first image, from locations in cells and weights."""
-    where = locations[0] / extents[:, None]
-    return torch.cat((where, weights[0][..., None]), dim=-1).flatten(2, 3)
+    """Return samples (Q, M, S, 3), from locations (Q, M, L, P, 2) in cells and their weights."""
+    return torch.cat((locations / extents[:, None], weights[..., None]), dim=-1).flatten(2, 3)
+
+
+def _of_image(x: Tensor, image: int) -> Tensor:
+    """Return what is one image's of (B or 1, ...)."""
+    return x[image if x.shape[0] > 1 else 0]
 
 
 def _sample_levels(attention: DeformableAttention) -> Integers:
@@ -388,7 +336,7 @@ def _sample_levels(attention: DeformableAttention) -> Integers:
     return levels
 
 
-def _level_read(cross: _Event, memory: Sequence[FeatureMap]) -> FeatureMap:
+def _level_read(cross: Event, memory: Sequence[FeatureMap]) -> FeatureMap:
     """Return the level of the memory that a cross-attention reads."""
     if cross.comparison is None:
         return single_level(memory)
@@ -396,7 +344,7 @@ def _level_read(cross: _Event, memory: Sequence[FeatureMap]) -> FeatureMap:
     return next(level for level in memory if tuple(level.features.shape[-2:]) == size)
 
 
-def _dot_product(event: _Event) -> DotProductAttention:
+def _dot_product(event: Event) -> DotProductAttention:
     assert event.attention is not None
     return event.attention
 
@@ -406,7 +354,7 @@ def _array(x: Tensor) -> Floats:
     return array
 
 
-def _arrays(x: Tensor | list[Tensor] | Integers) -> Floats | Integers | tuple[Floats, ...]:
+def _arrays(x: Any) -> Any:
     if isinstance(x, list):
         return tuple(map(_array, x))
     return _array(x) if isinstance(x, Tensor) else x

@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from .attention import QueryTrace
 from .canvas import Canvas, Floats, View
 from .detections import BoxSet, class_name, line_width
 from .layout import (
@@ -28,6 +27,7 @@ from .layout import (
 )
 from .palette import RGB, class_color, load_font, text_color_on
 from .pixels import Pixels, check_image
+from .traces import QueryTrace
 
 _EMPTY, _WHITE, _DARK = (238, 238, 238), (255, 255, 255), (20, 20, 20)
 _COLORMAP = "inferno"

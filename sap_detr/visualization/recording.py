@@ -2,47 +2,130 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import inspect
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from ..modeling import FeatureMap, Predictions
+from ..layers import MultiheadAttention, PositionedSelfAttention, full_precision
+from ..modeling import (
+    Comparison,
+    FeatureMap,
+    MemoryAttention,
+    PostNormDecoderLayer,
+    Predictions,
+)
 
-Record = TypeVar("Record")
-Recorder = TypeVar("Recorder", bound="DecoderRecorder[Any]")
+Floats = NDArray[np.float32]
+Recorder = TypeVar("Recorder", bound="DecoderRecorder")
+
+_RECORDED = (MultiheadAttention, PositionedSelfAttention, MemoryAttention, PostNormDecoderLayer)
 
 
-class DecoderRecorder(ABC, Generic[Record]):
+@dataclass(frozen=True)
+class DotProductAttention:
+    """The arguments of one call of scaled dot-product attention, without dropout.
+
+    Attributes:
+        query: (B, M, Q, E).
+        key: (B, M, N, E).
+        value: (B, M, N, V).
+        attn_mask: broadcastable to (B, M, Q, N): added to the logits, or if bool, False where there
+            shall be no attention; None for neither.
+        dropout_p: 0.
+        scale: factor of the dot products; None for ``E ** -0.5``.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    scale: float | None = None
+
+    def weights(self, image: int, queries: Sequence[int]) -> Tensor:
+        """Attention weights (M, n, N) of n queries of an image, in full precision."""
+        chosen = torch.as_tensor(queries, dtype=torch.long, device=self.query.device)
+        query, key = full_precision(self.query[image][:, chosen]), full_precision(self.key[image])
+        scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
+        logits = scale * query @ key.transpose(-1, -2)
+        if self.attn_mask is not None:
+            shape = (*self.query.shape[:3], self.key.shape[2])
+            mask = self.attn_mask.expand(shape)[image][:, chosen]
+            if mask.dtype == torch.bool:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            else:
+                logits = logits + full_precision(mask)
+        return logits.softmax(-1)
+
+
+class DotProductCapture(TorchFunctionMode):
+    """Keeps the arguments of every scaled dot-product attention computed while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[DotProductAttention] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` as it would without this mode."""
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.calls.append(DotProductAttention(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A module of a decoder that ran: an attention, or a layer with its arguments by name."""
+
+    module: nn.Module
+    attention: DotProductAttention | None = None
+    comparison: Comparison | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class DecoderRecorder:
     """A context in which a decoder's forward passes are recorded; only the last one is kept.
 
-    Inside, the decoder predicts with all of its layers. Outside, nothing is different from a
-    decoder that was never recorded.
+    Recorded are both attentions of every layer, then the layer. Attentions run once more: the
+    second time their dot products are seen. Inside, the decoder predicts with all of its layers.
+    Outside, nothing is different from a decoder that was never recorded.
 
     Args:
         decoder: whose forward takes the memory first.
-        recorded: types of those of its modules that :meth:`record` is for.
 
     Attributes:
-        layers: the modules' records, in the order in which they ran.
+        events: what ran, in that order.
+
+    Raises:
+        ValueError: its layers are none of :class:`PostNormDecoderLayer`.
     """
 
-    def __init__(
-        self, decoder: nn.Module, recorded: type[nn.Module] | tuple[type[nn.Module], ...]
-    ) -> None:
-        self.layers: list[Record] = []
-        self._decoder = decoder
-        self._recorded = recorded
+    def __init__(self, decoder: nn.Module) -> None:
+        if not any(isinstance(module, PostNormDecoderLayer) for module in decoder.modules()):
+            raise ValueError(
+                f"the layers of {type(decoder).__name__} can't be explained: derive them from "
+                "sap_detr.modeling.PostNormDecoderLayer"
+            )
+        self.decoder = decoder
+        self.events: list[Event] = []
         self._memory: Sequence[FeatureMap] = ()
         self._predictions: Predictions | None = None
         self._handles: list[RemovableHandle] = []
-
-    @abstractmethod
-    def record(self, module: Any, args: tuple[Any, ...]) -> Record:
-        """Return what is kept of a module that was called with these arguments."""
 
     def last_pass(self) -> tuple[Sequence[FeatureMap], Predictions]:
         """Return the memory and the predictions of the last forward.
@@ -50,18 +133,26 @@ class DecoderRecorder(ABC, Generic[Record]):
         Raises:
             RuntimeError: if no forward pass was recorded.
         """
-        predictions = self._predictions
-        if predictions is None:
+        if self._predictions is None:
             raise RuntimeError("nothing is recorded: run the model inside of the context first")
-        return self._memory, predictions
+        return self._memory, self._predictions
+
+    def by_layer(self) -> list[list[Event]]:
+        """Return the events of every layer: the attentions in order, the layer last."""
+        layers: list[list[Event]] = [[]]
+        for event in self.events:
+            layers[-1].append(event)
+            if event.arguments is not None:
+                layers.append([])
+        return layers[:-1]
 
     def __enter__(self: Recorder) -> Recorder:
         self._handles = [
-            self._decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self._decoder.register_forward_hook(self._end),
+            self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
+            self.decoder.register_forward_hook(self._end),
         ]
-        for module in self._decoder.modules():
-            if isinstance(module, self._recorded):
+        for module in self.decoder.modules():
+            if isinstance(module, _RECORDED):
                 self._handles.append(module.register_forward_hook(self._add))
         return self
 
@@ -72,13 +163,27 @@ class DecoderRecorder(ABC, Generic[Record]):
     def _begin(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.layers, self._predictions = [], None
+        self.events, self._predictions = [], None
         self._memory = args[0]
         return args[:1], {"all_layers": True}
 
     @torch.no_grad()
     def _add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.layers.append(self.record(module, args))
+        if isinstance(module, PostNormDecoderLayer):
+            arguments = inspect.signature(module.forward).bind(*args).arguments
+            self.events.append(Event(module, arguments=arguments))
+            return
+        compared = None
+        with DotProductCapture() as capture:
+            if isinstance(module, MemoryAttention):
+                compared = module.compare(*args)
+                # Keys that all heads share are not always compared by a dot-product attention.
+                keys = compared.key.expand(-1, module.num_heads, -1, -1)
+                module.read(replace(compared, key=keys))
+            else:
+                module.forward(*args)
+        (attention,) = capture.calls
+        self.events.append(Event(module, attention, compared))
 
     def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:
         self._predictions = predictions

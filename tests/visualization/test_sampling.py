@@ -11,12 +11,10 @@ from tiny_models import make_batch, make_model, predict
 from sap_detr.layers import DeformableAttention
 from sap_detr.modeling import Pyramid, cxcywh_to_xyxy
 from sap_detr.visualization import (
-    AttentionRecorder,
     BoxSet,
-    SamplingRecorder,
+    PointRecorder,
     attention_sheet,
     draw_points,
-    record_points,
 )
 
 
@@ -37,7 +35,7 @@ def recorded():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeformableAttention, "samples", keep)
         plain = predict(model, batch)
-    recorder = record_points(model.decoder)
+    recorder = PointRecorder(model.decoder)
     with recorder, torch.no_grad():
         predict(model, batch, all_layers=False)
     return plain, sampled, Pyramid.of(memory[0]), recorder, model
@@ -91,19 +89,17 @@ def test_pictures(recorded, tmp_path):
 
 def test_recorders_leave_nothing_behind(recorded):
     model = recorded[-1]
-    with record_points(model.decoder):
+    with PointRecorder(model.decoder):
         assert model.decoder._forward_hooks
     for module in model.decoder.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
 
 
-def test_which_recorder_fits():
-    assert isinstance(record_points(make_model("sap_dino").decoder), SamplingRecorder)
+def test_decoders_without_points_are_refused():
     with pytest.raises(ValueError, match="are boxes"):
-        record_points(make_model("dino").decoder)
+        PointRecorder(make_model("dino").decoder)
     with pytest.raises(ValueError, match="Identity"):
-        record_points(torch.nn.Identity())
+        PointRecorder(torch.nn.Identity())
     with pytest.raises(RuntimeError, match="nothing is recorded"):
-        record_points(make_model("sap_dino").decoder).traces([0])
-    assert not isinstance(record_points(make_model("sap_dino").decoder), AttentionRecorder)
+        PointRecorder(make_model("sap_dino").decoder).traces([0])

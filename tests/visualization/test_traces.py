@@ -13,7 +13,7 @@ from sap_detr.modeling import (
     cxcywh_to_xyxy,
 )
 from sap_detr.modeling.decoders import layer as decoder_layer
-from sap_detr.visualization import AttentionRecorder
+from sap_detr.visualization import PointRecorder
 
 LAYERS, HEADS, GRID = 3, 4, (2, 3)
 
@@ -47,15 +47,15 @@ def test_weights_times_values_is_what_the_module_reads(options, padded):
         layer.cross_attn.out_proj.register_forward_pre_hook(
             lambda module, args, inputs=inputs: inputs.setdefault("first", args[0])
         )
-    with torch.no_grad(), AttentionRecorder(decoder) as recorder:
+    with torch.no_grad(), PointRecorder(decoder) as recorder:
         decoder(make_memory(padded))
-    assert len(recorder.layers) == LAYERS
+    assert len(recorder.by_layer()) == LAYERS
     queries = [4, 0, 5]
-    for record, expected in zip(recorder.layers, attended, strict=True):
+    for (_, cross, _), expected in zip(recorder.by_layer(), attended, strict=True):
         for image in range(2):
-            weights = record.attention.weights(image, queries)
+            weights = cross.attention.weights(image, queries)
             assert weights.shape == (HEADS, len(queries), 35)
-            found = (weights @ record.attention.value[image]).transpose(0, 1).flatten(1)
+            found = (weights @ cross.attention.value[image]).transpose(0, 1).flatten(1)
             torch.testing.assert_close(
                 found, expected["first"][image, queries], rtol=1e-5, atol=1e-6
             )
@@ -71,7 +71,7 @@ def test_centres_are_those_of_the_gaussians(monkeypatch, padding_invariant):
         "gaussian_attention",
         lambda *args, **kwargs: (used.append(args[3]), attend(*args, **kwargs))[1],
     )
-    with AttentionRecorder(decoder) as recorder:
+    with PointRecorder(decoder) as recorder:
         decoder(make_memory(padded=True))
     (trace,) = recorder.traces([4], image=1)
     for layer in range(LAYERS):
@@ -91,7 +91,7 @@ def test_a_sharp_gaussian_attracts_all_attention_to_the_cell_of_its_centre():
             head = layer.cross_attn.gaussian_head.layers[-1]
             head.weight.zero_()
             head.bias.fill_(40)
-    with AttentionRecorder(decoder) as recorder:
+    with PointRecorder(decoder) as recorder:
         decoder(make_memory(padded=False))
     for trace in recorder.traces(range(6)):
         attention = trace.attention[0].reshape(HEADS, -1)
@@ -105,7 +105,7 @@ def test_traces_follow_points_and_boxes_through_all_layers():
     given = []
     for layer in decoder.layers:
         layer.register_forward_pre_hook(lambda module, args: given.append(args[1]))
-    with AttentionRecorder(decoder) as recorder:
+    with PointRecorder(decoder) as recorder:
         last = decoder(memory, all_layers=False)
     plain = decoder(memory)
     torch.testing.assert_close(last.boxes[-1], plain.boxes[-1])
@@ -135,31 +135,31 @@ def test_traces_follow_points_and_boxes_through_all_layers():
 
 def test_without_gaussians_there_are_no_centres():
     decoder = make_decoder(gaussian=False)
-    with AttentionRecorder(decoder) as recorder:
+    with PointRecorder(decoder) as recorder:
         decoder(make_memory(padded=False))
     assert recorder.traces([0])[0].centres is None
 
 
 def test_nothing_is_left_behind_even_after_an_error():
     decoder, memory = make_decoder(), make_memory(padded=False)
-    recorder = AttentionRecorder(decoder)
+    recorder = PointRecorder(decoder)
     with pytest.raises(ValueError, match="single feature level"), recorder:
         decoder(memory * 2)
     for module in decoder.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert decoder(memory, all_layers=False).boxes.shape[0] == 1
-    assert not recorder.layers
+    assert not recorder.events
 
 
 def test_nothing_recorded_is_an_error():
     with pytest.raises(RuntimeError, match="nothing is recorded"):
-        AttentionRecorder(make_decoder()).traces([0])
+        PointRecorder(make_decoder()).traces([0])
 
 
 def test_decoders_without_points_are_refused():
     with pytest.raises(ValueError, match="DetrDecoder"):
-        AttentionRecorder(DetrDecoder(3, 5, 1, 32, 4, 16))
+        PointRecorder(DetrDecoder(3, 5, 1, 32, 4, 16))
 
 
 @pytest.mark.parametrize("postprocessor", [SigmoidTopKPostprocessor(7), SoftmaxPostprocessor()])
