@@ -7,14 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from document_blocks import DOCUMENTS, ROOT, blocks
 
 from sap_detr import model_zoo
 from sap_detr.cli import argument_parser
-
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("projects/*/README.md")]
-)
 
 
 def anchors(document: Path) -> set[str]:
@@ -37,11 +33,10 @@ def test_links_lead_somewhere(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_name_what_exists(document):
-    text = document.read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    for tool in re.findall(r"\btools/[\w/]+\.\w+", blocks):
+    text = "\n".join(lines(document))
+    for tool in re.findall(r"\btools/[\w/]+\.\w+", text):
         assert (ROOT / tool).is_file(), tool
-    for config in re.findall(r"--config-file (\S+\.py)", blocks):
+    for config in re.findall(r"--config-file (\S+\.py)", text):
         model_zoo.get_config(config)
 
 
@@ -62,15 +57,16 @@ def test_every_command_of_ours_has_the_options_that_it_is_given(document):
 
 def commands(document: Path) -> list[list[str]]:
     """What follows `sap-detr` in the commands of a document."""
-    text = document.read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    lines = blocks.replace("\\\n", " ").splitlines()
-    found = [shlex.split(line, comments=True) for line in lines if "sap-detr " in line]
+    found = [shlex.split(line, comments=True) for line in lines(document)]
     return [
         [_PLACEHOLDERS.get(word, word) for word in words[words.index("sap-detr") + 1 :]]
         for words in found
         if "sap-detr" in words
     ]
+
+
+def lines(document: Path) -> list[str]:
+    return [line for b in blocks(document) if b.language == "bash" for line in b.lines()]
 
 
 def test_commands_are_found():

@@ -52,11 +52,18 @@ class Command:
         arguments: of its command line.
         script: file.
         environment: variables to set.
+        folder: to run in; None for that of these tests.
     """
 
-    def __init__(self, log, arguments, script=TRAIN, environment=None):
+    def __init__(self, log, arguments, script=TRAIN, environment=None, folder=None):
         self.log = log
-        options = (str(log), str(script), list(map(str, arguments)), dict(environment or {}))
+        options = (
+            str(log),
+            str(script),
+            list(map(str, arguments)),
+            dict(environment or {}),
+            str(folder or os.getcwd()),
+        )
         self.process = _forks.Process(target=_run, args=options)
         self.process.start()
         self.pid = self.process.pid
@@ -116,8 +123,9 @@ def finish_all(commands):
                 command.kill()
 
 
-def _run(log, script, arguments, environment):
+def _run(log, script, arguments, environment, folder):
     os.setsid()
+    os.chdir(folder)
     # Python's own, as in a command that a user types; else the one this process was started with.
     multiprocessing.set_start_method(None, force=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)

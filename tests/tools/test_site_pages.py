@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from site_pages import site_link
+from document_blocks import DOCUMENTS, ROOT, blocks
+from site_pages import SOURCES, site_link
 
-ROOT = Path(__file__).parents[2]
 PAGES = {"training.md", "methods/dino.md", "index.md", "images/points.jpg", "contributing.md"}
 
 
@@ -52,6 +53,18 @@ def test_builds_strictly_with_every_document(site):
     for page in ("index", "training", "methods/sap_detr", "methods/dino", "api/detector"):
         assert (site / f"{page}.html").is_file()
     assert "Detector" in (site / "api/detector.html").read_text(encoding="utf-8")
+
+
+def test_commands_of_the_pages_are_those_of_the_documents(site):
+    sources = {source: page for page, source in SOURCES.items()}
+    for document in DOCUMENTS:
+        name = document.relative_to(ROOT).as_posix()
+        page = site / sources.get(name, name.removeprefix("docs/"))
+        found = page.with_suffix(".html").read_text(encoding="utf-8")
+        shown = html.unescape(re.sub(r"<[^>]*>", "", found))
+        for block in blocks(document):
+            for line in block.text.splitlines():
+                assert line.strip() in shown, f"{block.place}: {line}"
 
 
 def test_loads_nothing_from_elsewhere(site):
