@@ -134,6 +134,10 @@ class TimmBackbone(NamedBackbone):
         self._is_plain = len(places) == 1
         body.prune_intermediate_layers(indices, prune_norm=not self._is_plain, prune_head=True)
         self._indices = indices
+        if frozen_norms:
+            # Norms of timm may hold the activation behind them, which Detectron2's would drop.
+            layers: Any = timm.layers
+            body = layers.freeze_batch_norm_2d(body)
         self.body = body
         self._finish(frozen_stages, frozen_norms, self._groups(coarse=True))
 

@@ -2,7 +2,11 @@
 
 import json
 import math
+import re
+import signal
+from pathlib import Path
 
+import jobs
 import pytest
 from fault_campaign.comparison import first_difference
 
@@ -136,6 +140,36 @@ def test_a_kill_before_the_last_checkpoint_is_made_up_for(overrides, evaluate, t
     evaluate(1, 5, 2, 3, 1, 1)
     train([*overrides, "train.early_stopping.patience=4"], resume=True)
     assert load_checkpoint_file(out / "model_final.pth")["iteration"] == 11
+
+
+def test_two_processes_end_together_also_after_one_was_killed(overrides, tmp_path):
+    def run(name, *arguments, **environment):
+        """Trains in two processes; returns their exit statuses and the steps that each took."""
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        changes = ["train.checkpointer.period=2", f"train.output_dir={folder}"]
+        ranks = jobs.run_ranks(
+            folder,
+            [*jobs.CONFIG, *arguments, *overrides, *changes],
+            script=Path(jobs.__file__).parent / "scored_train.py",
+            SCORES="3 1 2 9",
+            **environment,
+        )
+        statuses = jobs.finish_all(ranks)
+        return statuses, [
+            list(map(int, re.findall(r"^step (\d+)$", rank.output, re.M))) for rank in ranks
+        ]
+
+    assert run("whole") == ([0, 0], [[0, 1, 2, 3, 4, 5]] * 2)
+    statuses, steps = run("parts", FAULT="kill in training 1")
+    assert statuses == [1, -signal.SIGKILL]
+    assert steps[1] == [0, 1, 2]
+    assert run("parts", "--resume") == ([0, 0], [[2, 3, 4, 5]] * 2)
+    whole, parts = (
+        load_checkpoint_file(tmp_path / name / "model_final.pth") for name in ("whole", "parts")
+    )
+    assert whole["iteration"] == 5
+    assert first_difference(whole, parts) is None
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,20 @@ def test_a_file_of_the_library_fills_the_backbone(family, tmp_path):
         load_weights(model, library_weights(other))
 
 
+@pytest.mark.parametrize("family", [x for x in FAMILIES if x != "fpn"])
+def test_frozen_norms_leave_the_features_as_they_are(family):
+    trained = build(family, frozen_norms=False).backbone.eval()
+    frozen = build(family, frozen_norms=True).backbone.eval()
+    for name, value in trained.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.copy_(torch.rand_like(value) + 0.5)
+    frozen.load_state_dict(trained.state_dict(), strict=False)
+    images = torch.rand(1, 3, *[2 * frozen.size_divisibility] * 2)
+    for name, expected in trained(images).items():
+        assert expected.std() > 0
+        torch.testing.assert_close(frozen(images)[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_saved_and_loaded_again_it_detects_the_same(family, tmp_path):
     model = build(family).eval()
     save_checkpoint_file({"model": model.state_dict()}, tmp_path / "model.pth")
