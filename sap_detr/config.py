@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,11 +285,26 @@ def build_part(key: str, described: DictConfig) -> Any:
         log.disabled = disabled
 
 
+def find_target(key: str, described: Mapping[str, Any]) -> Any:
+    """Return the class or function that a part of a config calls.
+
+    Args:
+        key: where the part stands, for the message.
+        described: the part.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    target = described["_target_"]
+    try:
+        return locate(target) if isinstance(target, str) else target
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{key}._target_={target}: there is nothing of this name") from error
+
+
 def _surplus_arguments(described: DictConfig) -> list[str]:
     """Return the keys of a part that what is to be called does not take."""
-    target = described["_target_"]
-    target = locate(target) if isinstance(target, str) else target
-    parameters = inspect.signature(target).parameters
+    parameters = inspect.signature(find_target("", described)).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return []
     return [str(key) for key in described if key != "_target_" and key not in parameters]

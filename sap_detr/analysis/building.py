@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import instantiate
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 from torch import nn
 
-from ..config import COCO_NUM_CLASSES, ConfigError, load_config
+from ..config import COCO_NUM_CLASSES, ConfigError, find_target, load_config
 from ..modeling import DetectionTransformer
 
 # The published class heads have a row for every COCO category id up to the largest.
@@ -60,8 +59,7 @@ def build_without_weights(
         The model in evaluation mode, and its number of classes if the config says it.
     """
     cfg, num_classes = load_with_classes(config, num_classes, overrides)
-    target = cfg.model["_target_"]
-    target = locate(target) if isinstance(target, str) else target
+    target = find_target("model", cfg.model)
     ours = isinstance(target, type) and issubclass(target, DetectionTransformer)
     with torch.device("meta" if ours else "cpu"):
         return instantiate(cfg.model).eval(), num_classes

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from ..config import ConfigError, as_list, load_config, pixel_range
+from ..config import ConfigError, as_list, find_target, load_config, pixel_range
 from ..engine.topology import find_topology
 from ..evaluation import EvaluationError, Source, write_report
 from ..evaluation.folder import DETECTIONS_FILE, detections_file
@@ -133,8 +132,7 @@ def _evaluated_set(cfg: DictConfig) -> str:
             f"--report is about one data set, dataloader.test.dataset.names has {len(names)}: name "
             "one with dataloader.test.dataset.names=NAME"
         )
-    target = cfg.dataloader.evaluator["_target_"]
-    target = locate(target) if isinstance(target, str) else target
+    target = find_target("dataloader.evaluator", cfg.dataloader.evaluator)
     if not (isinstance(target, type) and issubclass(target, COCOEvaluator)):
         raise ConfigError("--report needs COCOEvaluator as dataloader.evaluator")
     return str(names[0])

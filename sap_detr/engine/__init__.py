@@ -8,7 +8,7 @@ from .launch import ProcessOptions, launch
 from .model_description import ModelDescription
 from .optimizer import get_parameter_groups
 from .preemption import PREEMPTED_STATUS, Preempted, PreemptionHook, StopSignals
-from .schedule import RunLength, find_run_length
+from .schedule import fill_in_length
 from .setup import build_model, choose_device, setup_run
 from .step import StepTrainer
 from .topology import Topology, find_topology
@@ -28,14 +28,13 @@ __all__ = [
     "PreemptionHook",
     "ProcessOptions",
     "ProgressBar",
-    "RunLength",
     "StepTrainer",
     "StopSignals",
     "Topology",
     "accumulation_steps",
     "build_model",
     "choose_device",
-    "find_run_length",
+    "fill_in_length",
     "find_topology",
     "get_parameter_groups",
     "launch",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from detectron2.engine import HookBase
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+from .run_config import leaves
 
 # Where to find things and what to show, which no result depends on.
 _LEFT_OUT = ("train.output_dir", "train.progress_bar", "train.log_period")
@@ -41,14 +42,10 @@ class Hyperparameters(HookBase):  # type: ignore[misc]
 
 def plain_values(cfg: DictConfig) -> Iterator[tuple[str, bool | float | str]]:
     """Return the numbers, texts and truth values of a config by their keys."""
-
-    def walk(node: Any, key: str) -> Iterator[tuple[str, bool | float | str]]:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                yield from walk(value, f"{key}.{name}" if key else str(name))
-        elif isinstance(node, bool | int | float | str) and key not in _LEFT_OUT:
-            yield key, node
-        elif isinstance(node, list | tuple) and all(isinstance(v, int | float) for v in node):
-            yield key, str(list(node))
-
-    return walk(OmegaConf.to_container(cfg, resolve=True), "")
+    for key, value in leaves(cfg):
+        if key in _LEFT_OUT or key.endswith("_target_"):
+            continue
+        if isinstance(value, bool | int | float | str):
+            yield key, value
+        elif isinstance(value, list) and all(isinstance(v, int | float) for v in value):
+            yield key, str(value)

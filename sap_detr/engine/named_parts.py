@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventWriter
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig
 
-from ..config import ConfigError, build_part
+from ..config import ConfigError, build_part, find_target
 
 Part = TypeVar("Part", HookBase, EventWriter)
 
@@ -47,14 +46,9 @@ def check_named(train: DictConfig) -> None:
     for key in ("hooks", "writers"):
         for index, described in enumerate(train.get(key) or ()):
             where = f"train.{key}[{index}]"
-            target: Any = described.get("_target_") if isinstance(described, Mapping) else None
-            if target is None:
+            if not isinstance(described, Mapping) or described.get("_target_") is None:
                 raise ConfigError(
                     f"{where}: a part with _target_, the name of a class, is expected"
                 )
-            try:
-                found = locate(target) if isinstance(target, str) else target
-            except (ImportError, ValueError) as error:
-                raise ConfigError(f"{where}._target_={target}: there is no such class") from error
-            if not callable(found):
-                raise ConfigError(f"{where}._target_={target} is not a class")
+            if not callable(find_target(where, described)):
+                raise ConfigError(f"{where}._target_={described['_target_']} is not a class")

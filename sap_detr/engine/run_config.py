@@ -68,14 +68,15 @@ def changed_settings(before: DictConfig, after: DictConfig) -> list[tuple[str, A
     Returns:
         (key, value before, value after) where they differ; None for a key that is not there.
     """
-    old, new = dict(_leaves(_plain(before))), dict(_leaves(_plain(after)))
+    old, new = dict(leaves(before)), dict(leaves(after))
     keys = [*new, *(key for key in old if key not in new)]
     pairs = [(key, old.get(key), new.get(key)) for key in keys if key not in _UNIMPORTANT]
     return [(key, was, now) for key, was, now in pairs if was != now]
 
 
-def _plain(cfg: DictConfig) -> Any:
-    return OmegaConf.to_container(cfg, resolve=True)
+def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Return the values of a config, after its interpolations, by their keys; targets by name."""
+    return _leaves(OmegaConf.to_container(cfg, resolve=True))
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

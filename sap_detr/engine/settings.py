@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from detectron2.evaluation import COCOEvaluator
-from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from ..checkpoint import RAW, SCORED
-from ..config import COCO_NUM_CLASSES, ConfigError, as_list, build_part
+from ..config import COCO_NUM_CLASSES, ConfigError, as_list, build_part, find_target
 from ..modeling import DetectionTransformer
 from .named_parts import check_named
 from .non_finite import NonFinitePolicy
@@ -179,13 +178,7 @@ def check_best_metric(cfg: DictConfig) -> None:
         ConfigError: it lists the metrics that there are.
     """
     evaluator, sets = cfg.dataloader.evaluator, as_list(cfg.dataloader.test.dataset.names)
-    target = evaluator["_target_"]
-    try:
-        target = locate(target) if isinstance(target, str) else target
-    except ImportError:
-        raise ConfigError(
-            f"dataloader.evaluator._target_={target}: there is nothing of this name"
-        ) from None
+    target = find_target("dataloader.evaluator", evaluator)
     tasks = evaluator.get("tasks")
     if not (tasks is None or NAMES.holds(tasks)):
         raise ConfigError(f"dataloader.evaluator.tasks={tasks}: names such as [bbox] are expected")
@@ -227,11 +220,7 @@ def check_early_stopping(cfg: DictConfig) -> None:
 
 def _try_to_build(cfg: DictConfig) -> None:
     """Build what needs no data, to throw it away."""
-    target = cfg.model["_target_"]
-    try:
-        target = locate(target) if isinstance(target, str) else target
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"model._target_={target}: the name of a class is expected") from error
+    target = find_target("model", cfg.model)
     # On the meta device it costs nothing, but other models may want to see their numbers.
     if isinstance(target, type) and issubclass(target, DetectionTransformer):
         model = cfg.model.copy()

@@ -54,7 +54,7 @@ from .named_parts import build_named
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals
 from .run_config import save_config, tell_changes
-from .schedule import find_run_length
+from .schedule import fill_in_length
 from .setup import accelerate, build_model
 from .step import StepTrainer
 
@@ -93,11 +93,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
         accumulation = accumulation_steps(batch, world_size, train.max_images_per_gpu)
         loader = self.build_train_loader(cfg, accumulation)
         self._sampler: EpochSampler = loader.sampler
-        length = find_run_length(train, self._sampler.size, batch)
-        train.max_iter = length.max_iter
-        train.checkpointer.period = length.checkpoint_period
-        train.eval_period = length.eval_period
-        self.iterations_per_epoch, self.max_iter = length.iterations_per_epoch, length.max_iter
+        self.iterations_per_epoch = fill_in_length(train, self._sampler.size, batch)
+        self.max_iter = train.max_iter
         self.start_iter = 0
         self.last_results: dict[str, Any] = {}
 
@@ -137,7 +134,8 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             f"{self.max_iter / self.iterations_per_epoch:.4g} epochs"
         )
         self._stop = stop or StopSignals()
-        self._preemption = PreemptionHook(self._stop, self.checkpointer, length.checkpoint_period)
+        period = train.checkpointer.period
+        self._preemption = PreemptionHook(self._stop, self.checkpointer, period)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:

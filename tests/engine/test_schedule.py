@@ -4,7 +4,7 @@ from detectron2.config import instantiate
 from omegaconf import OmegaConf
 
 from sap_detr.config import ConfigError, load_config
-from sap_detr.engine import DetectionTrainer, RunLength, find_run_length
+from sap_detr.engine import DetectionTrainer, fill_in_length
 
 
 def rates(cfg, iterations):
@@ -25,9 +25,8 @@ def test_published_recipe_drops_and_warms_up_at_its_iterations():
 def test_recipe_for_own_data_drops_by_epochs():
     cfg = load_config("sap_detr/sap_detr_small_custom.py")
     # 25 whole batches an epoch.
-    length = find_run_length(cfg.train, num_images=203, batch_size=8)
-    assert length == RunLength(25, 1000, checkpoint_period=250, eval_period=250)
-    cfg.train.max_iter = length.max_iter
+    assert fill_in_length(cfg.train, num_images=203, batch_size=8) == 25
+    assert lengths(cfg.train) == (1000, 250, 250)
     found = rates(cfg, [0, 50, 100, 799, 800, 999])
     assert found == pytest.approx([0.001, 0.5005, 1.0, 1.0, 0.1, 0.1], rel=1e-12)
 
@@ -60,17 +59,25 @@ def test_every_group_follows_and_the_state_is_restored():
     assert [group["lr"] for group in other_optimizer.param_groups] == pytest.approx(dropped)
 
 
+def lengths(train):
+    return train.max_iter, train.checkpointer.period, train.eval_period
+
+
 def settings(**changes):
     given = {"max_iter": None, "eval_period": None, "checkpointer": {"period": None}, **changes}
     return OmegaConf.create(given)
 
 
 def test_what_the_recipe_leaves_open_comes_from_the_data():
-    length = find_run_length(settings(epochs=1.5), num_images=18, batch_size=4)
-    assert length == RunLength(4, 6, checkpoint_period=4, eval_period=4)
-    length = find_run_length(settings(epochs=2, max_iter=3), num_images=18, batch_size=4)
-    assert length.max_iter == 3
-    assert find_run_length(settings(max_iter=3, eval_period=0), 18, 4).eval_period == 0
+    for changes, expected in (
+        ({"epochs": 1.5}, (6, 4, 4)),
+        ({"epochs": 2, "max_iter": 3}, (3, 4, 4)),
+        ({"max_iter": 3, "eval_period": 0}, (3, 4, 0)),
+        ({"max_iter": 3, "checkpointer": {"period": 2}}, (3, 2, 4)),
+    ):
+        train = settings(**changes)
+        assert fill_in_length(train, num_images=18, batch_size=4) == 4
+        assert lengths(train) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,7 +93,7 @@ def test_what_the_recipe_leaves_open_comes_from_the_data():
 )
 def test_lengths_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        find_run_length(settings(**changes), 18, 4)
+        fill_in_length(settings(**changes), 18, 4)
 
 
 def test_a_multiplier_that_does_not_fit_together_is_refused():
