@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from compare_benchmarks import CompareError, load_benchmark
 
 from sap_detr.analysis import (
-    CompareError,
     build_without_weights,
     coco_val2017_sizes,
     count_parameters,
     count_published_flops,
-    load_benchmark,
     machine_line,
 )
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES

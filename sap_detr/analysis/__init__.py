@@ -1,11 +1,9 @@
 """What a model costs: parameters, multiply-adds, time and memory."""
 
 from .building import build_without_weights
-from .compare import CompareError, compare, compare_table, load_benchmark
 from .flops import FlopCount, count_detector_flops, count_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
-from .large_dataset import write_large_dataset
 from .loader_speed import folder_records, loader_record, loader_report
 from .memory import MeasureError, memory_record, memory_report
 from .operators import profile_record, profile_report
@@ -33,7 +31,6 @@ from .workload import BenchmarkModel, Workload, synthetic_batch
 __all__ = [
     "CONVENTION",
     "BenchmarkModel",
-    "CompareError",
     "FlopCount",
     "MeasureError",
     "ParameterCount",
@@ -42,8 +39,6 @@ __all__ = [
     "Workload",
     "build_without_weights",
     "coco_val2017_sizes",
-    "compare",
-    "compare_table",
     "count_detector_flops",
     "count_flops",
     "count_host_syncs",
@@ -54,7 +49,6 @@ __all__ = [
     "flop_records",
     "flop_table",
     "folder_records",
-    "load_benchmark",
     "loader_record",
     "loader_report",
     "machine_line",
@@ -69,5 +63,4 @@ __all__ = [
     "speed_report",
     "synthetic_batch",
     "uncounted_note",
-    "write_large_dataset",
 ]

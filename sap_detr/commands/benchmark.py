@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,14 @@ import torch
 
 from ..analysis import (
     CONVENTION,
-    CompareError,
     MeasureError,
     Workload,
     build_without_weights,
     coco_val2017_sizes,
-    compare,
-    compare_table,
     describe_machine,
     flop_records,
     flop_table,
     folder_records,
-    load_benchmark,
     loader_record,
     loader_report,
     machine_line,
@@ -38,7 +33,6 @@ from ..analysis import (
     speed_record,
     speed_report,
     uncounted_note,
-    write_large_dataset,
 )
 from ..analysis.report import Record
 from ..config import ConfigError
@@ -47,7 +41,7 @@ from ..engine.setup import choose_device
 from ..export import ExportError, runtime_record, runtime_report
 
 # What can't be done, as against what is broken.
-USER_ERRORS = (ConfigError, CompareError, DatasetError, ExportError, MeasureError, OSError)
+USER_ERRORS = (ConfigError, DatasetError, ExportError, MeasureError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,22 +148,6 @@ def run_loader(args: argparse.Namespace) -> None:
     _report(args, describe_machine(torch.device("cpu")), results, loader_report)
 
 
-def run_large_dataset(args: argparse.Namespace) -> None:
-    """``benchmark large-dataset``."""
-    folder = write_large_dataset(args.folder, args.images, args.boxes)
-    print(f"{folder}: {args.images} images, {args.boxes} boxes")
-
-
-def run_compare(args: argparse.Namespace) -> None:
-    """``benchmark compare``."""
-    names = str(args.old), str(args.new)
-    rows, warnings = compare(load_benchmark(args.old), load_benchmark(args.new), names)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(compare_table(rows))
-    _write(args, rows, compare_table(rows, "github"))
-
-
 def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
     """Set the threads; look at all configs and at the device before anything takes time."""
     if args.threads is not None:
@@ -226,6 +204,4 @@ MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
     "runtimes": run_runtimes,
     "profile": run_profile,
     "loader": run_loader,
-    "large-dataset": run_large_dataset,
-    "compare": run_compare,
 }

@@ -7,8 +7,6 @@
     sap-detr benchmark profile --config-file sap_detr/sap_detr_r50_50ep.py --mode training
     sap-detr benchmark runtimes --config-file sap_detr/sap_detr_r50_50ep.py --threads 2
     sap-detr benchmark loader --folder coco
-    sap-detr benchmark large-dataset FOLDER --images 118000 --boxes 860000
-    sap-detr benchmark compare old.json new.json
 
 Prints tables, and writes them to files where asked to. No weights are needed, and no data: images
 and objects are random, except for `loader`, which times the reading of files.
@@ -159,18 +157,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     loader.add_argument(
         "--repeats", type=positive_int, default=3, help="rounds (default: %(default)s)"
     )
-
-    large = commands.add_parser("large-dataset", help="write one, to time how a training starts")
-    large.add_argument("folder", type=Path, help="must not exist")
-    large.add_argument(
-        "--images", type=positive_int, default=118_000, help="(default: %(default)s)"
-    )
-    large.add_argument("--boxes", type=positive_int, default=860_000, help="(default: %(default)s)")
-    large.set_defaults(json=None, markdown=None)
-
-    compared = commands.add_parser("compare", parents=[files], help="compare two --json files")
-    compared.add_argument("old", type=Path)
-    compared.add_argument("new", type=Path)
 
 
 def _measured_options(common: argparse.ArgumentParser) -> argparse.ArgumentParser:

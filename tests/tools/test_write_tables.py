@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import write_tables
+from compare_benchmarks import CompareError
 from write_tables import (
     BENCHMARKS,
     LISTED,
@@ -25,7 +26,6 @@ from write_tables import (
 )
 
 from sap_detr import model_zoo
-from sap_detr.analysis import CompareError
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,13 +1,21 @@
-"""Compares two files that the benchmark wrote: an old and a new one."""
+#!/usr/bin/env python
+"""Compare two files that `sap-detr benchmark --json` wrote: an old and a new one.
+
+    compare_benchmarks.py old.json new.json
+
+The exit status is 2 if they can't be compared.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Columns, Record, cell, record_table
+from sap_detr.analysis.report import Columns, Record, cell, record_table
+from sap_detr.arguments import ArgumentParser
 
 # What is compared of each kind of record: a label and the way to the number. "*" stands for
 # every key, "+" for the sum over them.
@@ -51,6 +59,30 @@ _SHOULD_AGREE = ("name", "threads", "torch")
 
 class CompareError(ValueError):
     """Two files can't be compared."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = ArgumentParser("compare_benchmarks.py", __doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here")
+    args = parser.parse_args(argv)
+    try:
+        contents = load_benchmark(args.old), load_benchmark(args.new)
+        rows, warnings = compare(*contents, (str(args.old), str(args.new)))
+        if args.json is not None:
+            args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if args.markdown is not None:
+            args.markdown.write_text(f"{compare_table(rows, 'github')}\n", encoding="utf-8")
+    except (CompareError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(compare_table(rows))
+    return 0
 
 
 def load_benchmark(path: Path, kind: str | None = None) -> Record:
@@ -185,3 +217,7 @@ def compare_table(rows: Sequence[Record], tablefmt: str = "simple") -> str:
         "new / old": lambda row: "" if row["ratio"] is None else f"{row['ratio']:.3f}",
     }
     return record_table(rows, columns, tablefmt, text_columns=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,10 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import make_large_dataset
 import pytest
+from make_large_dataset import main, write_large_dataset
 
-from sap_detr.analysis import large_dataset
-from sap_detr.analysis.large_dataset import write_large_dataset
 from sap_detr.data import get_dataset_dicts, register_coco_folder
 from sap_detr.data.inspection import check_datasets
 
@@ -15,8 +15,9 @@ from sap_detr.data.inspection import check_datasets
 def test_is_sound_and_of_the_size_that_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large_dataset, "_LINKS_PER_PICTURE", 4)
-    folder = write_large_dataset(tmp_path / "large", images=10, boxes=25)
+    monkeypatch.setattr(make_large_dataset, "_LINKS_PER_PICTURE", 4)
+    folder = tmp_path / "large"
+    assert main([str(folder), "--images", "10", "--boxes", "25"]) == 0
     names = register_coco_folder("large_dataset", folder)
     inspection = check_datasets(names[:1], names[1:])
     assert not any(findings.of("error") for findings in inspection.all_findings())
@@ -30,3 +31,4 @@ def test_is_sound_and_of_the_size_that_was_asked_for(
 def test_never_writes_into_a_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         write_large_dataset(tmp_path, images=1, boxes=1)
+    assert main([str(tmp_path)]) == 2

@@ -4,8 +4,7 @@ import copy
 import json
 
 import pytest
-
-from sap_detr.analysis import CompareError, compare, compare_table, load_benchmark
+from compare_benchmarks import CompareError, compare, compare_table, load_benchmark, main
 
 MACHINE = {"device": "cpu", "name": "A", "threads": 1, "torch": "2.5"}
 
@@ -117,3 +116,21 @@ def test_other_files(tmp_path, text, message):
         load_benchmark(path)
     path.write_text(json.dumps(speed_file()))
     assert load_benchmark(path) == speed_file()
+
+
+def test_command_line(tmp_path, capsys):
+    old, new, out = (tmp_path / name for name in ("old.json", "new.json", "out.json"))
+    old.write_text(json.dumps(speed_file(2.0)))
+    new.write_text(json.dumps(speed_file(1.0, name="B")))
+    table = tmp_path / "out.md"
+    assert main([str(old), str(new), "--json", str(out), "--markdown", str(table)]) == 0
+    captured = capsys.readouterr()
+    assert "0.500" in captured.out
+    assert captured.err == "warning: name differs: A and B\n"
+    assert json.loads(out.read_text())[0]["ratio"] == 0.5
+    assert " 0.500 |" in table.read_text()
+    assert main([str(old), str(tmp_path / "none.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "none.json" in error

@@ -1,18 +1,41 @@
-"""Makes a large data set out of a few pictures, to measure how long a training takes to start."""
+#!/usr/bin/env python
+"""Make a large data set out of a few pictures, to measure how long a training takes to start.
+
+make_large_dataset.py FOLDER --images 118000 --boxes 860000
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sap_detr.arguments import ArgumentParser, positive_int
+
 _NUM_CATEGORIES = 80
 # A file may have 65,000 names in some file systems, 1,024 in others.
 _LINKS_PER_PICTURE = 1000
 _WIDTH, _HEIGHT = 640, 480
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = ArgumentParser("make_large_dataset.py", __doc__)
+    parser.add_argument("folder", type=Path, help="must not exist")
+    for name, default in (("--images", 118_000), ("--boxes", 860_000)):
+        parser.add_argument(name, type=positive_int, default=default, help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        write_large_dataset(args.folder, args.images, args.boxes)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.folder}: {args.images} images, {args.boxes} boxes")
+    return 0
 
 
 def write_large_dataset(folder: str | os.PathLike[str], images: int, boxes: int) -> Path:
@@ -76,3 +99,7 @@ def _annotation_file(images: int, boxes: int, rng: np.random.Generator) -> Itera
             f'"area": {width * height:.4f}, "iscrowd": 0}}'
         )
     yield "]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
