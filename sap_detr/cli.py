@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,12 +26,6 @@ from .parsers import (
 )
 from .parsers import eval as evaluation
 from .parsers import install_detectron2 as installation
-
-# Of Detectron2 0.5 and fvcore, which use what torch 2 gives up: as they are imported, and where
-# processes train together. This stands outside of all functions because the processes that a
-# training starts import this module, too.
-for _text in ("`torch.jit", "`broadcast_buffers` is deprecated", "TypedStorage is deprecated"):
-    warnings.filterwarnings("ignore", _text)
 
 DESCRIPTION = """Detection transformers on Detectron2: DETR, SAM-DETR, SAP-DETR and DINO.
 

@@ -151,6 +151,11 @@ def test_no_warning_of_other_libraries_is_shown():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_the_library_is_imported_without_warnings():
+    done = run("-c", "import sap_detr.detector")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_environment_is_told(capsys):
     cli.main(["env"])
     assert "detectron2" in capsys.readouterr().out

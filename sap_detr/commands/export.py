@@ -41,6 +41,8 @@ USER_ERRORS = (CheckpointError, ConfigError, ExportError, OSError, ValueError)
 # Height and width of drawn images, before they are resized: landscape, portrait and square.
 _DRAWN_SHAPES = ((480, 640), (640, 480), (512, 512))
 DIFFERS = 3
+# Images that are compared on unless --max-check-images is given.
+_MOST_COMPARED, _MOST_LABELLED = 20, 200
 # Images that int8 is calibrated on: more change nothing, and take time.
 MOST_EXAMPLES = 300
 
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if sources is not None and args.annotations is not None:
         sources, pictures = _labelled(sources, args.annotations)
     if sources is not None:
-        sources = sources[: args.max_check_images]
+        default = _MOST_COMPARED if args.annotations is None else _MOST_LABELLED
+        sources = sources[: args.max_check_images or default]
     calibrating = find_images(args.calibration)[:MOST_EXAMPLES] if args.calibration else []
     if args.config_file is None:
         detector = Detector(args.weights, device="cpu")
@@ -94,16 +97,21 @@ def _check(
     pairs = list(run_both(detector, runner, examples, size))
     found = difference(pairs, limits)
     print(found)
-    within = found.within(limits)
+    exceeded = []
+    if not found.within(limits) and (labels is None or limits.all_must_agree):
+        exceeded.append(
+            f"{limits.share:.0%} of the detections must be found again, within {limits.score:g} of "
+            f"their scores and {limits.box:g} pixels of their boxes"
+        )
     if labels is not None:
         of_model, of_file = labels.average_precisions(pairs)
         print(f"AP {of_model:.2f} of the model, {of_file:.2f} of the file")
         # Not a number where the images have no objects.
-        within &= abs(of_file - of_model) <= limits.ap
-    if within:
+        if not abs(of_file - of_model) <= limits.ap:
+            exceeded.append(f"AP must be within {limits.ap:g}")
+    if not exceeded:
         return 0
-    allowed = f"scores {limits.score:g}, boxes {limits.box:g} pixels, AP {limits.ap:g}"
-    print(f"{path} differs from the model by more than is allowed ({allowed}); it was not removed")
+    print(f"{path} differs too much from the model: {'; '.join(exceeded)}. It was not removed")
     return DIFFERS
 
 
@@ -126,7 +134,13 @@ def _check_arguments(args: argparse.Namespace) -> Limits:
         if value is not None and not 0 <= value < math.inf:
             raise ExportError(f"--{name}-limit must not be negative, got {value}")
     known = {name: value for name, value in given.items() if value is not None}
-    return replace(LIMITS[args.precision], **known)
+    limits = replace(LIMITS[args.precision], **known)
+    if args.annotations is not None and not limits.all_must_agree and known.keys() - {"ap"}:
+        raise ExportError(
+            f"in {args.precision}, AP alone decides where --annotations are given: leave "
+            "--score-limit and --box-limit out"
+        )
+    return limits
 
 
 def _labelled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def write_onnx(
     """
     import onnx
 
+    # It tells of every operation that it doesn't compute beforehand.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
         exported = torch.onnx.export(
             program, input_names=INPUTS, output_names=OUTPUTS, external_data=False, verbose=False

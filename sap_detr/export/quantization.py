@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ def quantize(
     """
     import nncf
 
+    # It names every operation that stays as it is.
+    logging.getLogger("nncf").setLevel(logging.WARNING)
     alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=0.95 if corrected else -1)
     inputs = [dict(zip(INPUTS, batch, strict=True)) for batch in calibration]
     return nncf.quantize(

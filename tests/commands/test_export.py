@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +20,7 @@ from sap_detr.export import average_precision, errors, open_exported
 
 # Without sizes that are unknown, tracing takes a tenth of the time.
 SIZE = ["--size", "160,256"]
+LABELLED_HALF = ["--precision", "float16", "--check-images", ".", "--annotations", "a.json"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,9 @@ def test_a_file_is_written_and_compared_on_pictures(weights, photos, tmp_path, c
     assert (np.diff(found.scores) <= 0).all()
 
 
-def test_a_file_that_differs_stays_with_exit_status_3(weights, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def broken(monkeypatch):
+    """What is written has a wrong weight."""
     trace = export.trace
 
     def trace_with_a_broken_weight(module, size):
@@ -64,12 +68,15 @@ def test_a_file_that_differs_stays_with_exit_status_3(weights, tmp_path, monkeyp
         return trace(broken, size)
 
     monkeypatch.setattr(export, "trace", trace_with_a_broken_weight)
+
+
+def test_a_file_that_differs_stays_with_exit_status_3(broken, weights, tmp_path, capsys):
     path = tmp_path / "detector.pt2"
     command = ["export", str(weights), str(path), *SIZE]
     assert cli.main(command) == 3
     assert path.is_file()
     *_, last = capsys.readouterr().out.splitlines()
-    assert "differs from the model" in last
+    assert "differs too much from the model: 100% of the detections must be found again" in last
     assert cli.main([*command, "--score-limit", "1", "--box-limit", "1000"]) == 0
 
 
@@ -83,6 +90,7 @@ def test_a_file_that_differs_stays_with_exit_status_3(weights, tmp_path, monkeyp
         ("a.pt2", ["--opts", "model.num_classes=3"], "--config-file"),
         ("a.pt2", ["--check-images", "nothing.png"], "nothing.png"),
         ("a.pt2", ["--box-limit", "-1"], "--box-limit"),
+        ("a.onnx", [*LABELLED_HALF, "--box-limit", "2"], "AP alone decides"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_built(
@@ -118,7 +126,9 @@ def test_a_model_that_takes_batches_apart(tmp_path, capsys):
     assert not (tmp_path / "a.pt2").exists()
 
 
-def test_average_precision_is_compared(weights, photos, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def labelled(photos, tmp_path):
+    """Options that name pictures and what is in them."""
     boxes = [[10, 20, 100, 80], [5, 5, 30, 40]]
     annotations = {
         "images": [{"id": i, "file_name": f"{i}.png", "height": 1, "width": 1} for i in (0, 1)],
@@ -129,6 +139,24 @@ def test_average_precision_is_compared(weights, photos, tmp_path, monkeypatch, c
         ],
     }
     (tmp_path / "a.json").write_text(json.dumps(annotations))
+    return ["--check-images", str(photos), "--annotations", str(tmp_path / "a.json")]
+
+
+@pytest.mark.parametrize("precision, status", [("float32", 3), ("int8", 0)])
+def test_with_fewer_digits_average_precision_alone_decides(
+    precision, status, broken, weights, labelled, tmp_path, monkeypatch
+):
+    command = ["export", str(weights), str(tmp_path / "a.pt2"), *SIZE]
+    strict = replace(export.LIMITS[precision], score=0, box=0)
+    monkeypatch.setitem(export.LIMITS, "float32", strict)
+    monkeypatch.setattr(
+        average_precision, "coco_numbers", lambda *_: SimpleNamespace(twelve={"AP": 0.5})
+    )
+    assert cli.main([*command, *labelled]) == status
+    assert cli.main(command) == 3
+
+
+def test_average_precision_is_compared(weights, photos, labelled, tmp_path, monkeypatch, capsys):
     told = []
 
     def numbers(kept, results):
@@ -136,10 +164,10 @@ def test_average_precision_is_compared(weights, photos, tmp_path, monkeypatch, c
         return SimpleNamespace(twelve={"AP": 0.5 - 0.1 * len(told)})
 
     monkeypatch.setattr(average_precision, "coco_numbers", numbers)
-    command = ["export", str(weights), str(tmp_path / "a.pt2"), *SIZE]
-    command += ["--check-images", str(photos), "--annotations", str(tmp_path / "a.json")]
-    assert cli.main(command) == 3
-    assert "AP 40.00 of the model, 30.00 of the file" in capsys.readouterr().out
+    assert cli.main(["export", str(weights), str(tmp_path / "a.pt2"), *SIZE, *labelled]) == 3
+    *_, numbers_told, verdict = capsys.readouterr().out.splitlines()
+    assert numbers_told == "AP 40.00 of the model, 30.00 of the file"
+    assert "model: AP must be within 0.1. It" in verdict
     # What is compared are detections as Detectron2 gives them, in pixels of the picture.
     of_model, of_file = told
     paths = [photos / "0.png", photos / "1.png"]

@@ -107,5 +107,5 @@ def check(suffix, precision, detector, program, calibration, folder):
     runner, _ = open_exported(path, threads=1)
     limits = LIMITS[precision]
     found = difference(run_both(detector, runner, examples(FITTING), (160, 256)), limits)
-    assert found.missing == 0
+    assert found.within(limits), str(found)
     return found
