@@ -11,6 +11,7 @@ from types import ModuleType
 
 from . import __version__
 from .arguments import ArgumentParser
+from .errors import UserError
 from .parsers import (
     benchmark,
     check,
@@ -44,7 +45,8 @@ class Command:
     Attributes:
         help: what it does, in a few words.
         parser: module with its options.
-        work: name of the module of :mod:`sap_detr.commands` that does it.
+        work: name of the module of :mod:`sap_detr.commands` that does it. Which errors are told in
+            one line it says in ``USER_ERRORS``, if not :class:`UserError` and those of the system.
     """
 
     help: str
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = import_module(f"{__package__}.commands.{COMMANDS[args.command].work}")
     try:
         status: int = work.run(args)
-    except work.USER_ERRORS as error:
+    except getattr(work, "USER_ERRORS", (UserError, OSError)) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return status

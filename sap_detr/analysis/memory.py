@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import UserError
 from .report import WORKLOAD_COLUMNS, Columns, Record, cell, mebibytes, record_table
 from .workload import MODES, BenchmarkModel, Workload
 
@@ -34,7 +35,7 @@ MEMORY_NOTE = {
 _REPETITIONS = 2
 
 
-class MeasureError(RuntimeError):
+class MeasureError(UserError, RuntimeError):
     """A process that was to measure something failed."""
 
 

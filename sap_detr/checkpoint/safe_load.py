@@ -15,6 +15,7 @@ from typing import Any
 import safetensors
 import torch
 
+from ..errors import UserError
 from .array_pickle import RefusedGlobalError, load_array_pickle
 from .integrity import DamagedFileError, check_torch_file, tensor_checksum
 
@@ -29,7 +30,7 @@ MAX_DEPTH = 32
 _OTHER_SUFFIXES = (".json", ".yaml", ".yml", ".py", ".txt", ".log", ".csv")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A file or state dict can't be used as a checkpoint; the message says why and what to do."""
 
 

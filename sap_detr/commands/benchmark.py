@@ -13,7 +13,6 @@ import torch
 
 from ..analysis import (
     CONVENTION,
-    MeasureError,
     Workload,
     build_without_weights,
     coco_val2017_sizes,
@@ -36,19 +35,15 @@ from ..analysis import (
 )
 from ..analysis.report import Record
 from ..config import ConfigError
-from ..data import DatasetError
 from ..engine.setup import choose_device
-from ..export import ExportError, runtime_record, runtime_report
-
-# What can't be done, as against what is broken.
-USER_ERRORS = (ConfigError, DatasetError, ExportError, MeasureError, OSError)
+from ..export import runtime_record, runtime_report
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print tables.
 
     Raises:
-        ConfigError: or another of ``USER_ERRORS``, if that is not possible.
+        ConfigError: or another ``UserError``, if that is not possible.
     """
     for path in filter(None, (args.json, args.markdown)):
         if not path.parent.is_dir():

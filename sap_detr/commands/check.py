@@ -19,13 +19,11 @@ from ..config import (
     pixel_range,
     register_data,
 )
-from ..data import DatasetError, PixelRange, find_splits
+from ..data import PixelRange, find_splits
 from ..data.coco_schema import CocoFile
 from ..data.inspection import Inspection, Source, Split, inspect
 from ..data.inspection_report import exit_code, format_report, report_record
 from ..visualization.findings_sheet import findings_sheet
-
-USER_ERRORS = (ConfigError, DatasetError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,8 +6,6 @@ import argparse
 
 from ..config_files import ConfigError, list_configs
 
-USER_ERRORS = (ConfigError, OSError)
-
 
 def run(args: argparse.Namespace) -> int:
     """List names, or print a config.

@@ -27,17 +27,15 @@ from ..checkpoint import (
     model_state,
     save_checkpoint_file,
 )
-from ..config import ConfigError, load_config
+from ..config import load_config
 from ..engine import ModelDescription
-from ..evaluation import EvaluationError, best_thresholds, read_summary
+from ..evaluation import best_thresholds, read_summary
 from ..projects import load_projects
 from ..text import listing
 from ..weights_files import sha256_of_file
 
 State = dict[str, torch.Tensor]
 Names = list[str | None] | None
-
-USER_ERRORS = (CheckpointError, ConfigError, EvaluationError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:

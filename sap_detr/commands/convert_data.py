@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..data import DatasetError, find_splits
+from ..data import find_splits
 from ..data.convert import write_coco_folder
-
-USER_ERRORS = (DatasetError, OSError)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,8 +6,6 @@ import argparse
 
 from ..check_env import main
 
-USER_ERRORS: tuple[type[Exception], ...] = ()
-
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; return 1 if there is a problem, else 0."""

@@ -20,14 +20,12 @@ from . import train
 
 AGAINST = "against"  # folder in that of the report for the detections of other weights
 
-USER_ERRORS = (*train.USER_ERRORS, ConfigError, EvaluationError, OSError)
-
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, or report on detections that are there; return the exit status.
 
     Raises:
-        EvaluationError: or another of ``USER_ERRORS``, with what is wrong.
+        EvaluationError: or another ``UserError``, with what is wrong.
     """
     _check_options(args)
     against = _other_detections(args)

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint import CheckpointError
-from ..config import ConfigError
 from ..data import AnyImage, find_images, to_pixels
 from ..detector import Detector
+from ..errors import UserError
 from ..evaluation.dataset import read_json
 from ..export import (
     FORMATS,
@@ -36,7 +35,7 @@ from ..export import (
 from ..layers import resize_pixels
 from ..results import KnownIds, Picture
 
-USER_ERRORS = (CheckpointError, ConfigError, ExportError, OSError, ValueError)
+USER_ERRORS = (UserError, OSError, ValueError)
 
 # Height and width of drawn images, before they are resized: landscape, portrait and square.
 _DRAWN_SHAPES = ((480, 640), (640, 480), (512, 512))
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status.
 
     Raises:
-        ExportError: or another of ``USER_ERRORS``, with what is wrong.
+        ExportError: or another ``UserError``, with what is wrong.
     """
     limits = _check_arguments(args)
     sources = None if args.check_images is None else find_images(args.check_images)

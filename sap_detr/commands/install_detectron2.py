@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from ..errors import UserError
+
 SDIST = "detectron2-cdo==0.5"
 SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 
@@ -98,11 +100,8 @@ print(detectron2.__version__, os.path.dirname(detectron2.__file__))
 """
 
 
-class InstallError(RuntimeError):
+class InstallError(UserError, RuntimeError):
     """Installation stopped; the message says why and what to do."""
-
-
-USER_ERRORS = (InstallError,)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from ..data import BadImageError, PixelRange, inspect_image
 from ..data import find_images as list_images
 from ..data.findings import Kind
 from ..engine import NonFiniteDetectionsError
+from ..errors import UserError
 from ..text import listing
 
 
-class PredictError(ValueError):
+class PredictError(UserError, ValueError):
     """What was asked for can't be done; the message says why."""
 
 

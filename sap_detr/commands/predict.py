@@ -14,15 +14,15 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from ..bad_files import BadFiles
-from ..checkpoint import SCORED, CheckpointError, load_checkpoint_file, load_weights
+from ..checkpoint import SCORED, load_checkpoint_file, load_weights
 from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from ..data import DatasetError
 from ..detector import Detector, stored_thresholds
-from ..engine import NonFiniteDetectionsError, build_model, choose_device, prepare_data
-from ..results import KnownIds, Parts, PartsError, Picture, Shard, numbered_pictures
+from ..engine import build_model, choose_device, prepare_data
+from ..results import KnownIds, Parts, Picture, Shard, numbered_pictures
 from ..text import listing
 from ..tiles import tile_grid
-from ..visualization import FrameReader, VideoError, class_name
+from ..visualization import FrameReader, class_name
 from ..weights_files import find_weights, sha256_of_file
 from .painting import Limits, Painter, PointPainter, detect_in_frames
 from .picture_files import ImageError, PredictError, list_files, output_files, usable
@@ -35,17 +35,6 @@ INTERRUPTED = 130
 
 ClassNames = Sequence[str | None] | None
 
-USER_ERRORS = (
-    PredictError,
-    PartsError,
-    VideoError,
-    ConfigError,
-    DatasetError,
-    CheckpointError,
-    NonFiniteDetectionsError,
-    OSError,
-)
-
 
 def run(args: argparse.Namespace) -> int:
     """Check what can be checked before the model is built, then do what was asked for.
@@ -54,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status.
 
     Raises:
-        PredictError: or another of ``USER_ERRORS``, with what is wrong.
+        PredictError: or another ``UserError``, with what is wrong.
     """
     _check(args)
     if args.weights is not None:

@@ -5,29 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..checkpoint import CheckpointError
-from ..config import ConfigError
-from ..data import DatasetError, find_images, to_pixels
+from ..data import find_images, to_pixels
 from ..detector import Detector
 from ..engine import NonFiniteDetectionsError
+from ..errors import UserError
 from ..visualization import ShownModel, ShownPicture, explain, write_page
 
 # More do not fit into a page in any useful way.
 MOST_PICTURES = 24
 
 
-class ViewError(ValueError):
+class ViewError(UserError, ValueError):
     """What was asked for can't be shown; the message says why."""
-
-
-USER_ERRORS = (
-    ViewError,
-    ConfigError,
-    DatasetError,
-    CheckpointError,
-    NonFiniteDetectionsError,
-    OSError,
-)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         The exit status.
 
     Raises:
-        ViewError: or another of ``USER_ERRORS``, with what is wrong.
+        ViewError: or another ``UserError``, with what is wrong.
     """
     _check(args)
     try:

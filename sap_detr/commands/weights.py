@@ -18,8 +18,6 @@ from ..weights_files import (
     weights_folder,
 )
 
-USER_ERRORS = (OSError,)
-
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, or the path of a file.

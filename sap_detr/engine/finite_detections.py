@@ -8,8 +8,10 @@ from typing import Any
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 
+from ..errors import UserError
 
-class NonFiniteDetectionsError(FloatingPointError):
+
+class NonFiniteDetectionsError(UserError, FloatingPointError):
     """A model's scores or boxes are NaN or infinite; the message names the image."""
 
 

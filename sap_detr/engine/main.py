@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ..arguments import ArgumentParser
-from ..checkpoint import SCORED, CheckpointError, load_weights, lock_run_folder
+from ..checkpoint import SCORED, load_weights, lock_run_folder
 from ..config import (
     ConfigError,
     as_list,
@@ -30,9 +30,9 @@ from ..config import (
     prepare_data,
     register_data,
 )
-from ..data import DatasetError, check_datasets, describe_source
+from ..data import check_datasets, describe_source
+from ..errors import UserError
 from ..parsers import train as options
-from .finite_detections import NonFiniteDetectionsError
 from .launch import (
     USER_ERROR_STATUS,
     ProcessOptions,
@@ -50,13 +50,7 @@ from .trainer import DetectionTrainer, accumulation_steps
 logger = logging.getLogger(__name__)
 
 # Mistakes of the user, told in one line instead of a traceback.
-USER_ERRORS = (
-    ConfigError,
-    DatasetError,
-    CheckpointError,
-    FileNotFoundError,
-    NonFiniteDetectionsError,
-)
+USER_ERRORS = (UserError, FileNotFoundError)
 
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 

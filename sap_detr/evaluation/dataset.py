@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from ..text import shorten
 
 Bools = NDArray[np.bool_]
@@ -22,7 +23,7 @@ Floats = NDArray[np.float64]
 MAX_DETECTIONS = 100
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """Annotations, results or a report can't be used; the message says why and what to do."""
 
 

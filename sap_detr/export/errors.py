@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from ..errors import UserError
 
-class ExportError(ValueError):
+
+class ExportError(UserError, ValueError):
     """What was asked for can't be done; the message says why and what to do."""
 
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from ..errors import UserError
 from ..text import shorten
 from .shards import Shard
 
@@ -33,7 +34,7 @@ Records = Callable[[], Iterator[Record]]
 logger = logging.getLogger(__name__)
 
 
-class PartsError(ValueError):
+class PartsError(UserError, ValueError):
     """The parts of a result can't be used; the message says why and what to do."""
 
 

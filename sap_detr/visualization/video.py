@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from ..data.images import LIMIT_VARIABLE, too_many_pixels
+from ..errors import UserError
 from .pixels import Pixels, check_image
 
 _DEFAULT_RATE = 25.0
@@ -21,7 +22,7 @@ _H264 = "libx264"
 _BT709 = 1
 
 
-class VideoError(ValueError):
+class VideoError(UserError, ValueError):
     """A video or camera can't be used; the message names it."""
 
 
