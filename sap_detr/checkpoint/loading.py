@@ -184,7 +184,11 @@ def load_weights(
     elif form != "ours":
         name_map = NAME_MAPS[form]
         needed = "backbone." if name_map.backbone_only else ""
-        report.ignored += [name for name in state if name_map.is_dropped(name)]
+        report.ignored += [
+            name
+            for name in state
+            if name_map.is_dropped(name) and not name.endswith("num_batches_tracked")
+        ]
         state = name_map.to_ours(state)
     _check_same_kind(report, state.keys(), target.keys())
     surplus = [name for name in state if name not in target]

@@ -20,6 +20,7 @@ from .decoders import (
 )
 from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
 from .denoising import ContrastiveDenoiser, DenoisingQueries
+from .efficientnet_name_map import EFFICIENTNET_LITE0
 from .encoder import TransformerEncoder, TransformerEncoderLayer
 from .losses import (
     CardinalityError,
@@ -74,6 +75,7 @@ __all__ = [
     "DETECTRON2_DETR",
     "DETECTRON2_RESNET",
     "DETR",
+    "EFFICIENTNET_LITE0",
     "SAP_DETR",
     "TORCHVISION_RESNET",
     "BoxReference",
