@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,10 @@ BIN = Path(sys.executable).parent
 FEW = [
     *("train.max_iter=4", "train.eval_period=4", "train.device=cpu"),
     *("dataloader.train.total_batch_size=2", "lr_multiplier.warmup_length=0.5"),
+]
+SMALL_IMAGES = [
+    "dataloader.test.mapper.augmentations.short_side=64",
+    "dataloader.train.mapper.augmentations.short_sides=[64]",
 ]
 FEW_IMAGES = ["dataset.num_train=4", "dataset.num_val=4"]
 # What the readers of a block have beside the files: names, and a number that SLURM gives.
@@ -84,14 +88,16 @@ def given(tmp_path_factory):
 
 
 def _labelled_in_yolo(folder):
-    """Pictures without splits; what is to be found fills most of each."""
+    """Pictures without splits; what is to be found is where the first stage of DINO begins."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
     for index in range(12):
         pixels = np.random.RandomState(index).randint(0, 99, (64, 64, 3)).astype(np.uint8)
-        pixels[4:60, 4:60] += 120
+        for y, x in product((16, 48), repeat=2):
+            pixels[y - 6 : y + 7, x - 6 : x + 7] += 120
         Image.fromarray(pixels).save(folder / f"images/{index}.jpg")
-        (folder / f"labels/{index}.txt").write_text("0 0.5 0.5 0.875 0.875")
+        objects = [f"0 {x} {y} 0.2 0.2" for y, x in product((0.25, 0.75), repeat=2)]
+        (folder / f"labels/{index}.txt").write_text("\n".join(objects))
     (folder / "classes.txt").write_text("square")
 
 
@@ -156,7 +162,13 @@ def few(words: list[str]) -> list[str]:
     if words[0] not in ("train", "eval"):
         return words
     generated = any("small_shapes" in word or "point_detr.py" in word for word in words)
-    return [*words, *(FEW if words[0] == "train" else []), *(FEW_IMAGES if generated else [])]
+    small = any("lite0" in word for word in words)
+    return [
+        *words,
+        *(FEW if words[0] == "train" else []),
+        *(FEW_IMAGES if generated else []),
+        *(SMALL_IMAGES if small else []),
+    ]
 
 
 def name(document: Path) -> str:
