@@ -19,7 +19,7 @@ from sap_detr.arguments import ArgumentParser
 from sap_detr.config import load_config
 from sap_detr.data import get_dataset_dicts
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
-from sap_detr.engine.main import USER_ERRORS
+from sap_detr.engine.launch import USER_ERRORS
 from sap_detr.visualization import make_validation_sheet, plot_curves
 
 DEFAULT_CONFIG = "sap_detr/sap_detr_small_shapes.py"

@@ -25,7 +25,8 @@ from sap_detr.arguments import ArgumentParser
 from sap_detr.checkpoint import load_checkpoint_file, save_checkpoint_file
 from sap_detr.config import load_config
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
-from sap_detr.engine.main import USER_ERRORS, evaluate
+from sap_detr.engine.launch import USER_ERRORS
+from sap_detr.engine.main import evaluate
 
 FOLDER = Path(__file__).parents[1] / "sap_detr" / "small_models"
 

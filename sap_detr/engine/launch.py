@@ -31,6 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from ..config import ConfigError
+from ..errors import UserError
 from .job_board import JobBoard, Watch, wait_for_main_process
 from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
 from .process_group import MeetingError, connect, meet, share_cores
@@ -39,6 +40,9 @@ from .topology import Topology, tcp_url
 ERROR_STATUS = 1
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+
+# Told in one line instead of a traceback.
+USER_ERRORS = (UserError, FileNotFoundError)
 
 # Seconds in which the cause of a lost connection may become known.
 _CAUSE = 3.0
@@ -51,12 +55,10 @@ class ProcessOptions:
     Attributes:
         device_type: "cuda" (one GPU per process, NCCL) or "cpu" (Gloo).
         timeout: after which a collective call fails that some process takes no part in.
-        user_errors: exceptions that are told in one line.
     """
 
     device_type: str = "cpu"
     timeout: timedelta = timedelta(minutes=30)
-    user_errors: tuple[type[Exception], ...] = ()
 
 
 def launch(
@@ -87,7 +89,7 @@ def launch(
     try:
         with StopSignals() as stop:
             work(stop, *args)
-    except options.user_errors as error:
+    except USER_ERRORS as error:
         tell(error)
         return USER_ERROR_STATUS
     except Preempted:
@@ -96,21 +98,17 @@ def launch(
     return 0
 
 
-def once_per_machine(check: Callable[[], object], errors: tuple[type[Exception], ...]) -> None:
+def once_per_machine(check: Callable[[], object]) -> None:
     """Call ``check`` in one process of every machine.
 
-    Args:
-        check: its result is not used.
-        errors: those that are passed on to the other processes.
-
     Raises:
-        ConfigError: in all processes, with the message of the first of these errors.
+        ConfigError: in all processes, with the message of the first mistake of the user.
     """
     message = None
     if comm.get_local_rank() == 0:
         try:
             check()
-        except errors as error:
+        except USER_ERRORS as error:
             message = str(error)
     messages = [text for text in comm.all_gather(message) if text is not None]
     if messages:
@@ -285,7 +283,7 @@ def _run_rank(
             if stop.interrupted:
                 status = _end_preempted(watch, topology)
             else:
-                status = _end_failed(cast(Exception, error), watch, topology, options)
+                status = _end_failed(cast(Exception, error), watch, topology)
         stop.end_children()
         logging.shutdown()
         sys.stdout.flush()
@@ -303,13 +301,13 @@ def _end_preempted(watch: Watch, topology: Topology) -> int:
     return status
 
 
-def _end_failed(error: Exception, watch: Watch, topology: Topology, options: ProcessOptions) -> int:
+def _end_failed(error: Exception, watch: Watch, topology: Topology) -> int:
     """Tell the error, in full if it is the first of the job; return the status of the job."""
     if isinstance(error, MeetingError):
         # Without a board, every process tells its own.
         tell(error)
         return ERROR_STATUS
-    mine = USER_ERROR_STATUS if isinstance(error, options.user_errors) else ERROR_STATUS
+    mine = USER_ERROR_STATUS if isinstance(error, USER_ERRORS) else ERROR_STATUS
     lost = _is_lost_connection(error)
     rank, status = _find_cause(watch, topology.rank, mine, lost)
     if rank == topology.rank:

@@ -31,10 +31,10 @@ from ..config import (
     register_data,
 )
 from ..data import check_datasets, describe_source
-from ..errors import UserError
 from ..parsers import train as options
 from .launch import (
     USER_ERROR_STATUS,
+    USER_ERRORS,
     ProcessOptions,
     launch,
     once_per_machine,
@@ -49,8 +49,6 @@ from .trainer import DetectionTrainer, accumulation_steps
 
 logger = logging.getLogger(__name__)
 
-# Mistakes of the user, told in one line instead of a traceback.
-USER_ERRORS = (UserError, FileNotFoundError)
 
 _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
@@ -120,7 +118,6 @@ def run_command(args: argparse.Namespace) -> int:
     options = ProcessOptions(
         device_type=torch.device(plan.cfg.train.device).type,
         timeout=timedelta(minutes=plan.cfg.train.process_group_timeout),
-        user_errors=USER_ERRORS,
     )
     return launch(run, plan.topology, (plan,), options)
 
@@ -254,7 +251,7 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
         cfg = plan.config()
         register_data(cfg)
     else:
-        once_per_machine(partial(check_plan, plan), USER_ERRORS)
+        once_per_machine(partial(check_plan, plan))
         # Machines of one job may have been restarted differently often.
         plan = replace(plan, resume=any(comm.all_gather(plan.resume)))
         cfg = plan.config()

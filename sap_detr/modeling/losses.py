@@ -39,6 +39,14 @@ class MetricTerm(Protocol):
         """Return the metric of every layer, (L,)."""
 
 
+def _matched_corners(
+    predictions: Predictions, targets: Targets, matches: Matches
+) -> tuple[Tensor, Tensor]:
+    """Return the boxes of matched queries and of their objects, (L, P, 4) XYXY each."""
+    predicted = matches.gather_predictions(predictions.boxes)
+    return cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
+
+
 class SoftmaxClassLoss:
     """DETR's classification loss: cross-entropy over all queries with a light "no object".
 
@@ -108,9 +116,7 @@ class ObjectnessLoss:
     ) -> Tensor:
         if predictions.objectness is None:
             raise ValueError("ObjectnessLoss needs a decoder that predicts objectness")
-        predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
-        wanted = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
-        iou, _ = iou_and_giou(predicted, wanted, self.eps)
+        iou, _ = iou_and_giou(*_matched_corners(predictions, targets, matches), self.eps)
         logits = predictions.objectness[..., 0]
         quality = matches.scatter(iou, torch.zeros_like(logits))
         result: Tensor = sigmoid_focal_loss(logits, quality, self.alpha).sum((1, 2)) / normalizer
@@ -149,9 +155,7 @@ class GIoULoss:
     def __call__(
         self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
     ) -> Tensor:
-        predicted = cxcywh_to_xyxy(matches.gather_predictions(predictions.boxes))
-        wanted = cxcywh_to_xyxy(matches.gather_targets(targets.boxes))
-        _, giou = iou_and_giou(predicted, wanted, self.eps)
+        _, giou = iou_and_giou(*_matched_corners(predictions, targets, matches), self.eps)
         return (1 - giou).sum(1) / normalizer
 
 

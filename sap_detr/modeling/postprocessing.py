@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,17 +31,12 @@ class Selection(NamedTuple):
     queries: Tensor
 
 
-class SoftmaxPostprocessor(nn.Module):
-    """One detection per query: its best real class, whatever "no object" says (DETR).
+class Postprocessor(nn.Module, abc.ABC):
+    """Turns the predictions of the last layer into detections."""
 
-    No threshold, no non-maximum suppression and no clipping, as published.
-    """
-
+    @abc.abstractmethod
     def select(self, predictions: Predictions) -> Selection:
-        """Return the detections of the last layer, one per query."""
-        scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
-        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
-        return Selection(scores, labels, predictions.boxes[-1], queries)
+        """Return the detections of the last layer."""
 
     def forward(
         self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
@@ -53,12 +49,25 @@ class SoftmaxPostprocessor(nn.Module):
 
         Returns:
             Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
-            ``query_index``, Q of each.
+            ``query_index``, in the order of :meth:`select`.
         """
         return make_instances(*self.select(predictions), output_sizes)
 
 
-class SigmoidTopKPostprocessor(nn.Module):
+class SoftmaxPostprocessor(Postprocessor):
+    """One detection per query: its best real class, whatever "no object" says (DETR).
+
+    No threshold, no non-maximum suppression and no clipping, as published.
+    """
+
+    def select(self, predictions: Predictions) -> Selection:
+        """Return the detections of the last layer, one per query."""
+        scores, labels = predictions.logits[-1].softmax(-1)[..., :-1].max(-1)
+        queries = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
+        return Selection(scores, labels, predictions.boxes[-1], queries)
+
+
+class SigmoidTopKPostprocessor(Postprocessor):
     """The best pairs of query and class; a query may be in several (SAP-DETR, SAM-DETR).
 
     No threshold, no non-maximum suppression and no clipping, as published.
@@ -80,21 +89,6 @@ class SigmoidTopKPostprocessor(nn.Module):
         queries = index // num_classes
         boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
         return Selection(scores, index % num_classes, boxes, queries)
-
-    def forward(
-        self, predictions: Predictions, output_sizes: Sequence[tuple[int, int]]
-    ) -> list[Instances]:
-        """Turn the last layer into detections.
-
-        Args:
-            predictions: of any number of layers.
-            output_sizes: (height, width) in pixels that the boxes of each image shall refer to.
-
-        Returns:
-            Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
-            ``query_index``, the best first.
-        """
-        return make_instances(*self.select(predictions), output_sizes)
 
 
 def without_non_finite(scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import pytest
 from detectron2.utils import comm
 
 from sap_detr.checkpoint import load_checkpoint_file
+from sap_detr.config import ConfigError
 from sap_detr.engine import PREEMPTED_STATUS, ProcessOptions, Topology, launch
 from sap_detr.engine.main import main
 from sap_detr.engine.preemption import Preempted
@@ -113,8 +114,8 @@ def raise_(stop, error):
 
 
 def test_one_process_alone():
-    options = ProcessOptions(user_errors=(KeyError,))
-    assert launch(raise_, Topology(), [KeyError("a mistake")], options) == 2
+    options = ProcessOptions()
+    assert launch(raise_, Topology(), [ConfigError("a mistake")], options) == 2
     assert launch(raise_, Topology(), [Preempted()], options) == 85
     with pytest.raises(ValueError, match="broken"):
         launch(raise_, Topology(), [ValueError("broken")], options)
