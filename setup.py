@@ -101,6 +101,8 @@ setup(
         "hydra-core>=1.1",
         "iopath>=0.1.7",
         "matplotlib>=3.7",
+        # Reads annotation files with types.
+        "msgspec>=0.18",
         "numpy>=1.23",
         "omegaconf>=2.1,<2.4",
         "opencv-python-headless>=4",

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.config import instantiate
 
 from ..config import ConfigError, load_config
-from ..data import DatasetError, get_dataset_dicts, register_folder
+from ..data import DatasetError, dataset_records, register_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
 from .report import Columns, Record, cell, record_table
@@ -76,9 +76,9 @@ def loader_record(
     }
 
 
-def folder_records(folder: str) -> list[Record]:
+def folder_records(folder: str) -> Sequence[Record]:
     """Return the training images of a data set in COCO format, with their objects."""
-    return get_dataset_dicts(register_folder("benchmark_loader", folder)[0])
+    return dataset_records(register_folder("benchmark_loader", folder)[0])
 
 
 def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:

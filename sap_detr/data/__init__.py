@@ -24,7 +24,7 @@ from .registration import (
     register_folder,
     register_split,
 )
-from .registry import dataset_class_names, get_dataset_dicts
+from .registry import dataset_class_names, dataset_records, get_dataset_dicts
 from .sampler import EpochSampler
 from .shapes import generate_shapes, register_shapes
 from .transforms import (
@@ -64,6 +64,7 @@ __all__ = [
     "build_train_loader",
     "check_datasets",
     "dataset_class_names",
+    "dataset_records",
     "describe_source",
     "find_images",
     "find_splits",

@@ -73,26 +73,29 @@ def _is_sound(box: list[Any]) -> bool:
     )
 
 
-def clip_box(
-    box: list[float], image_width: int, image_height: int
-) -> tuple[list[float] | None, Kind | None]:
-    """Clip an XYWH box to its image.
+def clip_boxes(
+    boxes: NDArray[np.float64], image_sizes: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], dict[int, Kind]]:
+    """Clip XYWH boxes to their images.
+
+    Args:
+        boxes: (N, 4).
+        image_sizes: (N, 2), width and height of each one's image.
 
     Returns:
-        The box, None if no area is left; and what was repaired, if it is worth telling.
+        (N, 4), without meaning where no area is left; and what was repaired and is worth telling,
+        by place. Boxes without area are ``BOX_EMPTY`` or ``BOX_OUTSIDE`` in it.
     """
-    x, y, width, height = box
-    if width == 0 or height == 0:
-        return None, Kind.BOX_EMPTY
-    x0, y0 = max(x, 0.0), max(y, 0.0)
-    x1, y1 = min(x + width, float(image_width)), min(y + height, float(image_height))
-    if x1 <= x0 or y1 <= y0:
-        return None, Kind.BOX_OUTSIDE
-    over = max(x0 - x, y0 - y, x + width - x1, y + height - y1)
-    if over == 0:
-        return box, None
-    clipped = [x0, y0, x1 - x0, y1 - y0]
-    return clipped, Kind.BOX_CLIPPED if over > _CLIP_TOLERANCE else None
+    start, size = boxes[:, :2], boxes[:, 2:]
+    low, high = np.maximum(start, 0), np.minimum(start + size, image_sizes)
+    over = np.maximum(low - start, start + size - high).max(1, initial=0)
+    empty, outside = np.any(size == 0, axis=1), np.any(high <= low, axis=1)
+    clipped = np.where((over > 0)[:, None], np.hstack([low, high - low]), boxes)
+    repaired: dict[int, Kind] = {}
+    for place in np.flatnonzero(empty | outside | (over > _CLIP_TOLERANCE)).tolist():
+        kind = Kind.BOX_EMPTY if empty[place] else Kind.BOX_CLIPPED
+        repaired[place] = Kind.BOX_OUTSIDE if outside[place] and not empty[place] else kind
+    return clipped, repaired
 
 
 def suspect_form(

@@ -14,24 +14,25 @@ import gc
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from detectron2.structures import BoxMode
 
 from ..text import listing, shorten
 from .annotation_file import as_integer, is_plain_utf8, read_json
-from .boxes import Fault, check_box, clip_box, suspect_form
+from .boxes import Fault, check_box, clip_boxes, suspect_form
 from .errors import DatasetError
 from .evaluation_file import needs_repair, with_categories
 from .findings import Findings, Kind
 from .images import too_many_pixels
+from .record_arrays import RecordArrays
 from .records import Place, Records, SplitFiles
 from .standard_dict import StandardDict, require_objects
+from .typed_annotations import NotPlain, Rows, TypedFile
 
 Entry = dict[str, Any]
 
@@ -44,18 +45,25 @@ class CocoAnnotations:
         json_file: what was read.
         categories: names by category id, ascending; the class index of an id is its place here.
             Those of the training data if these were given.
-        dicts: standard dicts in the order of image ids; boxes XYWH in pixels, clipped to the image.
-            Crowd annotations are among them.
+        records: standard dicts in the order of image ids; boxes XYWH in pixels, clipped to the
+            image. Crowd annotations are among them.
         findings: what is wrong, and what was repaired. If there are errors, entries are lacking.
         to_repair: the file's json, with the ids of ``categories``, if COCO evaluation can't use the
             file itself, else None; see :mod:`sap_detr.data.evaluation_file`.
+        evaluation_file: the repaired copy, once it is written.
     """
 
     json_file: str
     categories: dict[int, str]
-    dicts: list[StandardDict]
+    records: RecordArrays
     findings: Findings
     to_repair: Entry | None = None
+    evaluation_file: str | None = None
+
+    @cached_property
+    def dicts(self) -> list[StandardDict]:
+        """Return the records as they can be changed."""
+        return list(self.records)
 
     @property
     def class_names(self) -> list[str]:
@@ -105,6 +113,8 @@ def read_split(
         DatasetError: if nothing can be made of it. Anything else is among the findings.
     """
     with _no_garbage():
+        with contextlib.suppress(NotPlain):
+            return _read_typed(split, training, categories)
         records = split.records()
         annotations = parse_coco(
             records.content,
@@ -118,6 +128,23 @@ def read_split(
     if records.is_file or annotations.findings.of("error"):
         return annotations
     return replace(annotations, to_repair=annotations.to_repair or records.content)
+
+
+def _read_typed(
+    split: SplitFiles, training: bool, categories: Mapping[int, str] | None
+) -> CocoAnnotations:
+    """Do the same fast, or raise NotPlain."""
+    if not isinstance(split, CocoFile):
+        raise NotPlain
+    typed = TypedFile(split.path)
+    return parse_coco(
+        typed.content,
+        str(split.path),
+        str(split.image_root),
+        training=training,
+        categories=categories,
+        typed=typed,
+    )
 
 
 def read_coco(
@@ -165,6 +192,7 @@ def parse_coco(
     categories: Mapping[int, str] | None = None,
     findings: Findings | None = None,
     places: Sequence[Place] = (),
+    typed: TypedFile | None = None,
 ) -> CocoAnnotations:
     """Do what ``read_coco`` does with parsed json.
 
@@ -173,6 +201,11 @@ def parse_coco(
         json_file, image_root, training, categories: as of ``read_coco``.
         findings: what is known to be wrong already.
         places: of each annotation; empty to name them by their ids.
+        typed: the annotations, if these are not in ``content``.
+
+    Raises:
+        DatasetError: as ``read_coco``.
+        NotPlain: if the typed ones won't do.
     """
     _require_sections(content, json_file, training)
     findings = findings or Findings(json_file)
@@ -180,23 +213,38 @@ def parse_coco(
     categories = dict(categories or own)
     ids = _match_categories(own, categories, findings)
     images, unusable_images = _read_images(content["images"], image_root, findings)
+    if typed is not None and (own != categories or findings.of("error")):
+        raise NotPlain
     contiguous: dict[int | None, int] = {c: index for index, c in enumerate(categories)}
     classes = {own_id: contiguous.get(other) for own_id, other in ids.items()}
+    image_ids = sorted(images)
     entries = content.get("annotations", [])
-    sound = (
-        (index, entry)
-        for index, entry in enumerate(entries)
-        if not _refers(entry, "image_id", unusable_images)
-        and not _refers(entry, "category_id", unusable)
-    )
-    _read_annotations(sound, entries, images, classes, findings, places)
-    dicts = [images[image_id] for image_id in sorted(images)]
+
+    def name(index: int) -> str:
+        if typed is not None:
+            entry = {"id": int(typed.ids[index]), "image_id": int(typed.image_ids[index])}
+        else:
+            entry = entries[index]
+        return _name_annotation(entry, index, images, places[index] if places else None)
+
+    if typed is not None:
+        rows = typed.rows(image_ids, classes)
+    else:
+        sound = (
+            (index, entry)
+            for index, entry in enumerate(entries)
+            if not _refers(entry, "image_id", unusable_images)
+            and not _refers(entry, "category_id", unusable)
+        )
+        by_id = {image_id: place for place, image_id in enumerate(image_ids)}
+        rows = _read_annotations(sound, images, by_id, classes, findings, name)
+    dicts = _clipped(rows, [images[image_id] for image_id in image_ids], findings, name)
     to_repair = None
     if not findings.of("error"):
         require_objects(dicts, findings, training)
         if own != categories:
             to_repair = with_categories(content, categories, ids)
-        if needs_repair(content, findings):
+        if typed is None and needs_repair(content, findings):
             to_repair = to_repair or content
     return CocoAnnotations(json_file, categories, dicts, findings, to_repair)
 
@@ -287,7 +335,7 @@ def _match_categories(
 def _read_images(
     entries: list[Any], image_root: str, findings: Findings
 ) -> tuple[dict[int, StandardDict], set[str]]:
-    """Return standard dicts, with no annotations yet, by image id; and the ids of unusable ones."""
+    """Return standard dicts without annotations by image id; and the ids of unusable ones."""
     unusable: set[str] = set()
     images: dict[int, StandardDict] = {}
     for index, entry in enumerate(entries):
@@ -317,7 +365,6 @@ def _read_images(
             "height": height,
             "width": width,
             "image_id": image_id,
-            "annotations": [],
         }
     return images, unusable
 
@@ -339,61 +386,77 @@ def _refuse_text(entry: Entry, key: str) -> None:
 
 def _read_annotations(
     numbered: Iterable[tuple[int, Any]],
-    entries: Sequence[Any],
     images: Mapping[int, StandardDict],
+    places: Mapping[int, int],
     classes: Mapping[int, int | None],
     findings: Findings,
-    places: Sequence[Place],
-) -> None:
-    """Put the annotations into their images' dicts.
+    name: Callable[[int], str],
+) -> Rows:
+    """Return the annotations that can be used.
 
     Args:
-        numbered: those of the entries that are to be read, each with its place among them.
-        entries: the annotations of the file.
+        numbered: entries of the file, each with its place among them.
         images: standard dicts by image id.
+        places: of the image ids, ascending.
         classes: class index by category id; None if training does not know the class.
         findings: gets what is wrong.
-        places: as of ``parse_coco``.
+        name: returns what to call an entry.
     """
-
-    def name(index: int) -> str:
-        entry, place = entries[index], places[index] if places else None
-        return _name_annotation(entry, index, images, place)
-
-    # Millions of entries: side by side in arrays they take a third of what tuples do.
-    image_of: list[StandardDict] = []
-    read: list[Entry] = []
-    indices = array("q")
+    # Millions of entries: side by side they take a tenth of what dicts do.
+    indices, image_of, classes_of = array("q"), array("q"), array("q")
+    boxes, crowds = array("d"), array("B")
     for index, entry in numbered:
         try:
-            image, annotation = _image_of(entry, images), _read_annotation(entry, classes, findings)
+            image_id = _image_of(entry, images)
+            class_index, crowd = _read_annotation(entry, classes, findings)
+            boxes.extend(check_box(entry.get("bbox")))
         except Fault as fault:
             findings.add(fault.kind, name(index), fault.what)
             continue
-        image_of.append(image)
-        read.append(annotation)
         indices.append(index)
-    count = len(read)
-    numbers = chain.from_iterable(annotation["bbox"] for annotation in read)
-    boxes = np.fromiter(numbers, np.float64, 4 * count).reshape(count, 4)
-    numbers = chain.from_iterable((image["width"], image["height"]) for image in image_of)
-    sizes = np.fromiter(numbers, np.float64, 2 * count).reshape(count, 2)
-    suspected = suspect_form(boxes, sizes, findings)
-    for image, index, annotation in zip(image_of, indices, read, strict=True):
-        if not image["width"]:
-            continue
-        given = annotation["bbox"]
-        annotation["bbox"], repaired = clip_box(given, image["width"], image["height"])
-        if repaired is not None and not suspected:
-            where = name(index)
+        image_of.append(places[image_id])
+        classes_of.append(class_index)
+        crowds.append(crowd)
+    return Rows(
+        np.array(indices, np.int64),
+        np.array(image_of, np.int64),
+        np.array(boxes, np.float64).reshape(-1, 4),
+        np.array(classes_of, np.int64),
+        np.array(crowds, np.uint8),
+    )
+
+
+def _clipped(
+    rows: Rows, images: Sequence[StandardDict], findings: Findings, name: Callable[[int], str]
+) -> RecordArrays:
+    """Put boxes into their images, as far as they lie in them.
+
+    Args:
+        rows: what was annotated.
+        images: in the order of their ids.
+        findings: gets what is repaired.
+        name: returns what to call an entry of the file.
+    """
+    sizes = np.array([(image["width"], image["height"]) for image in images], np.float64)
+    sizes = sizes.reshape(-1, 2)[rows.image_of]
+    suspected = suspect_form(rows.boxes, sizes, findings)
+    boxes, repaired = clip_boxes(rows.boxes, sizes)
+    used = sizes[:, 0] > 0
+    for place, kind in repaired.items():
+        image, given = images[rows.image_of[place]], tuple(rows.boxes[place].tolist())
+        if used[place] and not suspected:
             size = f"{image['width']}x{image['height']} (width x height)"
-            what = f"bbox {shorten(given)} in an image of {size}"
-            findings.add(repaired, where, what, (image["file_name"],), (tuple(given),))
-        if annotation["bbox"] is not None:
-            image["annotations"].append(annotation)
+            box = ", ".join(f"{number:.10g}" for number in given)
+            what = f"bbox [{box}] in an image of {size}"
+            where = name(int(rows.index[place]))
+            findings.add(kind, where, what, (image["file_name"],), (given,))
+        used[place] &= kind is Kind.BOX_CLIPPED
+    return RecordArrays.of(
+        images, rows.image_of[used], boxes[used], rows.classes[used], rows.crowds[used]
+    )
 
 
-def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
+def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> int:
     if not isinstance(entry, dict):
         raise Fault(Kind.NOT_AN_OBJECT, f"is {shorten(entry)}, not an object")
     _refuse_text(entry, "image_id")
@@ -401,11 +464,13 @@ def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> StandardDict:
     if image_id is None or image_id not in images:
         what = f"image_id {shorten(entry.get('image_id'))} is not the id of an image"
         raise Fault(Kind.UNKNOWN_IMAGE, what)
-    return images[image_id]
+    return image_id
 
 
-def _read_annotation(entry: Entry, classes: Mapping[int, int | None], findings: Findings) -> Entry:
-    """Return Detectron2's form of an annotation."""
+def _read_annotation(
+    entry: Entry, classes: Mapping[int, int | None], findings: Findings
+) -> tuple[int, int]:
+    """Return the class index of an annotation, and whether it is a crowd."""
     _refuse_text(entry, "category_id")
     category_id = as_integer(entry.get("category_id"))
     if category_id is None or category_id not in classes:
@@ -421,12 +486,7 @@ def _read_annotation(entry: Entry, classes: Mapping[int, int | None], findings: 
         crowd = 0
     elif not isinstance(crowd, (int, float)) or crowd not in (0, 1):
         raise Fault(Kind.UNUSABLE_CROWD, f"iscrowd is {shorten(crowd)}")
-    return {
-        "bbox": check_box(entry.get("bbox")),
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": class_index,
-        "iscrowd": int(crowd),
-    }
+    return class_index, int(crowd)
 
 
 def _name_annotation(

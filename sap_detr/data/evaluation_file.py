@@ -13,14 +13,13 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..text import shorten
 from .annotation_file import as_float, as_integer
+from .cache import cache_folder, write_whole
 from .findings import Findings, Kind
 
 logger = logging.getLogger(__name__)
@@ -119,14 +118,24 @@ def _area(annotation: dict[str, Any]) -> float | None:
 
 
 def _contradicts(area: float, annotation: dict[str, Any]) -> bool:
-    """Say whether no object in the box can have this area (pixels).
+    width, height = (float(side) for side in annotation["bbox"][2:])
+    return bool(area_contradicts(area, width, height))
+
+
+def area_contradicts(area: Any, width: Any, height: Any) -> Any:
+    """Say whether no object in the box can have this area.
 
     That of a mask may be much smaller than its box, and one pixel larger on each side.
+
+    Args:
+        area, width, height: in pixels, numbers or arrays of them.
+
+    Returns:
+        bool, or an array of them.
     """
-    width, height = (float(side) for side in annotation["bbox"][2:])
-    if area > (width + 2) * (height + 2):
-        return True
-    return (area == 0 < width * height) or (area < 1 and width * height > _SURELY_SOME)
+    box = width * height
+    lost = ((area == 0) & (box > 0)) | ((area < 1) & (box > _SURELY_SOME))
+    return lost | (area > (width + 2) * (height + 2))
 
 
 def write_repaired(content: dict[str, Any], json_file: str) -> str:
@@ -141,24 +150,8 @@ def write_repaired(content: dict[str, Any], json_file: str) -> str:
     """
     text = json.dumps(content)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder = _cache_folder()
+    folder = cache_folder()
     target = folder / f"{Path(json_file).stem}_{digest}.json"
-    # Several processes may write it at once: the last rename wins, with the same content.
-    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    Path(partial).replace(target)
+    write_whole(target, lambda file: file.write(text.encode()))
     logger.info("COCO evaluation of %s uses its repaired copy %s", json_file, target)
     return str(target)
-
-
-def _cache_folder() -> Path:
-    """Return ``$SAP_DETR_CACHE`` or the user's cache folder; a temporary one if it is read-only."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.get("SAP_DETR_CACHE") or base / "sap_detr")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="sap_detr_"))

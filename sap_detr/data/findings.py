@@ -228,11 +228,12 @@ class Findings:
 
     Args:
         source: what to call it in messages.
+        found: at most one of each kind.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, found: Iterable[Finding] = ()) -> None:
         self.source = source
-        self._by_kind: dict[Kind, Finding] = {}
+        self._by_kind = {finding.kind: finding for finding in found}
 
     def add(
         self,
@@ -254,12 +255,7 @@ class Findings:
 
     def copy(self) -> Findings:
         """Return the same findings, to which others can be added."""
-        copied = Findings(self.source)
-        copied._by_kind = {
-            kind: replace(finding, examples=list(finding.examples))
-            for kind, finding in self._by_kind.items()
-        }
-        return copied
+        return Findings(self.source, [replace(f, examples=list(f.examples)) for f in self.of()])
 
     def of(self, *severities: Severity) -> list[Finding]:
         """Return what has these severities, or everything, in the order in which it was found."""

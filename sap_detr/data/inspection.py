@@ -13,17 +13,20 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog
 
 from ..text import listing
 from .boxes import inspect_boxes
-from .coco_schema import CocoAnnotations, read_split
+from .coco_schema import CocoAnnotations, CocoFile, read_split
 from .errors import DatasetError
 from .files import find_copies, inspect_files, note_unlisted
 from .findings import Findings, Kind, raise_errors
 from .images import ImageFacts
+from .kept_readings import KeptInspection
 from .pixels import FULL_RANGE, PixelRange, depth
+from .record_arrays import without_annotations
 from .records import SplitFiles
 from .registration import RegisteredAnnotations
 from .registry import class_names, inspect_dicts, load_dataset, require_dataset
@@ -91,9 +94,13 @@ class Split:
     source: Source
     findings: Findings
     class_names: list[str] | None = None
-    dicts: list[StandardDict] = field(default_factory=list)
+    dicts: Sequence[StandardDict] = ()
     facts: dict[str, ImageFacts] = field(default_factory=dict)
     complete: bool = False
+
+    def file_names(self) -> list[str]:
+        """Return those of the images."""
+        return [str(record["file_name"]) for record in without_annotations(self.dicts)]
 
     def class_counts(self) -> Counter[int]:
         """Return the number of annotations other than crowds, by class index."""
@@ -149,18 +156,46 @@ def check_datasets(
     """
     sources = [Source.registered(name, training=True) for name in trained]
     sources += [Source.registered(name, training=False) for name in evaluated]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        inspection = inspect(
-            sources,
-            pool,
-            class_names=class_names,
-            num_queries=num_queries,
-            pixel_range=pixel_range,
-            require_validation=require_validation,
-        )
+    settings: dict[str, Any] = {
+        "class_names": class_names,
+        "num_queries": num_queries,
+        "pixel_range": pixel_range,
+        "require_validation": require_validation,
+    }
+    inspection = _inspect_once(sources, settings)
     for findings in inspection.all_findings():
         findings.log()
     raise_errors(inspection.all_findings())
+    return inspection
+
+
+def _inspect_once(sources: Sequence[Source], settings: Mapping[str, Any]) -> Inspection:
+    """Inspect data sets, or return what was found before, if nothing has changed since."""
+    splits: list[Split] = []
+    known: list[tuple[CocoFile, list[str]]] = []
+    names: list[Any] = [{**settings, "pixel_range": str(settings["pixel_range"])}]
+    for source in sources:
+        if not isinstance(source.files, CocoFile) or source.read is None:
+            break
+        try:
+            read = source.read()
+        except (DatasetError, FileNotFoundError):
+            break
+        split = Split(source, read.findings, read.class_names, read.records, complete=True)
+        splits.append(split)
+        known.append((source.files, split.file_names()))
+        names.append([source.name, source.training, list(read.categories.items())])
+    # Of other formats each file would have to be looked at.
+    on_disk = KeptInspection(known, names) if len(splits) == len(sources) else None
+    found = None if on_disk is None else on_disk.load()
+    if found is not None:
+        for split, findings in zip(splits, found[:-1], strict=True):
+            split.findings = findings
+        return Inspection(splits, found[-1])
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        inspection = inspect(sources, pool, **settings)
+    if on_disk is not None:
+        on_disk.save(inspection.all_findings())
     return inspection
 
 
@@ -207,7 +242,7 @@ def inspect(
             split.findings.add(Kind.UNUSABLE_FILE, what=str(error))
             continue
         split.facts = inspect_files(
-            split.dicts,
+            without_annotations(split.dicts),
             split.findings,
             pool,
             image_root=source.image_root,
@@ -246,7 +281,7 @@ def _read_annotations(
         read = read_split(source.files, training=source.training, categories=categories)
     else:
         read = source.read()
-    split.dicts, split.findings = read.dicts, read.findings.copy()
+    split.dicts, split.findings = read.records, read.findings.copy()
     if Kind.UNUSABLE_CATEGORY in read.findings:
         return None
     split.class_names = read.class_names
@@ -258,7 +293,7 @@ def _note_unlisted(inspection: Inspection) -> None:
     if any(split.findings.of("error") for split in inspection.splits):
         # It would follow from what is missing.
         return
-    listed = [str(record["file_name"]) for split in inspection.splits for record in split.dicts]
+    listed = [name for split in inspection.splits for name in split.file_names()]
     # The last split of a folder that several have.
     for root, split in {split.source.image_root: split for split in inspection.splits}.items():
         if root is not None:
@@ -308,7 +343,7 @@ def _compare_images(inspection: Inspection) -> None:
     contents = find_copies([item for split in inspection.splits for item in split.facts.items()])
     first_of: dict[str, tuple[Split, str]] = {}
     for split in inspection.splits:
-        for record in split.dicts:
+        for record in without_annotations(split.dicts):
             name = str(record["file_name"])
             if name not in split.facts:
                 continue

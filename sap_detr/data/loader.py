@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .errors import DatasetError
 from .images import BadImageError
-from .registry import get_dataset_dicts
+from .record_arrays import RecordArrays
+from .registry import dataset_records
 from .sampler import (
     REPLACEMENT_STREAM,
     SAMPLE_STREAM,
@@ -49,8 +50,10 @@ class MappedDataset(Dataset[Sample]):
     """
 
     def __init__(self, dicts: Sequence[StandardDict], mapper: Mapper) -> None:
-        # Held as one array, which worker processes share with this one.
-        self.records = DatasetFromList(list(dicts), copy=False)
+        # Held as arrays, which worker processes share with this one.
+        self.records: Any = dicts
+        if not isinstance(dicts, RecordArrays):
+            self.records = DatasetFromList(list(dicts), copy=False)
         self.mapper = mapper
 
     def __len__(self) -> int:
@@ -219,12 +222,16 @@ def build_test_loader(
     )
 
 
-def _as_dicts(dataset: str | Sequence[str] | Sequence[StandardDict]) -> list[StandardDict]:
+def _as_dicts(
+    dataset: str | Sequence[str] | Sequence[StandardDict],
+) -> Sequence[StandardDict]:
     if isinstance(dataset, str):
-        return get_dataset_dicts(dataset)
+        return dataset_records(dataset)
+    if isinstance(dataset, RecordArrays):
+        return dataset
     items: list[Any] = list(dataset)
     if items and all(isinstance(item, str) for item in items):
-        return get_dataset_dicts(items)
+        return dataset_records(items)
     if not items:
         raise DatasetError("the data set has no images")
     return items

@@ -11,7 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .coco_schema import CocoAnnotations, CocoFile, read_split
 from .errors import DatasetError
 from .evaluation_file import repair, write_repaired
+from .kept_readings import KeptAnnotations, stamp
 from .layouts import absolute, find_splits
+from .record_arrays import RecordArrays
 from .records import SplitFiles
 from .registry import registered_categories
 from .standard_dict import StandardDict
@@ -20,8 +22,9 @@ from .standard_dict import StandardDict
 class RegisteredAnnotations:
     """Annotations of a data set in Detectron2's catalog, which calls this to load them.
 
-    What registration read serves the inspection and the first loading as well, unless the file (of
-    formats with many files: their folder) has changed since.
+    What registration read serves the inspection and all loading as well, unless the file (of
+    formats with many files: their folder) has changed since. Of COCO's format it serves the next
+    start, too.
 
     Args:
         files: the split.
@@ -46,35 +49,42 @@ class RegisteredAnnotations:
             FileNotFoundError, DatasetError: as :func:`read_split`.
         """
         if training not in (None, self._training):
-            return self._read(bool(training))
-        try:
-            status = os.stat(self.files.path)
-            stamp = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            stamp = (-1, -1)
-        if self._kept is None or self._kept[0] != stamp:
+            return read_split(self.files, training=bool(training), categories=self._categories)
+        state = stamp(self.files.path)
+        if self._kept is None or self._kept[0] != state:
             self._kept = None
-            self._kept = stamp, self._read(self._training)
+            self._kept = state, self._read(state)
         return self._kept[1]
 
-    def _read(self, training: bool) -> CocoAnnotations:
-        return read_split(self.files, training=training, categories=self._categories)
+    def _read(self, state: tuple[int, int]) -> CocoAnnotations:
+        on_disk = KeptAnnotations(self.files, self._training, self._categories)
+        read = on_disk.load(state)
+        if read is None:
+            read = read_split(self.files, training=self._training, categories=self._categories)
+            if read.to_repair is not None:
+                file = write_repaired(repair(read.to_repair), str(self.files.path))
+                read = replace(read, to_repair=None, evaluation_file=file)
+            if stamp(self.files.path) == state:
+                on_disk.save(state, read)
+        return read
 
-    def forget_repair(self) -> None:
-        """Keep no longer what only the repair needs."""
-        if self._kept is not None:
-            self._kept = self._kept[0], replace(self._kept[1], to_repair=None)
-
-    def __call__(self) -> list[StandardDict]:
-        """Return the standard dicts, to be changed at will: they are kept no longer.
+    def records(self) -> RecordArrays:
+        """Return the standard dicts, to be looked at only.
 
         Raises:
             FileNotFoundError, DatasetError: also if there is an error among the findings.
         """
         annotations = self.look()
         annotations.findings.raise_errors()
-        self._kept = None
-        return annotations.dicts
+        return annotations.records
+
+    def __call__(self) -> list[StandardDict]:
+        """Return the standard dicts, to be changed at will.
+
+        Raises:
+            FileNotFoundError, DatasetError: as ``records``.
+        """
+        return list(self.records())
 
 
 def register_coco(
@@ -159,15 +169,11 @@ def register_split(
     annotations = registered.look()
     annotations.findings.raise_errors()
     annotations.findings.log()
-    evaluation_file = str(files.path)
-    if annotations.to_repair is not None:
-        evaluation_file = write_repaired(repair(annotations.to_repair), evaluation_file)
-        registered.forget_repair()
     DatasetCatalog.register(name, registered)
     MetadataCatalog.get(name).set(
         thing_classes=annotations.class_names,
         thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(annotations.categories)},
-        json_file=evaluation_file,
+        json_file=annotations.evaluation_file or str(files.path),
         image_root=str(files.image_root),
         evaluator_type="coco",
         source_files=files,

@@ -19,7 +19,20 @@ from .standard_dict import StandardDict, name_image, objects, require_objects
 
 
 def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) -> list[StandardDict]:
-    """Return the standard dicts of one or several registered data sets.
+    """Return the standard dicts of one or several registered data sets, to be changed at will.
+
+    Args, raises: as :func:`dataset_records`.
+    """
+    return list(dataset_records(names, filter_empty))
+
+
+def dataset_records(
+    names: str | Sequence[str], filter_empty: bool = False
+) -> Sequence[StandardDict]:
+    """Return the standard dicts of one or several registered data sets, to be looked at only.
+
+    Those of one that is registered here are made anew whenever one is asked for, which takes a
+    seventh of the memory.
 
     Args:
         names: names in Detectron2's catalog.
@@ -34,7 +47,8 @@ def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) ->
     if len(names) > 1:
         dataset_class_names(names)
     # Not by Detectron2's function, which counts classes image by image for a table that is printed.
-    dicts = [record for name in names for record in load_dataset(name)]
+    loaded = [load_dataset(name) for name in names]
+    dicts = loaded[0] if len(loaded) == 1 else [record for part in loaded for record in part]
     return [d for d in dicts if any(True for _ in objects(d))] if filter_empty else dicts
 
 
@@ -109,8 +123,8 @@ def require_dataset(name: str) -> None:
         )
 
 
-def load_dataset(name: str) -> list[StandardDict]:
-    """Return the dicts of a data set in Detectron2's catalog.
+def load_dataset(name: str) -> Sequence[StandardDict]:
+    """Return the dicts of a data set in Detectron2's catalog, to be looked at only.
 
     Raises:
         FileNotFoundError: if its annotation file is missing.
@@ -119,7 +133,9 @@ def load_dataset(name: str) -> list[StandardDict]:
     require_dataset(name)
     json_file = MetadataCatalog.get(name).get("json_file", None)
     try:
-        dicts: list[StandardDict] = DatasetCatalog.get(name)
+        # Those that we registered need not make dicts of all.
+        load = getattr(DatasetCatalog[name], "records", DatasetCatalog[name])
+        dicts: Sequence[StandardDict] = load()
     except (DatasetError, FileNotFoundError):
         raise
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ Hooks for ``train.hooks`` of a config.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..checkpoint import unwrap_model
 from ..config import as_list, pixel_range
-from ..data import get_dataset_dicts
+from ..data import dataset_records
 from ..engine.finite_detections import NonFiniteDetectionsError
 from ..layers import resize_pixels
 from .detections import BoxSet
@@ -108,12 +109,12 @@ class ValidationPictures(HookBase):  # type: ignore[misc]
     def __init__(self, num_images: int = 8, score_threshold: float = 0.3) -> None:
         self._num_images = num_images
         self._score_threshold = score_threshold
-        self._dicts: list[dict[str, Any]] = []
+        self._dicts: Sequence[dict[str, Any]] = ()
 
     def before_train(self) -> None:
         names = as_list(self.trainer.cfg.dataloader.test.dataset.names)
         if names and comm.is_main_process():
-            self._dicts = get_dataset_dicts(names[0])
+            self._dicts = dataset_records(names[0])
 
     def after_step(self) -> None:
         done, period = self.trainer.iter + 1, self.trainer.cfg.train.eval_period

@@ -15,11 +15,12 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from sap_detr.data import (
     DatasetError,
-    annotation_file,
     check_datasets,
     register_coco,
     register_folder,
+    registration,
 )
+from sap_detr.data.coco_schema import read_split
 
 Write = Callable[..., tuple[Path, Path]]
 
@@ -223,10 +224,12 @@ def test_crowds_stay_in_the_evaluation_file(
 def test_a_file_is_read_once_for_registration_check_and_loading(
     write_coco: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SAP_DETR_KEEP_READINGS", "0")
     read = []
-    original = annotation_file.read_json
     monkeypatch.setattr(
-        "sap_detr.data.coco_schema.read_json", lambda file: read.append(file) or original(file)
+        registration,
+        "read_split",
+        lambda files, **options: read.append(files) or read_split(files, **options),
     )
     json_file, root = write_coco()
     register_coco("pets", json_file, root)
@@ -237,6 +240,6 @@ def test_a_file_is_read_once_for_registration_check_and_loading(
     # What was given away is not given again: it may have been changed.
     dicts[0]["annotations"].clear()
     assert len(DatasetCatalog.get("pets")[0]["annotations"]) == 2
-    assert len(read) == 2
+    assert len(read) == 1
     json_file.write_text(json_file.read_text().replace('"cat"', '"lynx"'))
     assert check_datasets(["pets"]).splits[0].class_names == ["lynx", "dog"]

@@ -8,7 +8,7 @@ from sap_detr.data import (
     build_test_loader,
     build_train_augmentations,
     build_train_loader,
-    get_dataset_dicts,
+    dataset_records,
 )
 
 SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
@@ -17,7 +17,7 @@ dataloader = dict(
     # Of images with more than 8 bits: full, bits=12, percentile=1 (of each file) or refuse.
     pixel_range="full",
     train=L(build_train_loader)(
-        dataset=L(get_dataset_dicts)(names="coco_2017_train"),
+        dataset=L(dataset_records)(names="coco_2017_train"),
         mapper=L(DetrDatasetMapper)(
             is_train=True,
             augmentations=L(build_train_augmentations)(short_sides=SHORT_SIDES, max_size=1333),
@@ -39,7 +39,7 @@ dataloader = dict(
         max_bad_share=0.01,
     ),
     test=L(build_test_loader)(
-        dataset=L(get_dataset_dicts)(names="coco_2017_val"),
+        dataset=L(dataset_records)(names="coco_2017_val"),
         mapper=L(DetrDatasetMapper)(
             is_train=False,
             augmentations=L(build_test_augmentations)(short_side=800, max_size=1333),
