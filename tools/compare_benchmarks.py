@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sap_detr.analysis.report import Columns, Record, cell, record_table
+from sap_detr.analysis.tables import Columns, Record, cell, record_table
 from sap_detr.arguments import ArgumentParser
 
 # What is compared of each kind of record: a label and the way to the number. "*" stands for

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return tell(out, bad)
+    return print_result(out, bad)
 
 
 def _parser() -> ArgumentParser:
@@ -54,7 +54,7 @@ def bad_runs(args: argparse.Namespace) -> BadFiles:
     return BadFiles(MetricsError, FileNotFoundError, stop_at_first=args.stop_at_first_error)
 
 
-def tell(out: Path, bad: BadFiles) -> int:
+def print_result(out: Path, bad: BadFiles) -> int:
     """Print which file was drawn, and which runs it lacks; return the exit status."""
     print(out)
     if bad.reasons:

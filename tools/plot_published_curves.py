@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from plot_curves import add_run_arguments, bad_runs, named_runs, tell
+from plot_curves import add_run_arguments, bad_runs, named_runs, print_result
 
 from sap_detr.arguments import ArgumentParser
 from sap_detr.projects.sam_detr.training_curves import (
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return tell(out, bad)
+    return print_result(out, bad)
 
 
 def _parser() -> ArgumentParser:

@@ -28,7 +28,7 @@ from sap_detr.analysis import (
 )
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
 from sap_detr.analysis.reference_body import DESCRIPTION
-from sap_detr.analysis.report import (
+from sap_detr.analysis.tables import (
     Cell,
     Columns,
     Record,

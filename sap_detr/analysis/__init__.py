@@ -23,8 +23,8 @@ from .published import (
     uncounted_note,
 )
 from .reference_body import ReferenceBody
-from .report import describe_machine, machine_line
 from .speed import speed_record, speed_report
+from .tables import describe_machine, machine_line
 from .timing import PartTimer
 from .workload import BenchmarkModel, Workload, synthetic_batch
 

@@ -13,7 +13,7 @@ from ..config import ConfigError, load_config
 from ..data import DatasetError, dataset_records, register_folder
 from ..data.loader import UNREADABLE, TrainDataset
 from ..data.mapper import READERS
-from .report import Columns, Record, cell, record_table
+from .tables import Columns, Record, cell, record_table
 from .timing import in_turns, statistics
 
 LOADER_NOTE = (

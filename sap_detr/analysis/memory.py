@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from .report import WORKLOAD_COLUMNS, Columns, Record, cell, mebibytes, record_table
+from .tables import WORKLOAD_COLUMNS, Columns, Record, cell, mebibytes, record_table
 from .workload import MODES, BenchmarkModel, Workload
 
 # What a process returns: name to bytes.

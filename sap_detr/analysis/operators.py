@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from .report import WORKLOAD_COLUMNS, Record, cell, record_table
+from .tables import WORKLOAD_COLUMNS, Record, cell, record_table
 from .timing import PartTimer, clock_of, run_statistics
 from .workload import BenchmarkModel, Workload
 

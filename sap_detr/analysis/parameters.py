@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 
 from .building import build_without_weights
-from .report import Columns, Record, cell, part_names, record_table
+from .tables import Columns, Record, cell, part_names, record_table
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..modeling import DetectionTransformer, FeatureMap, SapDetrDecoder
 from ..modeling.decoders.point_attention import PointCrossAttention
 from ..modeling.decoders.sap_detr import SapDetrDecoderLayer
 from .flops import FlopCount, count_detector_flops, mean_flops
-from .report import Cell, Columns, Record, cell, part_names, record_table
+from .tables import Cell, Columns, Record, cell, part_names, record_table
 
 SAVED = "saved by reformulation"
 CONVENTION = (

@@ -15,7 +15,7 @@ from .building import build_without_weights
 from .flops import count_detector_flops
 from .host_syncs import count_host_syncs
 from .reference_body import DESCRIPTION, ReferenceBody
-from .report import WORKLOAD_COLUMNS, Cell, Columns, Record, cell, part_names, record_table
+from .tables import WORKLOAD_COLUMNS, Cell, Columns, Record, cell, part_names, record_table
 from .timing import (
     PartTimer,
     Seconds,

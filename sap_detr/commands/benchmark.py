@@ -33,7 +33,7 @@ from ..analysis import (
     speed_report,
     uncounted_note,
 )
-from ..analysis.report import Record
+from ..analysis.tables import Record
 from ..config import ConfigError
 from ..engine.setup import choose_device
 from ..export import runtime_record, runtime_report

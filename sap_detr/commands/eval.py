@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     against = _other_detections(args)
     if args.results is not None:
         source = Source(args.annotations, args.results, args.images)
-        _tell(write_report(source, args.report, against))
+        _print_files(write_report(source, args.report, against))
         return 0
     opts = list(args.opts)
     if args.weights is not None:
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         weights if weights.is_file() else None,
         pixel_range(cfg),
     )
-    _tell(write_report(source, args.report, against))
+    _print_files(write_report(source, args.report, against))
     return 0
 
 
@@ -136,5 +136,5 @@ def _evaluated_set(cfg: DictConfig) -> str:
     return str(names[0])
 
 
-def _tell(files: Iterable[Path]) -> None:
+def _print_files(files: Iterable[Path]) -> None:
     print(f"see {', '.join(map(str, files))}")

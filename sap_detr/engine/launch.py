@@ -90,10 +90,10 @@ def launch(
         with StopSignals() as stop:
             work(stop, *args)
     except USER_ERRORS as error:
-        tell(error)
+        print_error(error)
         return USER_ERROR_STATUS
     except Preempted:
-        tell_preempted()
+        print_preempted()
         return PREEMPTED_STATUS
     return 0
 
@@ -115,12 +115,12 @@ def once_per_machine(check: Callable[[], object]) -> None:
         raise ConfigError(messages[0])
 
 
-def tell(error: Exception) -> None:
+def print_error(error: Exception) -> None:
     """Print a mistake of the user."""
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def tell_preempted() -> None:
+def print_preempted() -> None:
     """Print that the run was asked to stop."""
     message = f"stopped by a signal (exit status {PREEMPTED_STATUS}); --resume continues the run"
     print(message, file=sys.stderr, flush=True)
@@ -156,10 +156,10 @@ def _start_processes(
                 )
             return 0
         except MeetingError as error:
-            tell(error)
+            print_error(error)
             return ERROR_STATUS
         except Preempted:
-            tell_preempted()
+            print_preempted()
             return PREEMPTED_STATUS
         except KeyboardInterrupt:
             return INTERRUPTED_STATUS
@@ -226,7 +226,7 @@ def _status_of_process(
     number = -error.exit_code
     if stop.requested and number in STOP_SIGNALS:
         # The process was not ready for the signal yet.
-        tell_preempted()
+        print_preempted()
         return PREEMPTED_STATUS
     advice = " Was there enough memory?" if number == signal.SIGKILL else ""
     name = signal.Signals(number).name
@@ -297,7 +297,7 @@ def _end_preempted(watch: Watch, topology: Topology) -> int:
     if watch.board is not None:
         status = wait_for_main_process(watch.board, topology.rank)
     if topology.rank == 0 and status == PREEMPTED_STATUS:
-        tell_preempted()
+        print_preempted()
     return status
 
 
@@ -305,16 +305,16 @@ def _end_failed(error: Exception, watch: Watch, topology: Topology) -> int:
     """Tell the error, in full if it is the first of the job; return the status of the job."""
     if isinstance(error, MeetingError):
         # Without a board, every process tells its own.
-        tell(error)
+        print_error(error)
         return ERROR_STATUS
     mine = USER_ERROR_STATUS if isinstance(error, USER_ERRORS) else ERROR_STATUS
     lost = _is_lost_connection(error)
     rank, status = _find_cause(watch, topology.rank, mine, lost)
     if rank == topology.rank:
         if status == USER_ERROR_STATUS:
-            tell(error)
+            print_error(error)
         else:
-            _tell_in_full(error, topology, lost)
+            _print_in_full(error, topology, lost)
         # Rank 0 may take the board along.
         if rank == 0 and watch.board is not None:
             with suppress(Exception):
@@ -353,7 +353,7 @@ def _is_lost_connection(error: Exception) -> bool:
     )
 
 
-def _tell_in_full(error: Exception, topology: Topology, lost: bool) -> None:
+def _print_in_full(error: Exception, topology: Topology, lost: bool) -> None:
     text = "".join(traceback.format_exception(error)).rstrip()
     where = f"rank {topology.rank} of {topology.world_size} on {socket.gethostname()}"
     advice = (

@@ -38,8 +38,8 @@ from .launch import (
     ProcessOptions,
     launch,
     once_per_machine,
-    tell,
-    tell_preempted,
+    print_error,
+    print_preempted,
 )
 from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
 from .settings import check_best_metric, check_early_stopping, check_settings
@@ -107,13 +107,13 @@ def run_command(args: argparse.Namespace) -> int:
             if _starts_all_processes(plan.topology):
                 plan = check_plan(plan)
         if stop.requested:
-            stop.obey()
+            stop.raise_preempted()
     except USER_ERRORS as error:
         return _refuse(error)
     except (ConfigAttributeError, ConfigKeyError) as error:
         return _refuse(ConfigError(f"the config has no {error.full_key}, which is needed"))
     except Preempted:
-        tell_preempted()
+        print_preempted()
         return PREEMPTED_STATUS
     options = ProcessOptions(
         device_type=torch.device(plan.cfg.train.device).type,
@@ -167,7 +167,7 @@ def _starts_all_processes(topology: Topology) -> bool:
 
 def _refuse(error: Exception) -> int:
     if claimed_local_rank(os.environ) == 0:
-        tell(error)
+        print_error(error)
     else:
         # Every process of this machine found the same; torchrun ends all when the first has ended,
         # which should be the one that tells.

@@ -136,7 +136,7 @@ class StopSignals:
             Preempted: again, if there was one before that something has caught.
         """
         if self.interrupted:
-            self.obey()
+            self.raise_preempted()
         before, self._raises = self._raises, False
         try:
             yield
@@ -149,7 +149,7 @@ class StopSignals:
         before, self._raises = self._raises, True
         try:
             if self.requested:
-                self.obey()
+                self.raise_preempted()
             yield
         finally:
             self._raises = before
@@ -163,7 +163,7 @@ class StopSignals:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def obey(self) -> NoReturn:
+    def raise_preempted(self) -> NoReturn:
         """Raise :class:`Preempted` here, and for later requests nowhere any more."""
         self.requested = self.noticed = self.interrupted = True
         raise Preempted
@@ -199,7 +199,7 @@ class StopSignals:
         if number not in self._unclear and not self.noticed:
             self.requested = self.noticed = True
             if self._raises:
-                self.obey()
+                self.raise_preempted()
 
     def _listen(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -263,7 +263,7 @@ class PreemptionHook(HookBase):  # type: ignore[misc]
     def after_step(self) -> None:
         if self._agreed():
             self._checkpointer.require_saved(self.save())
-            self.stop.obey()
+            self.stop.raise_preempted()
 
     def save(self) -> str:
         """Write a checkpoint of the step that was just taken, if there is none yet.

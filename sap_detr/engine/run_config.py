@@ -36,7 +36,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     logger.info(f"full config saved to {folder / CONFIG_FILE}")
 
 
-def tell_changes(cfg: DictConfig, folder: Path) -> None:
+def log_changes(cfg: DictConfig, folder: Path) -> None:
     """Log which settings of a resumed run differ from those it was started with.
 
     Args:

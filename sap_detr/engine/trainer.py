@@ -53,7 +53,7 @@ from .model_description import ModelDescription
 from .named_parts import build_named
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals
-from .run_config import save_config, tell_changes
+from .run_config import log_changes, save_config
 from .schedule import fill_in_length
 from .setup import accelerate, build_model
 from .step import StepTrainer
@@ -158,7 +158,7 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
             # A checkpoint holds the iteration that was just finished.
             self.start_iter = self.iter + 1
             if comm.is_main_process():
-                tell_changes(self._given_cfg, folder)
+                log_changes(self._given_cfg, folder)
                 trim_metrics(folder / METRICS_FILE, self.start_iter)
         elif not train.init_checkpoint:
             logger.info("no train.init_checkpoint: all weights start from random numbers")

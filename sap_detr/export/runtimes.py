@@ -13,7 +13,7 @@ from typing import cast
 
 from ..analysis import BenchmarkModel, MeasureError, Workload
 from ..analysis.memory import peak_resident, reset_peak_resident, resident
-from ..analysis.report import Columns, Record, cell, record_table
+from ..analysis.tables import Columns, Record, cell, record_table
 from ..analysis.timing import in_turns, statistics
 from ..data import build_test_augmentations
 from ..detector import Detector

@@ -63,7 +63,7 @@ def test_signals_raise_at_once_or_wait(number):
         with pytest.raises(Preempted), stop.at_once():
             pytest.fail("went on")
     with StopSignals() as stop, pytest.raises(Preempted):
-        stop.obey()
+        stop.raise_preempted()
     # On the way out, the next request does not raise again.
     with StopSignals() as stop:
         with pytest.raises(Preempted):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sap_detr.analysis import build_without_weights, count_parameters
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
-from sap_detr.analysis.report import format_table
+from sap_detr.analysis.tables import format_table
 from sap_detr.bad_files import BadFiles
 from sap_detr.text import listing
 from sap_detr.visualization import MetricsError, plot_by_epoch, read_by_epoch
