@@ -92,8 +92,7 @@ def _check(
 ) -> int:
     """Compare a file with its model, say how they differ, and return the exit status."""
     runner, metadata = open_exported(path)
-    size = None if metadata is None else metadata.size
-    pairs = list(run_both(detector, runner, examples, size))
+    pairs = list(run_both(detector, runner, examples, metadata))
     found = difference(pairs, limits)
     print(found)
     exceeded = []
