@@ -78,18 +78,21 @@ NAMES = Rule(
     ),
 )
 
+PARTS = Rule("a list", lambda v: isinstance(v, list | ListConfig), optional=True)
+
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
+# A config of one's own or of an earlier version is whole without the keys that have a "?".
 RULES: dict[str, Rule] = {
     "train.output_dir": TEXT,
     "train.init_checkpoint": Rule("a file or nothing", lambda v: isinstance(v, str), optional=True),
-    "train.weights": one_of(SCORED, RAW),
-    "train.reinitialise": Rule(
+    "train.weights?": one_of(SCORED, RAW),
+    "train.reinitialise?": Rule(
         "a list of patterns of names, such as [decoder.query_embed.*]",
         lambda v: isinstance(v, list | ListConfig) and all(isinstance(name, str) for name in v),
     ),
     "train.max_iter": whole(1, optional=True),
-    "train.epochs": above(0, optional=True),
+    "train.epochs?": above(0, optional=True),
     "train.seed": whole(0),
     "train.cudnn_benchmark": YES_OR_NO,
     "train.max_images_per_gpu": whole(1, optional=True),
@@ -97,7 +100,7 @@ RULES: dict[str, Rule] = {
     "train.amp.enabled": YES_OR_NO,
     "train.amp.dtype": one_of(*AMP_DTYPES),
     "train.compile.enabled": YES_OR_NO,
-    "train.compile.max_graphs": whole(1),
+    "train.compile.max_graphs?": whole(1),
     "train.activation_checkpointing": YES_OR_NO,
     "train.ema.enabled": YES_OR_NO,
     "train.ema.decay": between(0, 1),
@@ -106,39 +109,23 @@ RULES: dict[str, Rule] = {
     "train.checkpointer.max_to_keep": whole(1, optional=True),
     "train.eval_period": whole(0, optional=True),
     "train.best_metric": METRIC,
-    "train.early_stopping.patience": whole(1, optional=True),
-    "train.early_stopping.min_delta": between(0, math.inf),
+    "train.early_stopping.patience?": whole(1, optional=True),
+    "train.early_stopping.min_delta?": between(0, math.inf),
     "train.log_period": whole(1),
     "train.progress_bar": replace(YES_OR_NO, optional=True),
     "train.check_data": YES_OR_NO,
+    "train.hooks?": PARTS,
+    "train.writers?": PARTS,
     "dataloader.train.total_batch_size": whole(1),
-    "dataloader.train.num_workers": whole(0),
-    "dataloader.train.max_bad_share": between(0, 1),
+    "dataloader.train.num_workers?": whole(0),
+    "dataloader.train.max_bad_share?": between(0, 1),
     "dataloader.train.dataset.names": NAMES,
-    "dataloader.test.num_workers": whole(0),
+    "dataloader.test.num_workers?": whole(0),
     "dataloader.test.dataset.names": NAMES,
-    "optimizer.lr": above(0),
-    "optimizer.weight_decay": between(0, math.inf),
-    "lr_multiplier.warmup_length": between(0, 1),
-    "model.num_classes": whole(1, optional=True),
-}
-
-
-# Without these, a config of one's own or of an earlier version is whole as well.
-_MAY_BE_ABSENT = {
-    "train.weights",
-    "train.reinitialise",
-    "train.epochs",
-    "train.compile.max_graphs",
-    "train.early_stopping.patience",
-    "train.early_stopping.min_delta",
-    "dataloader.train.num_workers",
-    "dataloader.train.max_bad_share",
-    "dataloader.test.num_workers",
-    "optimizer.lr",
-    "optimizer.weight_decay",
-    "lr_multiplier.warmup_length",
-    "model.num_classes",
+    "optimizer.lr?": above(0),
+    "optimizer.weight_decay?": between(0, math.inf),
+    "lr_multiplier.warmup_length?": between(0, 1),
+    "model.num_classes?": whole(1, optional=True),
 }
 
 
@@ -152,9 +139,10 @@ def check_settings(cfg: DictConfig) -> None:
         ConfigError: it names the key, its value and what is allowed.
     """
     missing = object()
-    for key, rule in RULES.items():
+    for name, rule in RULES.items():
+        key = name.removesuffix("?")
         value = OmegaConf.select(cfg, key, default=missing)
-        if value is missing and key not in _MAY_BE_ABSENT:
+        if value is missing and key == name:
             raise ConfigError(f"the config has no {key}: {rule.allowed} is expected")
         if value is missing or (value is None and rule.optional):
             continue

@@ -38,6 +38,7 @@ def test_every_recipe_makes_sense(name):
         ("train.weights=ema", "train.weights=ema: one of scored, raw"),
         ("train.reinitialise=[1]", "train.reinitialise=.1.: a list of patterns"),
         ("train.output_dir=", "train.output_dir=: text"),
+        ("+train.hooks=2", "train.hooks=2: a list or null is expected"),
         ("train.eval_period=2.5", "train.eval_period=2.5: a whole number"),
         ("train.process_group_timeout=null", "process_group_timeout=null: a number above 0"),
         ("dataloader.train.total_batch_size=0", "total_batch_size=0: a whole number from 1"),
@@ -137,7 +138,7 @@ def leaves(node, prefix=""):
 
 
 CONFIG = load_config(SMALL)
-KEYS = sorted({*RULES, *leaves(CONFIG)} - {"train.epochs"})
+KEYS = sorted({*(key.removesuffix("?") for key in RULES), *leaves(CONFIG)} - {"train.epochs"})
 ODD_TEXT = st.text(st.characters(exclude_characters="\0\n\r", exclude_categories=["Cs"]))
 VALUES = st.one_of(
     st.integers(-3, 200).map(str),
