@@ -92,7 +92,8 @@ def _check(
 ) -> int:
     """Compare a file with its model, say how they differ, and return the exit status."""
     runner, metadata = open_exported(path)
-    pairs = list(run_both(detector, runner, examples, metadata))
+    size = None if metadata is None else metadata.size
+    pairs = list(run_both(detector, runner, examples, size))
     found = difference(pairs, limits)
     print(found)
     exceeded = []

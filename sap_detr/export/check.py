@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from ..data.shapes.drawing import draw_image
 from ..detector import Detector
 from ..modeling import DetectionTransformer
-from .metadata import Metadata
 from .running import Batch, Found, Runner
 
 # Added to the cost of a pair that is none: of other classes.
@@ -128,7 +127,7 @@ def run_both(
     detector: Detector,
     runner: Runner,
     examples: Iterable[Example],
-    metadata: Metadata | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Pair]:
     """Detect by the model and by a file, in batches of 1 and 2 by turns, so that there is padding.
 
@@ -136,13 +135,12 @@ def run_both(
         detector: with the model.
         runner: of the file.
         examples: images.
-        metadata: of the file, with the sizes that it takes; None for any.
+        size: height and width that the file takes; None for any.
     """
-    size, least = (None, 1) if metadata is None else (metadata.size, metadata.smallest_side)
     model = cast(DetectionTransformer, detector.predictor.model)
     rng = np.random.default_rng(0)
     for group in _groups(examples):
-        batch, sizes = padded([example.image for example in group], size, rng, least)
+        batch, sizes = padded([example.image for example in group], size, rng)
         expected, found = run_eagerly(model, batch, sizes), runner(batch, sizes)
         most = found.scores.shape[1]
         for index, example in enumerate(group):
@@ -201,7 +199,6 @@ def padded(
     images: Sequence[NDArray[np.uint8]],
     size: tuple[int, int] | None,
     rng: np.random.Generator,
-    least: int = 1,
 ) -> Batch:
     """Put images (3, H, W) together.
 
@@ -209,13 +206,12 @@ def padded(
         images: of any sizes.
         size: height and width of the batch; None for those of the largest image.
         rng: draws what is in the padding, which must make no difference.
-        least: height and width of the batch, where those of the largest image are less.
 
     Returns:
         Images (B, 3, H, W) and their sizes (B, 2).
     """
     sizes = np.array([image.shape[1:] for image in images], dtype=np.int64)
-    height, width = sizes.max(0).clip(min=least) if size is None else size
+    height, width = sizes.max(0) if size is None else size
     batch = rng.integers(256, size=(len(images), 3, height, width), dtype=np.uint8)
     for into, image, (rows, columns) in zip(batch, images, sizes, strict=True):
         into[:, :rows, :columns] = image
