@@ -256,6 +256,7 @@ RECIPES = [
     "sap_detr/sap_detr_dinov2_s_50ep.py",
     "sam_detr/sam_detr_ms_swin_t_50ep.py",
     "dino/dino_swin_t_4scale_12ep.py",
+    "dino/dino_lite0_custom.py",
 ]
 
 
