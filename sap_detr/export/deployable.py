@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..modeling import DetectionTransformer, cxcywh_to_xyxy, without_non_finite
+from ..modeling import (
+    DetectionTransformer,
+    NamedBackbone,
+    cxcywh_to_xyxy,
+    without_non_finite,
+)
 from .errors import ExportError
 
 INPUTS = ("images", "sizes")
@@ -38,6 +45,11 @@ class Deployable(nn.Module):
             )
         self.model = model
         self.top_k = top_k
+        divisibility = max(1, int(getattr(model.backbone, "size_divisibility", 1)))
+        self._multiple = math.lcm(max(1, model.size_multiple), divisibility)
+        if isinstance(model.backbone, NamedBackbone):
+            # Strides in another order make torch.export ask for what it can't know of every width.
+            model.backbone.to(memory_format=torch.contiguous_format)
 
     @property
     def smallest_side(self) -> int:
@@ -63,10 +75,13 @@ class Deployable(nn.Module):
         model = self.model
         mean, std = (x.float() for x in (model.pixel_mean, model.pixel_std))
         pixels = ((images.float() - mean) / std).where(_valid(images, sizes), 0.0)
-        if model.size_multiple > 1:
-            height, width = pixels.shape[-2:]
-            multiple = model.size_multiple
-            pixels = F.pad(pixels, (0, -width % multiple, 0, -height % multiple))
+        if self._multiple > 1:
+            # Written so that tracing sees multiples.
+            multiple = self._multiple
+            down, across = (
+                (x + multiple - 1) // multiple * multiple - x for x in images.shape[-2:]
+            )
+            pixels = F.pad(pixels, (0, across, 0, down))
         found = model.postprocessor.select(model.run_network(pixels, sizes, all_layers=False))
         scores, boxes = without_non_finite(found.scores.float(), found.boxes.float())
         most = scores.shape[1] if self.top_k is None else min(self.top_k, scores.shape[1])

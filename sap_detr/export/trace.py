@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
+from ..modeling import NamedBackbone
 from .deployable import Deployable
 from .errors import ExportError
 
@@ -26,6 +27,12 @@ def trace(module: Deployable, size: tuple[int, int] | None = None) -> ExportedPr
     Raises:
         ExportError: it can't be traced, or not for any size.
     """
+    backbone = module.model.backbone
+    if size is None and isinstance(backbone, NamedBackbone) and backbone.has_windows:
+        raise ExportError(
+            f"the backbone {backbone.name} has windows, which are traced for one size of images "
+            "only: choose it with --size HEIGHT,WIDTH"
+        )
     batch, height, width = (_EXAMPLE[0], *(size or _EXAMPLE[1:]))
     device = next(module.parameters()).device
     example = (

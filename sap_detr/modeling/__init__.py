@@ -44,7 +44,7 @@ from .matcher import (
     SoftmaxClassCost,
 )
 from .meta_arch import DetectionTransformer
-from .named_backbones import TimmBackbone, TorchvisionBackbone
+from .named_backbones import NamedBackbone, TimmBackbone, TorchvisionBackbone
 from .neck import ProjectionNeck
 from .postprocessing import (
     Selection,
@@ -104,6 +104,7 @@ __all__ = [
     "Matches",
     "MemoryAttention",
     "MetricTerm",
+    "NamedBackbone",
     "ObjectnessLoss",
     "OutsidePointCost",
     "OutsidePoints",

@@ -27,6 +27,8 @@ class NamedBackbone(Backbone):  # type: ignore[misc]
 
     Attributes:
         body: the network, whose parameters keep the names that they have in its library.
+        has_windows: whether it cuts features into windows, as Swin does: how, depends on the size
+            of the images, so a traced program is of one size.
     """
 
     body: Any
@@ -34,6 +36,7 @@ class NamedBackbone(Backbone):  # type: ignore[misc]
     def __init__(self, name: str, channels: Mapping[int, int]) -> None:
         super().__init__()
         self.name = name
+        self.has_windows = "swin" in name
         self._channels = dict(channels)
 
     @property
@@ -209,7 +212,7 @@ class TorchvisionBackbone(NamedBackbone):
                 f"torchvision's {name} has no sequence of features: take timm's, TimmBackbone"
             )
         # With Swin's (B, H, W, C) inside.
-        self_last = "swin" in name
+        last = "swin" in name
         body: Any = nn.Module()
         body.features = network.features
         probe = torch.zeros(1, 3, _PROBE, _PROBE, device=next(body.parameters()).device)
@@ -218,13 +221,12 @@ class TorchvisionBackbone(NamedBackbone):
         with torch.no_grad():
             for index, part in enumerate(body.features.eval()):
                 probe = part(probe)
-                shape = probe.permute(0, 3, 1, 2).shape if self_last else probe.shape
+                shape = probe.permute(0, 3, 1, 2).shape if last else probe.shape
                 stride = _PROBE // shape[-1]
                 places[stride], widths[stride] = index, shape[1]
         chosen = sorted({max(places)} if strides is None else strides)
         _check_strides(name, chosen, places)
         super().__init__(name, {stride: widths[stride] for stride in chosen})
-        self._channels_last = self_last
         body.features = body.features[: max(places[stride] for stride in chosen) + 1].train()
         self._taken = {places[stride]: f"stride{stride}" for stride in chosen}
         self.body = body
@@ -238,7 +240,7 @@ class TorchvisionBackbone(NamedBackbone):
         for index, part in enumerate(self.body.features):
             x = part(x)
             if index in self._taken:
-                found[self._taken[index]] = x.permute(0, 3, 1, 2) if self._channels_last else x
+                found[self._taken[index]] = x.permute(0, 3, 1, 2) if self.has_windows else x
         return found
 
     def parameter_depths(self) -> dict[str, int]:

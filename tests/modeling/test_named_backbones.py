@@ -18,6 +18,7 @@ from sap_detr.checkpoint import CheckpointError, load_weights, save_checkpoint_f
 from sap_detr.config import load_config
 from sap_detr.detector import Detector
 from sap_detr.engine import get_parameter_groups
+from sap_detr.export import Deployable, ExportError, trace
 from sap_detr.modeling import TimmBackbone, TorchvisionBackbone, build_small_resnet
 
 timm = pytest.importorskip("timm")
@@ -42,13 +43,13 @@ FAMILIES = {
 }
 
 
-def build(family, config="detr/detr_small_shapes.py", **options):
+def build(family, config="detr/detr_small_shapes.py", invariant=True, **options):
     torch.manual_seed(0)
     cfg = load_config(config, ["model.num_classes=5"]).model
     cfg.backbone = FAMILIES[family].copy()
     cfg.backbone.update(options)
     cfg.neck.in_features = cfg.neck.in_channels = None
-    cfg.padding_invariant = True
+    cfg.padding_invariant = invariant
     return instantiate(cfg)
 
 
@@ -150,6 +151,33 @@ def test_saved_and_loaded_again_it_detects_the_same(family, tmp_path):
     batch = make_batch((1,), [(64, 64)])
     expected = model.predict(*_inputs(model, batch)).boxes
     assert torch.equal(again.eval().predict(*_inputs(again, batch)).boxes, expected)
+
+
+# The others take as long.
+@pytest.mark.parametrize(
+    "family",
+    [x if x in ("convnext", "swin") else pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES],
+)
+def test_sap_detr_is_exported(family):
+    """For any size; with windows, for one."""
+    module = Deployable(build(family, "sap_detr/sap_detr_small_shapes.py", invariant=False).eval())
+    size = None
+    if family == "swin":
+        with pytest.raises(ExportError, match=r"swin_t has windows.* --size HEIGHT,WIDTH"):
+            trace(module)
+        size = (97, 101)
+    program = trace(module, size).module()
+    for height, width in [size] if size else [(97, 101), (70, 130)]:
+        images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+        batch = [{"image": images[0]}, {"image": images[1, :, : height - 9, : width - 30]}]
+        sizes = torch.tensor([x["image"].shape[1:] for x in batch])
+        with torch.no_grad():
+            boxes, scores, _ = program(images, sizes)
+            expected = module.model(batch)
+        for index, found in enumerate(expected):
+            instances = found["instances"]
+            assert (scores[index] - instances.scores).abs().max() < 1e-4
+            assert (boxes[index] - instances.pred_boxes.tensor).abs().max() < 0.05
 
 
 def test_flops_are_counted(family):

@@ -1,7 +1,7 @@
 """The job for Kubernetes: the operator knows its fields, and its command is one of ours.
 
-The schema is written from the public documentation, and has only what the job may use. The models of
-kubeflow-training 1.9.4, which need 40 MB of packages, say the same of the job.
+The schema is written from the public documentation, and has only what the job may use. The models
+of kubeflow-training 1.9.4, which need 40 MB of packages, take the job as well.
 """
 
 from __future__ import annotations
