@@ -28,13 +28,15 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP) ## Train a small model on generated images and draw what it finds
 	$(PY) tools/make_demo.py
 
-test: lint ## Linter, types, and the tests that take seconds; COVERAGE=1 measures branches as well
+test: lint ## Linter, types, and the tests that take seconds; SLOW=1 runs all, COVERAGE=1 measures branches
 	$(if $(COVERAGE),$(RUN_WITH_COVERAGE),$(PY) -m pytest -q)
+	$(if $(COVERAGE),,$(if $(SLOW),$(PY) -m pytest -q -m slow))
 
 # Python before 3.14 follows branches by a trace function, which makes the tests half as slow again.
 define RUN_WITH_COVERAGE
 rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest -q
+	$(if $(SLOW),$(PY) -m coverage run -m pytest -q -m slow --durations=15)
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report
 endef

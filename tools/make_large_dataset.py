@@ -20,6 +20,7 @@ _NUM_CATEGORIES = 80
 # A file may have 65,000 names in some file systems, 1,024 in others.
 _LINKS_PER_PICTURE = 1000
 _WIDTH, _HEIGHT = 640, 480
+_BOXES_AT_ONCE = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +81,7 @@ def _file_name(index: int) -> str:
 
 
 def _annotation_file(images: int, boxes: int, rng: np.random.Generator) -> Iterator[str]:
-    """Yield the pieces of the json file, of which no more than one is held."""
+    """Yield the pieces of the json file, of which few are held at a time."""
     yield '{"info": {}, "categories": ['
     yield ", ".join(f'{{"id": {i + 1}, "name": "class {i + 1}"}}' for i in range(_NUM_CATEGORIES))
     yield '], "images": ['
@@ -90,14 +91,17 @@ def _annotation_file(images: int, boxes: int, rng: np.random.Generator) -> Itera
             f'"height": {_HEIGHT}}}'
         )
     yield '], "annotations": ['
-    for index in range(boxes):
-        width, height = rng.uniform(8, (_WIDTH / 2, _HEIGHT / 2)).round(2)
-        x, y = (rng.random(2) * (_WIDTH - width, _HEIGHT - height)).round(2)
-        yield ", " * (index > 0) + (
-            f'{{"id": {index + 1}, "image_id": {index * images // boxes + 1}, "category_id": '
-            f'{rng.integers(_NUM_CATEGORIES) + 1}, "bbox": [{x}, {y}, {width}, {height}], '
-            f'"area": {width * height:.4f}, "iscrowd": 0}}'
-        )
+    for start in range(0, boxes, _BOXES_AT_ONCE):
+        count = min(_BOXES_AT_ONCE, boxes - start)
+        sizes = rng.uniform(8, (_WIDTH / 2, _HEIGHT / 2), (count, 2)).round(2)
+        corners = (rng.random((count, 2)) * ((_WIDTH, _HEIGHT) - sizes)).round(2)
+        drawn = np.hstack([corners, sizes]).tolist()
+        categories = rng.integers(1, _NUM_CATEGORIES + 1, count).tolist()
+        for index, (box, category) in enumerate(zip(drawn, categories, strict=True), start):
+            yield ", " * (index > 0) + (
+                f'{{"id": {index + 1}, "image_id": {index * images // boxes + 1}, "category_id": '
+                f'{category}, "bbox": {box}, "area": {box[2] * box[3]:.4f}, "iscrowd": 0}}'
+            )
     yield "]}"
 
 

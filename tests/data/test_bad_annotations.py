@@ -266,6 +266,8 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> int:
         names = register_folder("generated", folder)
         again = check_datasets(names[:1], names[1:], num_queries=1)
         assert [f.of() for f in again.all_findings()] == [f.of() for f in inspection.all_findings()]
+        (evaluated,) = check_datasets(evaluated=names[1:], num_queries=1).splits
+        assert evaluated.findings.of() == inspection.splits[1].findings.of()
     except DatasetError:
         assert code == 2, text
         return code

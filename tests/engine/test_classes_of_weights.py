@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.modeling import build_model as build_from_yacs
 
 from sap_detr import model_zoo
-from sap_detr.checkpoint import CheckpointError, save_checkpoint_file
+from sap_detr.checkpoint import CheckpointError, SafeCheckpointer, save_checkpoint_file
 from sap_detr.config import ConfigError, add_sap_detr_config, load_config, prepare_data
 from sap_detr.data import register_folder
 from sap_detr.engine import DetectionTrainer, build_model
@@ -77,13 +78,27 @@ def in_python(cfg):
     """Detectron2's evaluator with a model of the zoo, in the order of the data set."""
     names = list(cfg.train.class_names)
     model = model_zoo.get(CONFIG, cfg.train.init_checkpoint, class_names=names)
+    return evaluated_by_detectron2(cfg, model)
+
+
+def by_our_checkpointer(cfg):
+    """In place of Detectron2's own, of which it is a subclass."""
+    model = build_model(cfg).eval()
+    checkpointer = SafeCheckpointer(model, class_names=list(cfg.train.class_names))
+    checkpointer.load(cfg.train.init_checkpoint)
+    return evaluated_by_detectron2(cfg, model)
+
+
+def evaluated_by_detectron2(cfg, model):
     data, folder = cfg.dataloader.test.dataset.names, cfg.dataloader.evaluator.output_dir
     evaluator = COCOEvaluator(data, tasks=["bbox"], output_dir=folder)
     loader = DetectionTrainer.build_test_loader(cfg, data)
     return inference_on_dataset(model, loader, evaluator)
 
 
-@pytest.mark.parametrize("run", [evaluate, at_the_start_of_training, in_python])
+@pytest.mark.parametrize(
+    "run", [evaluate, at_the_start_of_training, in_python, by_our_checkpointer]
+)
 def test_results_are_the_same(run, cfg, permuted, monkeypatch):
     monkeypatch.setattr(model_zoo, "get_config", lambda *_: cfg.copy())
     (metrics, found), (other_metrics, other_found) = (evaluated(run, c) for c in (cfg, permuted))
@@ -92,6 +107,12 @@ def test_results_are_the_same(run, cfg, permuted, monkeypatch):
     assert {k: repr(v) for k, v in other_metrics.items()} == {
         k: repr(v) for k, v in metrics.items()
     }
+
+
+def test_detectron2s_own_checkpointer_goes_by_the_order_and_gives_the_names_back(cfg, permuted):
+    model = build_model(permuted)
+    rest = DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
+    assert rest["class_names"] == list(cfg.train.class_names) != list(permuted.train.class_names)
 
 
 def test_resuming_is_refused(cfg, permuted):

@@ -13,6 +13,7 @@ from torch import nn
 
 from sap_detr.checkpoint import SafeCheckpointer
 from sap_detr.config import ConfigError, list_configs, load_config
+from sap_detr.data import build_jitter_augmentations
 from sap_detr.engine import BestCheckpoint
 from sap_detr.engine import main as command
 from sap_detr.engine.settings import RULES, check_best_metric, check_settings
@@ -137,8 +138,26 @@ def leaves(node, prefix=""):
             yield name
 
 
-CONFIG = load_config(SMALL)
-KEYS = sorted({*(key.removesuffix("?") for key in RULES), *leaves(CONFIG)} - {"train.epochs"})
+def with_jitter(cfg):
+    """Keys of what a user may put in place of the augmentation of the recipes."""
+    jitter = L(build_jitter_augmentations)(image_size=[64, 64], scale_range=[0.1, 2.0])
+    cfg.dataloader.train.mapper.augmentations = jitter
+    return cfg
+
+
+# Together they have nearly all keys of all recipes: formats of data, a backbone by its name in
+# timm, denoising, several levels.
+CONFIGS = {
+    "shapes": load_config(SMALL),
+    "folder": with_jitter(load_config("sap_dino_detr/sap_dino_detr_small_custom.py")),
+    "timm": load_config("dino/dino_lite0_custom.py"),
+}
+RULE_KEYS = {key.removesuffix("?") for key in RULES}
+KEYS = [
+    (name, key)
+    for name, config in CONFIGS.items()
+    for key in sorted({*RULE_KEYS, *leaves(config)} - {"train.epochs"})
+]
 ODD_TEXT = st.text(st.characters(exclude_characters="\0\n\r", exclude_categories=["Cs"]))
 VALUES = st.one_of(
     st.integers(-3, 200).map(str),
@@ -150,10 +169,12 @@ VALUES = st.one_of(
 
 
 @pytest.fixture
-def config_file(tiny_config, tmp_path):
+def config_files(tiny_config, tmp_path):
     """The same as yaml, which is read much faster."""
-    LazyConfig.save(tiny_config, str(tmp_path / "tiny.yaml"))
-    return str(tmp_path / "tiny.yaml")
+    files = {name: str(tmp_path / f"{name}.yaml") for name in CONFIGS}
+    for name, config in CONFIGS.items():
+        LazyConfig.save(tiny_config if name == "shapes" else config, files[name])
+    return files
 
 
 @settings(
@@ -167,18 +188,19 @@ def config_file(tiny_config, tmp_path):
 @given(
     options=st.sampled_from([[], ["--eval-only"], ["--resume"]]),
     prefix=st.sampled_from(["", "", "+", "~"]),
-    key=st.one_of(st.sampled_from(KEYS), ODD_TEXT),
+    where=st.one_of(st.sampled_from(KEYS), st.tuples(st.sampled_from([*CONFIGS]), ODD_TEXT)),
     value=VALUES,
 )
 def test_any_change_of_any_key_is_taken_or_refused_in_one_line(
-    options, prefix, key, value, config_file, tmp_path, capfd, monkeypatch
+    options, prefix, where, value, config_files, tmp_path, capfd, monkeypatch
 ):
     """The command line is read as a user's; only the run itself is left out."""
     monkeypatch.setattr(command, "launch", lambda *_: 0)
     monkeypatch.chdir(tmp_path)
+    name, key = where
     change = f"~{key}" if prefix == "~" else f"{prefix}{key}={value}"
     try:
-        status = command.main(["--config-file", config_file, *options, change])
+        status = command.main(["--config-file", config_files[name], *options, change])
     except SystemExit as stop:
         # Of argparse, for what looks like an option.
         status = stop.code
