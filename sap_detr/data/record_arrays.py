@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from .standard_dict import StandardDict
 
-# So many at a time are made when all are asked for.
-_IMAGES_AT_ONCE = 1024
+# So many at a time are made when all are asked for: they are gone before Python looks, again and
+# again, for circles among old objects.
+_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
