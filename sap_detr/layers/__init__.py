@@ -4,21 +4,16 @@ from .attention import (
     MultiheadAttention,
     PositionedSelfAttention,
     attention,
-    merge_heads,
     split_heads,
 )
 from .axis_bias import AxisBias
 from .cpu import exporting
 from .deformable_attention import DeformableAttention, deformable_attention
 from .dropout import Dropout, dropout, relu_dropout
-from .folded_conv import FoldedConv2d, fold_frozen_norms
+from .folded_conv import fold_frozen_norms
 from .gaussian import (
-    GAUSSIAN_FORMS,
-    cell_centres,
     check_gaussian_form,
     gaussian_attention,
-    gaussian_bias,
-    gaussian_features,
     point_towards_sides,
 )
 from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
@@ -29,19 +24,16 @@ from .resize import resize_pixels
 from .roi_pooling import interpolation_weights, point_weights, roi_align, sample_regions
 
 __all__ = [
-    "GAUSSIAN_FORMS",
     "MLP",
     "AxisBias",
     "DeformableAttention",
     "Dropout",
     "FeedForward",
-    "FoldedConv2d",
     "Linear",
     "MultiheadAttention",
     "PositionedSelfAttention",
     "SinePositionEncoding",
     "attention",
-    "cell_centres",
     "check_gaussian_form",
     "deformable_attention",
     "dropout",
@@ -51,13 +43,10 @@ __all__ = [
     "full_precision",
     "full_precision_dtype",
     "gaussian_attention",
-    "gaussian_bias",
-    "gaussian_features",
     "interpolation_weights",
     "linear",
     "linear_side_by_side",
     "masked_group_norm",
-    "merge_heads",
     "point_towards_sides",
     "point_weights",
     "relu_dropout",

@@ -16,12 +16,11 @@ from .decoders import (
     MemoryAttention,
     PostNormDecoderLayer,
     SapDetrDecoder,
-    SapDetrDecoderLayer,
 )
-from .deformable_encoder import DeformableEncoder, DeformableEncoderLayer
+from .deformable_encoder import DeformableEncoder
 from .denoising import ContrastiveDenoiser, DenoisingQueries
 from .efficientnet_name_map import EFFICIENTNET_LITE0
-from .encoder import TransformerEncoder, TransformerEncoderLayer
+from .encoder import TransformerEncoder
 from .losses import (
     CardinalityError,
     ClassError,
@@ -47,18 +46,13 @@ from .meta_arch import DetectionTransformer
 from .named_backbones import NamedBackbone, TimmBackbone, TorchvisionBackbone
 from .neck import ProjectionNeck
 from .postprocessing import (
-    Selection,
     SigmoidTopKPostprocessor,
     SoftmaxPostprocessor,
-    make_instances,
     without_non_finite,
 )
 from .reference_points import inverse_sigmoid
 from .references import BoxReference, Reference
 from .resnet_name_map import (
-    DETECTRON2_RESNET,
-    TORCHVISION_RESNET,
-    detectron2_resnet_pairs,
     torchvision_resnet_pairs,
 )
 from .structures import (
@@ -73,11 +67,9 @@ from .structures import (
 
 __all__ = [
     "DETECTRON2_DETR",
-    "DETECTRON2_RESNET",
     "DETR",
     "EFFICIENTNET_LITE0",
     "SAP_DETR",
-    "TORCHVISION_RESNET",
     "BoxReference",
     "CardinalityError",
     "ClassError",
@@ -85,7 +77,6 @@ __all__ = [
     "ContrastiveDenoiser",
     "CostTerm",
     "DeformableEncoder",
-    "DeformableEncoderLayer",
     "DenoisingQueries",
     "DetectionTransformer",
     "DetrDecoder",
@@ -114,8 +105,6 @@ __all__ = [
     "Pyramid",
     "Reference",
     "SapDetrDecoder",
-    "SapDetrDecoderLayer",
-    "Selection",
     "SetCriterion",
     "SigmoidTopKPostprocessor",
     "SoftmaxClassCost",
@@ -125,16 +114,13 @@ __all__ = [
     "TimmBackbone",
     "TorchvisionBackbone",
     "TransformerEncoder",
-    "TransformerEncoderLayer",
     "build_resnet",
     "build_small_resnet",
     "checkpoint_activations",
     "cxcywh_to_xyxy",
-    "detectron2_resnet_pairs",
     "inverse_sigmoid",
     "iou_and_giou",
     "layer_keys",
-    "make_instances",
     "object_normalizer",
     "padded_image_sizes",
     "padding_mask_at",
