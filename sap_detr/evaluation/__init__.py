@@ -2,7 +2,6 @@
 
 from .bootstrap import compare
 from .dataset import EvaluationError
-from .error_kinds import KINDS
 from .folder import Source, best_thresholds, read_summary, write_report
 from .report import Evaluation, evaluate, summarize
 
