@@ -30,13 +30,12 @@ demo: $(STAMP) ## Train a small model on generated images and draw what it finds
 
 test: lint ## Linter, types, and the tests that take seconds; SLOW=1 runs all, COVERAGE=1 measures branches
 	$(if $(COVERAGE),$(RUN_WITH_COVERAGE),$(PY) -m pytest -q)
-	$(if $(COVERAGE),,$(if $(SLOW),$(PY) -m pytest -q -m slow))
+	$(if $(SLOW),$(PY) -m pytest -q -m slow --durations=15)
 
 # Python before 3.14 follows branches by a trace function, which makes the tests half as slow again.
 define RUN_WITH_COVERAGE
 rm -f .coverage .coverage.*
 	$(PY) -m coverage run -m pytest -q
-	$(if $(SLOW),$(PY) -m coverage run -m pytest -q -m slow --durations=15)
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report
 endef
