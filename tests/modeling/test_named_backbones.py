@@ -236,29 +236,46 @@ def test_a_neck_that_does_not_fit_is_told_before_anything_runs():
         instantiate(cfg)
 
 
-def test_a_run_is_resumed_and_leaves_weights_that_need_no_config(tmp_path, tiny_overrides):
+NAMED = {
+    "convnext": "L(TimmBackbone)(name='test_convnext', strides=[16])",
+    "vit": "L(TimmBackbone)(name='test_vit')",
+    "torchvision": "L(TorchvisionBackbone)(name='mobilenet_v2')",
+    "fpn": "L(FPN)(bottom_up=L(build_small_resnet)(width=8, out_features=['res4']),"
+    " in_features=['res4'], out_channels=16)",
+}
+
+
+@pytest.mark.parametrize("family", NAMED)
+def test_a_run_is_resumed_and_leaves_a_detector(family, tmp_path, tiny_overrides):
     config = tmp_path / "mine.py"
     config.write_text(
         "from detectron2.config import LazyCall as L\n"
         "from sap_detr import model_zoo\n"
-        "from sap_detr.modeling import TimmBackbone\n"
+        "from detectron2.modeling.backbone import FPN\n"
+        "from sap_detr.modeling import TimmBackbone, TorchvisionBackbone, build_small_resnet\n"
         "globals().update(model_zoo.get_config('detr/detr_small_shapes.py'))\n"
-        "model.backbone = L(TimmBackbone)(name='test_convnext', strides=[16])\n"
+        f"model.backbone = {NAMED[family]}\n"
         "model.neck.in_features = model.neck.in_channels = None\n"
-        "optimizer.params.backbone_decay = 0.5\n"
     )
-    weights = tmp_path / "convnext.pth"
-    save_checkpoint_file(library_weights("convnext"), weights)
     gone = ("model.backbone.width", "model.neck.in_channels")
     changes = [x for x in tiny_overrides if not x.startswith(gone)]
-    changes.append(f"train.init_checkpoint={weights}")
+    if family != "fpn":
+        weights = tmp_path / "weights.pth"
+        save_checkpoint_file(library_weights(family), weights)
+        changes += [f"train.init_checkpoint={weights}", "+optimizer.params.backbone_decay=0.5"]
     train = ["train", "--config-file", str(config)]
     assert cli.main([*train, *changes, "train.max_iter=2"]) == 0
     assert cli.main([*train, "--resume", *changes, "train.max_iter=4"]) == 0
-    detector = Detector(tmp_path / "run" / "model_final.safetensors", "cpu")
+    run = tmp_path / "run"
+    if family == "fpn":  # of Detectron2, so that a file can't describe it
+        files = str(run / "config.yaml"), str(run / "model_final.pth")
+        detector = Detector.from_config(*files, device="cpu")
+    else:
+        detector = Detector(run / "model_final.safetensors", "cpu")
     [found] = detector(torch.zeros(3, 50, 70), threshold=0)
     assert len(found) == 8
-    assert isinstance(detector.predictor.model.backbone, TimmBackbone)
+    kind = {"fpn": FPN, "torchvision": TorchvisionBackbone}.get(family, TimmBackbone)
+    assert isinstance(detector.predictor.model.backbone, kind)
 
 
 @pytest.mark.parametrize(
