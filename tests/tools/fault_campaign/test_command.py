@@ -20,7 +20,7 @@ def run(tmp_path, *arguments, before="", status=0):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,  # a hang, not a busy machine
     )
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
     assert (tmp_path / "work").exists() == bool(status)
