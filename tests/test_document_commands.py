@@ -142,7 +142,7 @@ class Shell:
 
     def _fork(self, place, script, arguments):
         command = Command(self.log, arguments, script, folder=self.folder)
-        status = command.finish(timeout=300)
+        status = command.finish(timeout=900)
         assert status == 0, f"{place}\nended with {status}:\n{command.output[-3000:]}"
 
     def _start(self, place, line):
