@@ -142,6 +142,29 @@ def test_two_models_stand_side_by_side_and_choose_similar_boxes(explanations, br
     assert page.errors == []
 
 
+@needs_chromium
+def test_what_happens_while_a_picture_is_loaded_waits_for_it(explanations, browser, tmp_path):
+    found = [explanations["SAP-DETR"], explanations["DINO"]]
+    models = [ShownModel("a", NAMES), ShownModel("b", NAMES)]
+    others = [explain(make_predictor(method), IMAGES[1], 6) for method in ("SAP-DETR", "DINO")]
+    pictures = [shown(found), ShownPicture("two.jpg", IMAGES[1], others)]
+    write_page(pictures, models, tmp_path / "view.html")
+    page_text = (tmp_path / "view.html").read_text(encoding="utf-8")
+    turned = "start();\nwindow.dispatchEvent(new Event('resize'));"
+    assert page_text.count("start();\n") == 1
+    (tmp_path / "turned.html").write_text(page_text.replace("start();\n", turned))
+    page = opened(browser, tmp_path / "turned.html")
+    page.evaluate("[1, 0, 1].map((picture) => { showPicture(picture); refresh(); })")
+    page.wait_for(IDLE)
+    assert page.evaluate("viewer.state.picture") == 1
+    for index, other in enumerate(others):
+        query = page.evaluate(f"viewer.query({index})")
+        weights = page.evaluate(f"viewer.weights({index})")
+        last = len(other.boxes) - 1
+        assert weights == pytest.approx(weights_of(other, query, last, 0), abs=1e-5)
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("peak", [1e-9, 1.0, 1e4])
 def test_rounded_weights_sum_up_to_one_exactly(peak):
     generator = np.random.default_rng(0)

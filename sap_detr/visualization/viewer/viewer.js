@@ -3,7 +3,7 @@
 // coordinates are fractions of the picture. `viewer` is for scripts: see the end.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { picture: 0, layer: 0, head: 0, place: null, chosen: [] };
+const state = { picture: null, layer: 0, head: 0, place: null, chosen: [] };
 const OVERLAYS = {
   attention: "attention",
   samples: "samples of the memory",
@@ -20,7 +20,7 @@ const LINES = 12, STRONGEST = 8, NEAR = 5;
 const shown = new Set(["attention", "samples", "box", "way", "cell", "gaussians", "salient", "encoder"]);
 const decoded = new Map();
 const panels = [];
-let changed = false, showing = null;
+let changed = false, showing = null, wanted = 0;
 const $ = (selector, parent = document) => parent.querySelector(selector);
 
 // ---- numbers --------------------------------------------------------------------------------
@@ -400,6 +400,7 @@ function refresh() {
 }
 
 async function show() {
+  if (wanted !== state.picture) await change(wanted);
   const layers = Math.max(...panels.map((panel) => panel.view.layers));
   const heads = Math.max(...panels.map((panel) => panel.view.heads));
   $("#layer").max = layers;
@@ -440,28 +441,33 @@ async function choosePlace(place) {
   await refresh();
 }
 
-async function showPicture(index) {
-  $("#panels").setAttribute("aria-busy", "true");
-  state.picture = index;
-  $("#picture").value = index;
-  state.place = null;
-  const picture = data.pictures[index];
+function showPicture(index) {
+  wanted = index;
+  return refresh();
+}
+
+// What belongs to a picture is there for all panels before any of it is used.
+async function change(index) {
+  const picture = data.pictures[index], loaded = [];
   for (const panel of panels) {
-    panel.view = picture.views[panel.index];
-    panel.arrays = await load(panel.view);
-    panel.pointer = null;
-    panel.query = panel.view.first;
+    loaded.push(await load(picture.views[panel.index]));
     const image = $("img", panel.root);
     image.src = picture.source;
     await image.decode();
+  }
+  panels.forEach((panel, i) => {
+    const view = picture.views[panel.index];
+    Object.assign(panel, { view, arrays: loaded[i], pointer: null, query: view.first });
     // No higher than the window.
     $(".stage", panel.root).style.maxWidth = `calc(75vh * ${picture.width / picture.height})`;
     $(".stage", panel.root).setAttribute("aria-label", `${picture.name}: click a place, or use the keys`);
-  }
+  });
+  state.picture = index;
+  $("#picture").value = index;
+  state.place = null;
   state.layer = Math.max(...panels.map((panel) => panel.view.layers)) - 1;
   state.head = 0;
   offer();
-  await refresh();
 }
 
 // Only what some panel has.
@@ -530,26 +536,27 @@ function move(layer, head) {
   refresh();
 }
 
-function start() {
+async function start() {
   $("#note").textContent = data.note;
   data.models.forEach((model, index) => {
     const root = $("#panel").content.cloneNode(true).firstElementChild;
     $("#panels").append(root);
-    const panel = { index, root, canvas: $("canvas", root) };
     $("h2", root).textContent = model.name;
     root.setAttribute("aria-label", model.name);
-    const stage = $(".stage", root);
-    stage.addEventListener("click", (event) => choosePlace(placeOf(event, panel)));
-    stage.addEventListener("pointermove", (event) => tell(panel, placeOf(event, panel)));
-    panels.push(panel);
+    panels.push({ index, root, canvas: $("canvas", root) });
   });
   data.pictures.forEach((picture, index) => $("#picture").append(new Option(picture.name, index)));
+  window.addEventListener("resize", refresh);
+  await showPicture(0);
+  for (const panel of panels) {
+    const stage = $(".stage", panel.root);
+    stage.addEventListener("click", (event) => choosePlace(placeOf(event, panel)));
+    stage.addEventListener("pointermove", (event) => tell(panel, placeOf(event, panel)));
+  }
   $("#picture").addEventListener("change", (event) => showPicture(Number(event.target.value)));
   $("#layer").addEventListener("input", (event) => move(event.target.value - 1, state.head));
   $("#head").addEventListener("input", (event) => move(state.layer, Number(event.target.value)));
   document.addEventListener("keydown", key);
-  window.addEventListener("resize", refresh);
-  return showPicture(0);
 }
 
 // For scripts: what is shown once #panels is no longer busy.
