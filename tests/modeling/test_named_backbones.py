@@ -302,6 +302,7 @@ RECIPES = [
     "sam_detr/sam_detr_ms_swin_t_50ep.py",
     "dino/dino_swin_t_4scale_12ep.py",
     "dino/dino_lite0_custom.py",
+    "sap_dino_detr/sap_dino_detr_lite0_custom.py",
 ]
 
 
