@@ -285,7 +285,7 @@ def test_nothing_else_reads_files_that_could_run_code():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                arguments = {k.arg for k in node.keywords}
-                if name in UNSAFE or {"allow_pickle", "shell"} & arguments:
+                allowed = {k.arg for k in node.keywords if ast.unparse(k.value) != "False"}
+                if name in UNSAFE or {"allow_pickle", "shell"} & allowed:
                     calls.add((path.relative_to(ROOT).as_posix(), name))
     assert calls == REVIEWED
