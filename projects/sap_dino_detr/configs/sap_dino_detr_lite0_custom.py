@@ -2,12 +2,10 @@ from sap_detr import model_zoo
 
 from .sap_dino_detr_small_custom import model
 
-_lite0 = model_zoo.get_config("common/lite0_custom.py")
-dataloader, dataset, optimizer = _lite0.dataloader, _lite0.dataset, _lite0.optimizer
-lr_multiplier, train = _lite0.lr_multiplier, _lite0.train
+_dino = model_zoo.get_config("dino/dino_lite0_custom.py")
+dataloader, dataset, optimizer = _dino.dataloader, _dino.dataset, _dino.optimizer
+lr_multiplier, train = _dino.lr_multiplier, _dino.train
 
-model.backbone = _lite0.backbone
-model.update(_lite0.pixels)
-model.neck.in_features = model.neck.in_channels = None
-model.neck.embed_dim = 128
+model.backbone, model.neck = _dino.model.backbone, _dino.model.neck
+model.pixel_mean, model.pixel_std = _dino.model.pixel_mean, _dino.model.pixel_std
 train.output_dir = "output/sap_dino_detr_lite0_custom"
