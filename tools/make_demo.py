@@ -20,7 +20,7 @@ from sap_detr.config import load_config
 from sap_detr.data import get_dataset_dicts
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
 from sap_detr.engine.launch import USER_ERRORS
-from sap_detr.visualization import make_validation_sheet, plot_curves
+from sap_detr.visualization import detection_sheet, plot_curves, validation_rows
 
 DEFAULT_CONFIG = "sap_detr/sap_detr_small_shapes.py"
 
@@ -57,15 +57,14 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     (output / "ap.md").write_text(report)
     curves = plot_curves({Path(config).stem: output}, output / "curves.png")
     mapper = instantiate(cfg.dataloader.test.mapper)
-    sheet = make_validation_sheet(
+    rows = validation_rows(
         trainer.checkpointer.model,
         get_dataset_dicts(cfg.dataloader.test.dataset.names),
         mapper,
-        class_names,
-        output / "detections.png",
         score_threshold=0.35,
         pixel_range=mapper.pixel_range,
     )
+    sheet = detection_sheet(rows, output / "detections.png", class_names, score_threshold=0.35)
     print(f"\n{report}\ntable       {output / 'ap.md'}\ncurves      {curves}\ndetections  {sheet}")
 
 

@@ -15,7 +15,7 @@ from .page import ShownModel, ShownPicture, write_page
 from .palette import class_color
 from .points import attention_sheet, draw_points
 from .predictor import Predictor, check_finite
-from .sheet import SheetRow, detection_sheet, make_validation_sheet
+from .sheet import SheetRow, detection_sheet, validation_rows
 from .traces import PointRecorder, QueryTrace
 from .video import FrameReader, FrameWriter, VideoError, plays_in_browsers
 
@@ -43,11 +43,11 @@ __all__ = [
     "draw_points",
     "explain",
     "last_layer_losses",
-    "make_validation_sheet",
     "plays_in_browsers",
     "plot_by_epoch",
     "plot_curves",
     "read_by_epoch",
     "read_metrics",
+    "validation_rows",
     "write_page",
 ]

@@ -91,7 +91,6 @@ def draw_detections(
     detections: Instances | BoxSet,
     class_names: Sequence[str | None] | None = None,
     *,
-    truth: Instances | BoxSet | None = None,
     score_threshold: float = 0.0,
     top_k: int | None = None,
     labels: Labels = "full",
@@ -106,7 +105,6 @@ def draw_detections(
         image: (H, W, 3), RGB; it is not changed.
         detections: found or true boxes, in pixels of ``image``.
         class_names: by class index; the index is written where there is no name.
-        truth: true boxes, drawn as white dashed outlines below the others.
         score_threshold: boxes with lower scores are left out.
         top_k: how many boxes to draw at most, the best ones.
         labels: what is written at the boxes: name and score, the score only, or nothing.
@@ -120,23 +118,18 @@ def draw_detections(
         ValueError: if the image is not an 8-bit RGB image.
     """
     check_image(image)
-    shown = _as_box_set(detections).select(score_threshold, top_k)
-    true = None if truth is None else _as_box_set(truth)
+    if isinstance(detections, Instances):
+        detections = BoxSet.from_instances(detections)
+    shown = detections.select(score_threshold, top_k)
     canvas = Image.fromarray(np.ascontiguousarray(image))
     factor = min_long_side / max(canvas.size)
     if factor > 1:
         size = (max(1, round(canvas.width * factor)), max(1, round(canvas.height * factor)))
         canvas = canvas.resize(size, Image.Resampling.BICUBIC)
         shown = shown.scaled(factor)
-        true = None if true is None else true.scaled(factor)
 
     draw = ImageDraw.Draw(canvas, "RGBA")
     width = line_width(canvas.size)
-    if true is not None:
-        for box in true.boxes:
-            corners = _corners_inside(box, canvas.size)
-            if corners is not None:
-                _draw_dashed(draw, corners, width)
     drawn = [(i, _corners_inside(box, canvas.size)) for i, box in enumerate(shown.boxes)]
     visible = [(i, corners) for i, corners in drawn if corners is not None]
     for i, corners in reversed(visible):  # the best on top
@@ -164,10 +157,6 @@ def line_width(size: tuple[int, int]) -> int:
 def font_size(size: tuple[int, int]) -> int:
     """Height of letters in an image of this (width, height), in pixels."""
     return int(np.clip(round((size[0] * size[1]) ** 0.5 / 46), 11, 40))
-
-
-def _as_box_set(boxes: Instances | BoxSet) -> BoxSet:
-    return boxes if isinstance(boxes, BoxSet) else BoxSet.from_instances(boxes)
 
 
 def _label_text(
@@ -204,20 +193,6 @@ def _draw_outline(
         inner = (x0 + width, y0 + width, x1 - width, y1 - width)
         draw.rectangle(inner, outline=(0, 0, 0, 60), width=1)
     draw.rectangle(corners, outline=color, width=min(width, max(1, min(x1 - x0, y1 - y0) // 2)))
-
-
-def _draw_dashed(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], width: int) -> None:
-    """White dashes on a dark line, readable on any image."""
-    x0, y0, x1, y1 = corners
-    width = max(1, round(width * 0.75))
-    draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 110), width=width + 2)
-    dash = 4 * width
-    for start in range(x0, x1 + 1, 2 * dash):
-        for y in (y0, y1 - width + 1):
-            draw.rectangle((start, y, min(start + dash - 1, x1), y + width - 1), fill="white")
-    for start in range(y0, y1 + 1, 2 * dash):
-        for x in (x0, x1 - width + 1):
-            draw.rectangle((x, start, x + width - 1, min(start + dash - 1, y1)), fill="white")
 
 
 class _Labeler:

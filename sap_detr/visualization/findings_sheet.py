@@ -58,10 +58,7 @@ def findings_sheet(
     rows = [row for finding in ordered for row in _rows_of(finding, per_kind, pixel_range)][:most]
     if not rows:
         return None
-    columns = min(4, max(1, round(len(rows) ** 0.5)))
-    return detection_sheet(
-        rows, out_png, tile_width=_SIZE[0], columns=columns, title="Findings in the data set"
-    )
+    return detection_sheet(rows, out_png, tile_width=_SIZE[0], title="Findings in the data set")
 
 
 def _rows_of(finding: Finding, most: int, pixel_range: PixelRange) -> list[SheetRow]:

@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
@@ -36,8 +35,6 @@ from .palette import class_color, load_font
 from .pixels import Pixels, check_image
 from .predictor import check_finite
 
-Layout = Literal["side_by_side", "overlay"]
-
 _LEGEND_CLASSES = 12
 
 
@@ -53,8 +50,8 @@ class SheetRow:
     """
 
     image: Pixels
-    detections: Instances | BoxSet
-    truth: Instances | BoxSet | None = None
+    detections: BoxSet
+    truth: BoxSet | None = None
     caption: str = ""
 
 
@@ -64,25 +61,20 @@ def detection_sheet(
     class_names: Sequence[str | None] | None = None,
     *,
     score_threshold: float = 0.5,
-    layout: Layout = "side_by_side",
     tile_width: int = 480,
-    columns: int | None = None,
     title: str | None = None,
 ) -> Path:
-    """Draw images with their boxes into one picture.
+    """Draw images with their boxes into one picture, about as wide as high.
 
-    Images are brought to one width, small ones enlarged, before boxes and labels are drawn.
+    Images are brought to one width, small ones enlarged, before boxes and labels are drawn. The
+    truth, where it is known, is to the left of the detections.
 
     Args:
         rows: the images.
         out_png: file to write.
         class_names: by class index.
         score_threshold: detections with lower scores are left out.
-        layout: "side_by_side" puts the truth, where it is known, to the left of the detections;
-            "overlay" draws it into the same image as white dashed outlines.
         tile_width: width of one image in pixels.
-        columns: rows of the argument that stand beside each other; by default as many as make the
-            sheet about as wide as high, and no more than four images.
         title: above the images; by default it says which boxes are which.
 
     Returns:
@@ -93,48 +85,16 @@ def detection_sheet(
     """
     if not rows:
         raise ValueError("a detection sheet needs at least one image")
-    tiles = [draw_row(row, class_names, score_threshold, layout, tile_width) for row in rows]
+    tiles = [draw_row(row, class_names, score_threshold, tile_width) for row in rows]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
-    columns = min(len(tiles), columns or _choose_columns(len(tiles), width, height, tile_width))
+    most = 4 * (tile_width + 4) // width
+    columns = min(len(tiles), max(1, min(most, round(math.sqrt(len(tiles) * height / width)))))
     lines = [beside(tiles[i : i + columns], WIDE_GAP) for i in range(0, len(tiles), columns)]
     if title is None:
-        title = _legend_title(rows, score_threshold, layout)
+        title = _legend_title(rows, score_threshold)
     sheet_width = columns * (width + WIDE_GAP) - WIDE_GAP
     legend = _legend(rows, class_names, score_threshold, title, sheet_width)
     return save_sheet(below([below([legend, lines[0]], GAP), *lines[1:]], WIDE_GAP), out_png)
-
-
-def make_validation_sheet(
-    model: nn.Module,
-    dataset_dicts: Sequence[Mapping[str, Any]],
-    mapper: Callable[[dict[str, Any]], dict[str, Any]],
-    class_names: Sequence[str | None] | None,
-    out_png: str | os.PathLike[str],
-    num_images: int = 12,
-    score_threshold: float = 0.5,
-    pixel_range: PixelRange = FULL_RANGE,
-) -> Path:
-    """Run a model on images of a data set and draw what it finds beside what is there.
-
-    Args:
-        model: a Detectron2 model; it is left in the mode, training or evaluation, that it was in.
-        dataset_dicts: standard dicts with annotations.
-        mapper: maps a dict to the model's input, as for evaluation.
-        class_names: by class index.
-        out_png: file to write.
-        num_images: how many images, taken at equal distances from ``dataset_dicts``.
-        score_threshold: detections with lower scores are left out.
-        pixel_range: how images of more than 8 bits are shown, best as the mapper reads them.
-
-    Returns:
-        The file.
-
-    Raises:
-        NonFiniteDetectionsError: if boxes or scores of the model are not finite.
-        ValueError: if there are no images.
-    """
-    rows = validation_rows(model, dataset_dicts, mapper, num_images, score_threshold, pixel_range)
-    return detection_sheet(rows, out_png, class_names, score_threshold=score_threshold)
 
 
 def validation_rows(
@@ -145,7 +105,15 @@ def validation_rows(
     score_threshold: float = 0.5,
     pixel_range: PixelRange = FULL_RANGE,
 ) -> list[SheetRow]:
-    """Run a model on images of a data set; see :func:`make_validation_sheet`.
+    """Run a model on images of a data set.
+
+    Args:
+        model: a Detectron2 model; it is left in the mode, training or evaluation, that it was in.
+        dataset_dicts: standard dicts with annotations.
+        mapper: maps a dict to the model's input, as for evaluation.
+        num_images: how many images, taken at equal distances from ``dataset_dicts``.
+        score_threshold: detections with lower scores are left out.
+        pixel_range: how images of more than 8 bits are shown, best as the mapper reads them.
 
     Returns:
         What was found beside what is there.
@@ -165,14 +133,12 @@ def validation_rows(
                 inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
                 instances = model([inputs])[0]["instances"]
                 check_finite(instances)
-                found = BoxSet.from_instances(instances)
-                found = found.select(score_threshold)
+                found = BoxSet.from_instances(instances).select(score_threshold)
                 truth = BoxSet.from_annotations(record.get("annotations", ()))
-                caption = (
-                    f"{Path(record['file_name']).name}: {len(truth)} true, {len(found)} detected"
-                )
+                name = Path(record["file_name"]).name
+                caption = f"{name}: {len(truth)} true, {len(found)} detected"
                 rows.append(SheetRow(image, found, truth, caption))
-    finally:
+    finally:  # Detectron2's inference_context does not after an error
         model.train(was_training)
     return rows
 
@@ -181,7 +147,6 @@ def draw_row(
     row: SheetRow,
     class_names: Sequence[str | None] | None = None,
     score_threshold: float = 0.5,
-    layout: Layout = "side_by_side",
     tile_width: int = 480,
 ) -> Picture:
     """Draw one row of a sheet: one or two images with the caption below.
@@ -193,16 +158,11 @@ def draw_row(
     factor = tile_width / width
     size = (tile_width, max(1, round(height * factor)))
     image = np.asarray(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS))
-    found, truth = _scaled(row.detections, factor), _scaled(row.truth, factor)
-    if layout == "overlay" or truth is None:
-        pictures = [
-            draw_detections(image, found, class_names, truth=truth, score_threshold=score_threshold)
-        ]
-    else:
-        pictures = [
-            draw_detections(image, BoxSet(truth.boxes, truth.classes), class_names, labels="none"),
-            draw_detections(image, found, class_names, score_threshold=score_threshold),
-        ]
+    found = row.detections.scaled(factor)
+    pictures = [draw_detections(image, found, class_names, score_threshold=score_threshold)]
+    if row.truth is not None:
+        truth = BoxSet(row.truth.boxes * factor, row.truth.classes)
+        pictures.insert(0, draw_detections(image, truth, class_names, labels="none"))
     tile = beside([Image.fromarray(picture) for picture in pictures], 4)
     lines = row.caption.splitlines()
     colors = [INK if len(lines) > 1 else MUTED, *[MUTED] * len(lines)]
@@ -213,23 +173,10 @@ def draw_row(
     return below([tile, *text])
 
 
-def _scaled(boxes: Instances | BoxSet | None, factor: float) -> Any:
-    if boxes is None:
-        return None
-    return (boxes if isinstance(boxes, BoxSet) else BoxSet.from_instances(boxes)).scaled(factor)
-
-
-def _choose_columns(count: int, width: int, height: int, tile_width: int) -> int:
-    most = max(1, 4 * (tile_width + 4) // width)
-    return max(1, min(most, round(math.sqrt(count * height / width))))
-
-
-def _legend_title(rows: Sequence[SheetRow], score_threshold: float, layout: Layout) -> str:
+def _legend_title(rows: Sequence[SheetRow], score_threshold: float) -> str:
     """Return what the two kinds of boxes are."""
     if all(row.truth is None for row in rows):
         return f"Detections with a score of at least {score_threshold:g}"
-    if layout == "overlay":
-        return f"Colour: detections with a score of at least {score_threshold:g}. Dashes: truth"
     return f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
 
 
@@ -242,7 +189,7 @@ def _legend(
 ) -> Picture:
     """Return the title, and the colours of the classes that occur most."""
     given = [boxes for row in rows for boxes in (row.detections, row.truth) if boxes is not None]
-    shown = [_scaled(boxes, 1.0).select(score_threshold).classes.tolist() for boxes in given]
+    shown = [boxes.select(score_threshold).classes.tolist() for boxes in given]
     counts = Counter(index for classes in shown for index in classes)
     entries = [text_line(title, load_font(15, bold=True), INK, width)]
     for index in sorted(index for index, _ in counts.most_common(_LEGEND_CLASSES)):

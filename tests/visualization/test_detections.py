@@ -122,15 +122,6 @@ def test_tiny_images_and_boxes_can_be_drawn():
         assert draw_detections(image, box_set([[0, 0, 2, 2]]), ["thing"]).shape == image.shape
 
 
-def test_truth_is_dashed_in_white():
-    nothing = box_set(np.zeros((0, 4)))
-    drawn = draw_detections(blank(), nothing, truth=box_set([[20, 30, 100, 90]]))
-    edge = is_color(drawn[30, 20:100], (255, 255, 255))
-    assert edge[0]
-    assert 0.35 < edge.mean() < 0.65
-    assert (drawn[40:80, 40:80] == GREY).all()
-
-
 def test_small_images_are_enlarged_with_their_boxes():
     found = box_set([[20, 30, 60, 90]], [2])
     drawn = draw_detections(blank(), found, labels="none", min_long_side=480)
