@@ -22,10 +22,12 @@ from ..visualization import (
     BoxSet,
     FrameReader,
     FrameWriter,
-    PointRecorder,
+    QueryTrace,
     VideoError,
     attention_sheet,
+    check_points,
     draw_points,
+    explain,
     plays_in_browsers,
 )
 from .picture_files import PredictError
@@ -98,17 +100,16 @@ class PointPainter:
         self.num_rows = num_rows
         model = painter.detector.predictor.model
         try:
-            self.recorder = PointRecorder(model.get_submodule("decoder"))
+            check_points(model.get_submodule("decoder"))
         except ValueError as error:
             raise PredictError(f"--points: {error}") from error
 
     def find(self, images: Sequence[Pixels]) -> list[Instances]:
-        """Return the detections of one image, whose points are remembered."""
-        with self.recorder:
-            return self.painter.find(images)
+        """Return the detections of one image."""
+        return self.painter.find(images)
 
     def draw(self, image: Pixels, found: Instances, title: str, sheet: Path) -> tuple[Pixels, int]:
-        """Draw the image seen last, as the painter does, and points.
+        """Draw as the painter does, and points.
 
         Where something is detected, a sheet of its attention is written, too.
         """
@@ -117,7 +118,8 @@ class PointPainter:
         # A query may be detected as several classes: the best one counts.
         _, first = np.unique(shown.query_index.numpy(), return_index=True)
         queries = shown[torch.from_numpy(np.sort(first))]
-        traces = self.recorder.traces(queries.query_index.tolist())
+        explained = explain(detector.predictor, image, queries=queries.query_index.tolist())
+        traces = [QueryTrace.of(explained, index) for index in range(len(queries))]
         drawn = detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
         drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
         if traces:

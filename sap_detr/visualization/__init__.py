@@ -16,7 +16,7 @@ from .palette import class_color
 from .points import attention_sheet, draw_points
 from .predictor import Predictor, check_finite
 from .sheet import SheetRow, detection_sheet, validation_rows
-from .traces import PointRecorder, QueryTrace
+from .traces import QueryTrace, check_points
 from .video import FrameReader, FrameWriter, VideoError, plays_in_browsers
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "FrameReader",
     "FrameWriter",
     "MetricsError",
-    "PointRecorder",
     "Predictor",
     "QueryTrace",
     "SheetRow",
@@ -36,6 +35,7 @@ __all__ = [
     "VideoError",
     "attention_sheet",
     "check_finite",
+    "check_points",
     "class_color",
     "class_name",
     "detection_sheet",

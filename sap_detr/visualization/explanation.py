@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from ..layers import DeformableAttention
 from ..modeling import (
@@ -26,12 +26,13 @@ from ..modeling import (
 from ..modeling.decoders import DeformableDecoderLayer
 from ..modeling.decoders.point_attention import QueryPosition
 from ..modeling.reference_points import corners_from_sides
-from ..modeling.structures import single_level
 from .pixels import Pixels
 from .predictor import Predictor, check_finite
-from .recording import DecoderRecorder, DotProductAttention, Event, Floats
+from .recording import DecoderRecorder, Floats, LayerRecord
 
 Integers = NDArray[np.int64]
+# A deformable attention, its queries and their points in cells.
+Sampled = tuple[DeformableAttention, Tensor, Tensor]
 
 # Places along the longer and the shorter side of an image where the encoder's samples are kept.
 ENCODER_PLACES = (8, 6)
@@ -52,7 +53,7 @@ class EncoderSamples:
     levels: Integers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
     """What Q queries do in the L layers of a decoder with M heads, in one image.
 
@@ -88,17 +89,17 @@ class Explanation:
     scores: Floats
     classes: Integers
     boxes: Floats
-    points: Floats | None
-    entering_points: Floats | None
-    entering_boxes: Floats | None
-    cells: Floats | None
-    centres: Floats | None
-    spreads: Floats | None
-    salient: Floats | None
+    points: Floats | None = None
+    entering_points: Floats | None = None
+    entering_boxes: Floats | None = None
+    cells: Floats | None = None
+    centres: Floats | None = None
+    spreads: Floats | None = None
+    salient: Floats | None = None
     queries: Integers
-    attention: tuple[Floats, ...] | None
-    samples: Floats | None
-    sample_levels: Integers | None
+    attention: tuple[Floats, ...] | None = None
+    samples: Floats | None = None
+    sample_levels: Integers | None = None
     self_attention: Floats
     encoder: EncoderSamples | None
     detected: Integers
@@ -111,6 +112,7 @@ def explain(
     image: Pixels,
     num_queries: int = 20,
     threshold: float = 0.0,
+    queries: Sequence[int] | None = None,
 ) -> Explanation:
     """Detect in an image, and return what queries did.
 
@@ -120,6 +122,7 @@ def explain(
         image: (H, W, 3), uint8, RGB.
         num_queries: attention and samples are kept of that many queries, those that detect best.
         threshold: of the detections; others are not listed.
+        queries: those of which attention and samples are kept, in place of ``num_queries``.
 
     Raises:
         ValueError: the image is something else, or the model is none that can be explained.
@@ -132,77 +135,56 @@ def explain(
             "(DetectionTransformer), since others have other parts"
         )
     inputs = predictor.prepare(image)
-    encoder = _EncoderRecorder(model.encoder)
-    with DecoderRecorder(model.decoder) as recorder, encoder:
+    sampled: list[Sampled] = []
+
+    def keep(module: DeformableAttention, args: tuple[Any, ...]) -> None:
+        sampled.append((module, args[0], args[1]))
+
+    with DecoderRecorder(model.decoder) as recorder, ExitStack() as hooks:
+        for module in model.encoder.modules():
+            if isinstance(module, DeformableAttention):
+                hooks.callback(module.register_forward_pre_hook(keep).remove)
         [found] = predictor.detect([inputs])
     check_finite(found)
-    memory, predictions = recorder.last_pass()
     with torch.no_grad():
         order = found.scores.argsort(descending=True, stable=True)
-        queries = list(dict.fromkeys(found.query_index[order].tolist()))[:num_queries]
+        if queries is None:
+            queries = list(dict.fromkeys(found.query_index[order].tolist()))[:num_queries]
         shown = order[found.scores[order] >= threshold]
-        scores, classes = _best_classes(predictions, model.num_classes)
-        parts = dict.fromkeys(_OPTIONAL) | explain_layers(recorder, queries)
-        seen = [_dot_product(events[0]).weights(0, queries) for events in recorder.by_layer()]
-        parts["self_attention"] = torch.stack(seen).transpose(1, 2)
-    return Explanation(
-        method=type(model.decoder).__name__,
-        scores=_array(scores),
-        classes=classes.cpu().numpy(),
-        boxes=_array(cxcywh_to_xyxy(predictions.boxes[:, 0])),
-        points=None if predictions.points is None else _array(predictions.points[:, 0]),
-        queries=np.array(queries, dtype=np.int64),
-        encoder=encoder.samples(memory),
-        detected=found.query_index[shown].numpy(),
-        detected_classes=found.pred_classes[shown].numpy(),
-        detected_scores=_array(found.scores[shown]),
-        **{name: _arrays(part) for name, part in parts.items()},
+        scores, classes = _best_classes(recorder.predictions, model.num_classes)
+        return Explanation(
+            method=type(model.decoder).__name__,
+            scores=_array(scores),
+            classes=classes.cpu().numpy(),
+            boxes=_array(cxcywh_to_xyxy(recorder.predictions.boxes[:, 0])),
+            queries=np.array(queries, dtype=np.int64),
+            encoder=_encoder_samples(recorder.memory, sampled) if sampled else None,
+            detected=found.query_index[shown].numpy(),
+            detected_classes=found.pred_classes[shown].numpy(),
+            detected_scores=_array(found.scores[shown]),
+            **explain_decoder(recorder, queries),
+        )
+
+
+def _encoder_samples(memory: Sequence[FeatureMap], sampled: Sequence[Sampled]) -> EncoderSamples:
+    """Return what tokens of the finest level sampled in every layer."""
+    pyramid = Pyramid.of(memory)
+    columns, rows = (int(n) for n in pyramid.extents[0, 0])
+    across, down = ENCODER_PLACES if columns >= rows else ENCODER_PLACES[::-1]
+    x, y = (
+        ((torch.arange(min(count, length)) + 0.5) / min(count, length) * length).long()
+        for count, length in ((across, columns), (down, rows))
     )
-
-
-class _EncoderRecorder:
-    """A context in which the deformable attentions of an encoder are recorded."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        modules = [x for x in encoder.modules() if isinstance(x, DeformableAttention)]
-        self._modules: list[DeformableAttention] = modules
-        self._inputs: list[tuple[Tensor, Tensor]] = []
-        self._handles: list[RemovableHandle] = []
-
-    def __enter__(self) -> _EncoderRecorder:
-        self._inputs = []
-        self._handles = [x.register_forward_pre_hook(self._add) for x in self._modules]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _add(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._inputs.append((args[0], args[1]))
-
-    @torch.no_grad()
-    def samples(self, memory: Sequence[FeatureMap]) -> EncoderSamples | None:
-        """Return what tokens of the finest level sampled; None where nothing was."""
-        if not self._inputs:
-            return None
-        pyramid = Pyramid.of(memory)
-        columns, rows = (int(n) for n in pyramid.extents[0, 0])
-        across, down = ENCODER_PLACES if columns >= rows else ENCODER_PLACES[::-1]
-        x, y = (
-            ((torch.arange(min(count, length)) + 0.5) / min(count, length) * length).long()
-            for count, length in ((across, columns), (down, rows))
-        )
-        tokens = (y[:, None] * pyramid.sizes[0][1] + x).flatten().to(pyramid.tokens.device)
-        samples = []
-        for module, (query, points) in zip(self._modules, self._inputs, strict=True):
-            where, weights = module.samples(query[:1, tokens], points[:1, tokens])
-            samples.append(_samples(where[0], weights[0], pyramid.extents[0]))
-        return EncoderSamples(
-            places=_array(pyramid.centres[0, tokens]),
-            samples=_array(torch.stack(samples, dim=1)),
-            levels=_sample_levels(self._modules[0]),
-        )
+    tokens = (y[:, None] * pyramid.sizes[0][1] + x).flatten().to(pyramid.tokens.device)
+    samples = []
+    for module, query, points in sampled:
+        where, weights = module.samples(query[:1, tokens], points[:1, tokens])
+        samples.append(_samples(where[0], weights[0], pyramid.extents[0]))
+    return EncoderSamples(
+        places=_array(pyramid.centres[0, tokens]),
+        samples=_array(torch.stack(samples, dim=1)),
+        levels=_sample_levels(sampled[0][0]),
+    )
 
 
 def _best_classes(predictions: Predictions, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -213,112 +195,103 @@ def _best_classes(predictions: Predictions, num_classes: int) -> tuple[Tensor, T
     return best.values, best.indices
 
 
-_OPTIONAL = [
-    *("attention", "samples", "sample_levels", "entering_points", "entering_boxes"),
-    *("cells", "centres", "spreads", "salient"),
-]
-
-
-def explain_layers(
-    recorder: DecoderRecorder, queries: Sequence[int], image: int = 0
-) -> dict[str, Any]:
-    """Return what the layers of a decoder did.
+@torch.no_grad()
+def explain_decoder(recorder: DecoderRecorder, queries: Sequence[int]) -> dict[str, Any]:
+    """Return what the layers of a decoder did with the first image of a batch.
 
     Args:
         recorder: has recorded a forward pass.
         queries: attention and samples are those of these.
-        image: index of the image in the batch.
 
     Returns:
-        Those parts of an :class:`Explanation` that the method has and that layers tell, as tensors.
+        Those parts of an :class:`Explanation` that the method has and that the decoder tells.
     """
-    if isinstance(recorder.decoder, DinoDecoder):
-        return _explain_sampling(recorder, recorder.decoder, queries, image)
-    found = _explain_attention(recorder, queries, image)
-    if isinstance(recorder.decoder, SapDetrDecoder):
-        corners = recorder.decoder.query_references(groups=1)[0][0]
-        found["cells"] = torch.cat((corners, corners + 1 / recorder.decoder.grid_size), dim=-1)
+    decoder, predictions = recorder.decoder, recorder.predictions
+    pyramid = Pyramid.of(recorder.memory)
+    found: dict[str, Any] = {}
+    layers: dict[str, list[Tensor]] = {}
+    for record in recorder.layers:
+        parts = {"self_attention": record.attentions[0].weights(queries).transpose(0, 1)}
+        if isinstance(record.module, DeformableDecoderLayer):
+            parts |= _sampling(record, record.module, queries, pyramid.extents[0])
+            found["sample_levels"] = _sample_levels(record.module.cross_attn)
+        else:
+            parts |= _attending(record, queries, recorder.memory)
+        for name, part in parts.items():
+            layers.setdefault(name, []).append(part)
+    for name, stack in layers.items():
+        arrays = tuple(map(_array, stack))
+        found[name] = arrays if name == "attention" else np.stack(arrays)
+    if predictions.points is not None:
+        found["points"] = _array(predictions.points[:, 0])
+    if isinstance(decoder, SapDetrDecoder):
+        corners = decoder.query_references(groups=1)[0][0]
+        found["cells"] = _array(torch.cat((corners, corners + 1 / decoder.grid_size), dim=-1))
+    if isinstance(decoder, DinoDecoder) and decoder.reference.salient:
+        assert predictions.proposals is not None
+        assert predictions.proposals.tokens is not None
+        tokens = predictions.proposals.tokens[0]
+        corners, sides = pyramid.corners[0][tokens], 1 / pyramid.extents[0][pyramid.level[tokens]]
+        found["cells"] = _array(torch.cat((corners, corners + sides), dim=-1))
+    elif isinstance(decoder, DinoDecoder):
+        del found["entering_points"]  # the middles of the boxes
     return found
 
 
-def _explain_attention(
-    recorder: DecoderRecorder, queries: Sequence[int], image: int
-) -> dict[str, Any]:
-    """Parts of layers that attend to all cells of one level."""
-    memory, _ = recorder.last_pass()
-    found: dict[str, list[Tensor]] = {}
-    for events in recorder.by_layer():
-        cross, layer = events[1], events[-1]
-        level = _level_read(cross, memory)
-        extent = _of_image(level.extent(valid_only=True), image)
-        columns, rows = (int(n) for n in extent)
-        weights = _dot_product(cross).weights(image, queries).transpose(0, 1)
-        maps = weights.unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
-        parts = {"attention": maps} | _entering(layer.arguments or {}, image)
-        if cross.comparison is not None:
-            parts |= _places(cross.comparison, extent, image)
-        for name, part in parts.items():
-            found.setdefault(name, []).append(part)
-    return {name: x if name == "attention" else torch.stack(x) for name, x in found.items()}
+def _attending(
+    record: LayerRecord, queries: Sequence[int], memory: Sequence[FeatureMap]
+) -> dict[str, Tensor]:
+    """Parts of a layer that attends to all cells of one level."""
+    level, compared = memory[0], record.comparison
+    if compared is not None:
+        sizes = [tuple(level.features.shape[-2:]) for level in memory]
+        level = memory[sizes.index(compared.memory.size)]
+    extent = level.extent(valid_only=True)[0]
+    columns, rows = (int(n) for n in extent)
+    weights = record.attentions[1].weights(queries).transpose(0, 1)
+    maps = weights.unflatten(-1, level.features.shape[-2:])[..., :rows, :columns]
+    parts = {"attention": maps} | _entering(record.arguments)
+    return parts if compared is None else parts | _places(compared, extent)
 
 
-def _entering(arguments: dict[str, Any], image: int) -> dict[str, Tensor]:
+def _entering(arguments: dict[str, Any]) -> dict[str, Tensor]:
     """Points and boxes among the arguments of a layer, of SAP-DETR or with ``boxes`` (cxcywh)."""
     position = arguments.get("position")
     if isinstance(position, QueryPosition):
-        points, sides = _of_image(position.points, image), _of_image(position.sides, image)
+        points, sides = position.points[0], position.sides[0]
         return {"entering_points": points, "entering_boxes": corners_from_sides(points, sides)}
     if "boxes" in arguments:
-        return {"entering_boxes": cxcywh_to_xyxy(_of_image(arguments["boxes"], image))}
+        return {"entering_boxes": cxcywh_to_xyxy(arguments["boxes"][0])}
     return {}
 
 
-def _places(compared: Comparison, extent: Tensor, image: int) -> dict[str, Tensor]:
+def _places(compared: Comparison, extent: Tensor) -> dict[str, Tensor]:
     """Gaussians and salient points of a layer, (M, Q, 2) each."""
     found = {}
     if compared.gaussian is not None:
-        centre, sharpness = (x[image] for x in compared.gaussian)
-        found["centres"] = _of_image(compared.memory.extent, image) * centre / extent
+        centre, sharpness = (x[0] for x in compared.gaussian)
+        found["centres"] = compared.memory.extent[0] * centre / extent
         # The logit falls by an eighth of (sharpness * distance in cells) ** 2.
         found["spreads"] = 2 / sharpness.abs().clamp(min=1e-6) / extent
     if compared.points is not None:
-        found["salient"] = compared.points[image]
+        found["salient"] = compared.points[0]
     return found
 
 
-def _explain_sampling(
-    recorder: DecoderRecorder, decoder: DinoDecoder, queries: Sequence[int], image: int
-) -> dict[str, Any]:
-    """Parts of layers that sample all levels."""
-    memory, predictions = recorder.last_pass()
-    pyramid = Pyramid.of(memory)
-    extents = _of_image(pyramid.extents, image)
-    found: dict[str, list[Tensor]] = {"samples": [], "entering_points": [], "entering_boxes": []}
-    for events in recorder.by_layer():
-        layer, arguments = cast(DeformableDecoderLayer, events[-1].module), events[-1].arguments
-        assert arguments is not None
-        points, sides = (arguments[name][image, :, 0] for name in ("points", "sides"))
-        content, position = arguments["content"], arguments["position"]
-        content = layer.attend_to_queries(content, position, arguments["allowed"])
-        locations, weights = layer.samples(
-            content, position, arguments["points"], arguments["sides"]
-        )
-        found["samples"].append(_samples(locations[image], weights[image], extents)[queries])
-        finest = torch.cat((extents[0], extents[0]))
-        points, sides = points / extents[0], sides / finest
-        found["entering_points"].append(points)
-        found["entering_boxes"].append(corners_from_sides(points, sides))
-    parts: dict[str, Any] = {name: torch.stack(x) for name, x in found.items()}
-    parts["sample_levels"] = _sample_levels(layer.cross_attn)
-    if decoder.reference.salient:
-        assert predictions.proposals is not None
-        assert predictions.proposals.tokens is not None
-        tokens = predictions.proposals.tokens[image]
-        corners = _of_image(pyramid.corners, image)[tokens]
-        parts["cells"] = torch.cat((corners, corners + 1 / extents[pyramid.level[tokens]]), dim=-1)
-    else:
-        del parts["entering_points"]  # the middles of the boxes
-    return parts
+def _sampling(
+    record: LayerRecord, layer: DeformableDecoderLayer, queries: Sequence[int], extents: Tensor
+) -> dict[str, Tensor]:
+    """Parts of a layer that samples all levels."""
+    given = record.arguments
+    content = layer.attend_to_queries(given["content"], given["position"], given["allowed"])
+    where, weights = layer.samples(content, given["position"], given["points"], given["sides"])
+    finest = extents[0]
+    points, sides = given["points"][0, :, 0] / finest, given["sides"][0, :, 0] / finest.tile(2)
+    return {
+        "samples": _samples(where[0], weights[0], extents)[queries],
+        "entering_points": points,
+        "entering_boxes": corners_from_sides(points, sides),
+    }
 
 
 def _samples(locations: Tensor, weights: Tensor, extents: Tensor) -> Tensor:
@@ -326,35 +299,11 @@ def _samples(locations: Tensor, weights: Tensor, extents: Tensor) -> Tensor:
     return torch.cat((locations / extents[:, None], weights[..., None]), dim=-1).flatten(2, 3)
 
 
-def _of_image(x: Tensor, image: int) -> Tensor:
-    """Return what is one image's of (B or 1, ...)."""
-    return x[image if x.shape[0] > 1 else 0]
-
-
 def _sample_levels(attention: DeformableAttention) -> Integers:
     levels: Integers = np.repeat(np.arange(attention.num_levels), attention.num_points)
     return levels
 
 
-def _level_read(cross: Event, memory: Sequence[FeatureMap]) -> FeatureMap:
-    """Return the level of the memory that a cross-attention reads."""
-    if cross.comparison is None:
-        return single_level(memory)
-    size = cross.comparison.memory.size
-    return next(level for level in memory if tuple(level.features.shape[-2:]) == size)
-
-
-def _dot_product(event: Event) -> DotProductAttention:
-    assert event.attention is not None
-    return event.attention
-
-
 def _array(x: Tensor) -> Floats:
     array: Floats = x.float().cpu().numpy()
     return array
-
-
-def _arrays(x: Any) -> Any:
-    if isinstance(x, list):
-        return tuple(map(_array, x))
-    return _array(x) if isinstance(x, Tensor) else x

@@ -29,10 +29,10 @@ MOST_BYTES = 15_000_000
 _LONG_SIDE = 1280
 # Weights are written as whole multiples of this one.
 _UNITS = 2**24 - 1
-_OF_ALL_QUERIES = [
+_OF_ALL_QUERIES = (
     *("scores", "classes", "boxes", "points", "entering_points", "entering_boxes"),
     *("cells", "centres", "spreads", "salient"),
-]
+)
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,10 @@ def _pack(array: NDArray[Any] | None, weights: bool = False) -> dict[str, Any] |
 
 def _view(found: Explanation) -> dict[str, Any]:
     """Return what the page has of a picture and a model, but for attention and samples."""
-    names = ("scores", "classes", "boxes", "points", "entering_points", "entering_boxes", "cells")
-    arrays = {
-        name: _pack(getattr(found, name)) for name in (*names, "centres", "spreads", "salient")
-    }
     sizes = [x.shape[-2:] for x in found.attention or ()]
     encoder = found.encoder
     return {
-        **arrays,
+        **{name: _pack(getattr(found, name)) for name in _OF_ALL_QUERIES},
         "layers": len(found.boxes),
         "heads": found.self_attention.shape[2],
         "first": int(found.queries[0]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from ..modeling import (
 )
 
 Floats = NDArray[np.float32]
-Recorder = TypeVar("Recorder", bound="DecoderRecorder")
 
 _RECORDED = (MultiheadAttention, PositionedSelfAttention, MemoryAttention, PostNormDecoderLayer)
 
@@ -51,15 +50,15 @@ class DotProductAttention:
     dropout_p: float = 0.0
     scale: float | None = None
 
-    def weights(self, image: int, queries: Sequence[int]) -> Tensor:
-        """Attention weights (M, n, N) of n queries of an image, in full precision."""
+    def weights(self, queries: Sequence[int]) -> Tensor:
+        """Attention weights (M, n, N) of n queries of the first image, in full precision."""
         chosen = torch.as_tensor(queries, dtype=torch.long, device=self.query.device)
-        query, key = full_precision(self.query[image][:, chosen]), full_precision(self.key[image])
+        query, key = full_precision(self.query[0][:, chosen]), full_precision(self.key[0])
         scale = query.shape[-1] ** -0.5 if self.scale is None else self.scale
         logits = scale * query @ key.transpose(-1, -2)
         if self.attn_mask is not None:
             shape = (*self.query.shape[:3], self.key.shape[2])
-            mask = self.attn_mask.expand(shape)[image][:, chosen]
+            mask = self.attn_mask.expand(shape)[0][:, chosen]
             if mask.dtype == torch.bool:
                 logits = logits.masked_fill(~mask, -torch.inf)
             else:
@@ -67,7 +66,7 @@ class DotProductAttention:
         return logits.softmax(-1)
 
 
-class DotProductCapture(TorchFunctionMode):
+class _DotProductCapture(TorchFunctionMode):
     """Keeps the arguments of every scaled dot-product attention computed while it is entered."""
 
     def __init__(self) -> None:
@@ -81,7 +80,6 @@ class DotProductCapture(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run ``func`` as it would without this mode."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self.calls.append(DotProductAttention(*args, **kwargs))
@@ -89,27 +87,36 @@ class DotProductCapture(TorchFunctionMode):
 
 
 @dataclass(frozen=True)
-class Event:
-    """A module of a decoder that ran: an attention, or a layer with its arguments by name."""
+class LayerRecord:
+    """What a decoder layer did.
 
-    module: nn.Module
-    attention: DotProductAttention | None = None
-    comparison: Comparison | None = None
-    arguments: dict[str, Any] | None = None
+    Attributes:
+        module: the layer.
+        arguments: what it was given, by name.
+        attentions: of the queries to each other, then to the memory unless that is deformable.
+        comparison: what the memory was compared with, in a :class:`MemoryAttention`.
+    """
+
+    module: PostNormDecoderLayer
+    arguments: dict[str, Any]
+    attentions: list[DotProductAttention]
+    comparison: Comparison | None
 
 
 class DecoderRecorder:
     """A context in which a decoder's forward passes are recorded; only the last one is kept.
 
-    Recorded are both attentions of every layer, then the layer. Attentions run once more: the
-    second time their dot products are seen. Inside, the decoder predicts with all of its layers.
-    Outside, nothing is different from a decoder that was never recorded.
+    Attentions run once more: the second time their dot products are seen. Inside, the decoder
+    predicts with all of its layers. Outside, nothing is different from a decoder that was never
+    recorded.
 
     Args:
         decoder: whose forward takes the memory first.
 
     Attributes:
-        events: what ran, in that order.
+        memory: what it was given.
+        layers: what these did, in order.
+        predictions: of all layers.
 
     Raises:
         ValueError: its layers are none of :class:`PostNormDecoderLayer`.
@@ -122,31 +129,14 @@ class DecoderRecorder:
                 "sap_detr.modeling.PostNormDecoderLayer"
             )
         self.decoder = decoder
-        self.events: list[Event] = []
-        self._memory: Sequence[FeatureMap] = ()
-        self._predictions: Predictions | None = None
+        self.memory: Sequence[FeatureMap]
+        self.layers: list[LayerRecord] = []
+        self.predictions: Predictions
+        self._attentions: list[DotProductAttention] = []
+        self._comparison: Comparison | None = None
         self._handles: list[RemovableHandle] = []
 
-    def last_pass(self) -> tuple[Sequence[FeatureMap], Predictions]:
-        """Return the memory and the predictions of the last forward.
-
-        Raises:
-            RuntimeError: if no forward pass was recorded.
-        """
-        if self._predictions is None:
-            raise RuntimeError("nothing is recorded: run the model inside of the context first")
-        return self._memory, self._predictions
-
-    def by_layer(self) -> list[list[Event]]:
-        """Return the events of every layer: the attentions in order, the layer last."""
-        layers: list[list[Event]] = [[]]
-        for event in self.events:
-            layers[-1].append(event)
-            if event.arguments is not None:
-                layers.append([])
-        return layers[:-1]
-
-    def __enter__(self: Recorder) -> Recorder:
+    def __enter__(self) -> DecoderRecorder:
         self._handles = [
             self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.decoder.register_forward_hook(self._end),
@@ -163,27 +153,28 @@ class DecoderRecorder:
     def _begin(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        self.events, self._predictions = [], None
-        self._memory = args[0]
+        self.memory, self.layers = args[0], []
+        self._attentions, self._comparison = [], None
         return args[:1], {"all_layers": True}
 
     @torch.no_grad()
     def _add(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if isinstance(module, PostNormDecoderLayer):
             arguments = inspect.signature(module.forward).bind(*args).arguments
-            self.events.append(Event(module, arguments=arguments))
+            record = LayerRecord(module, arguments, self._attentions, self._comparison)
+            self.layers.append(record)
+            self._attentions, self._comparison = [], None
             return
-        compared = None
-        with DotProductCapture() as capture:
+        with _DotProductCapture() as capture:
             if isinstance(module, MemoryAttention):
-                compared = module.compare(*args)
+                compared = self._comparison = module.compare(*args)
                 # Keys that all heads share are not always compared by a dot-product attention.
                 keys = compared.key.expand(-1, module.num_heads, -1, -1)
                 module.read(replace(compared, key=keys))
             else:
                 module.forward(*args)
         (attention,) = capture.calls
-        self.events.append(Event(module, attention, compared))
+        self._attentions.append(attention)
 
     def _end(self, decoder: nn.Module, args: tuple[Any, ...], predictions: Predictions) -> None:
-        self._predictions = predictions
+        self.predictions = predictions

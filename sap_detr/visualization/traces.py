@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from torch import nn
 
-from ..modeling import DinoDecoder, SapDetrDecoder, cxcywh_to_xyxy
-from .explanation import explain_layers
-from .recording import DecoderRecorder, Floats
+from ..modeling import DinoDecoder, SapDetrDecoder
+from .explanation import Explanation
+from .recording import Floats
 
 
 @dataclass(frozen=True)
@@ -47,73 +46,50 @@ class QueryTrace:
     attention: Floats | None = None
     samples: Floats | None = None
 
-
-class PointRecorder(DecoderRecorder):
-    """Records a decoder whose queries have points: SAP-DETR's or SAP-DINO-DETR's.
-
-    ::
-
-        with PointRecorder(model.decoder) as recorder:
-            instances = predictor(image)
-        traces = recorder.traces(instances.query_index.tolist())
-
-    Raises:
-        ValueError: if its queries have no points.
-    """
-
-    def __init__(self, decoder: nn.Module) -> None:
-        if isinstance(decoder, DinoDecoder) and not decoder.reference.salient:
-            raise ValueError(
-                "points can be drawn for models whose queries have some; this one's are boxes "
-                f"({decoder.reference.__name__})"
-            )
-        if not isinstance(decoder, SapDetrDecoder | DinoDecoder):
-            raise ValueError(
-                "points and their attention can be drawn for models with a SapDetrDecoder; this "
-                f"one has a {type(decoder).__name__}, whose queries have no points in a grid"
-            )
-        super().__init__(decoder)
-
-    @torch.no_grad()
-    def traces(self, queries: Sequence[int], image: int = 0) -> list[QueryTrace]:
-        """Return what queries did in the recorded forward pass.
-
-        Args:
-            queries: their indices; for detections, ``query_index`` of the instances.
-            image: index of the image in the batch.
+    @classmethod
+    def of(cls, found: Explanation, index: int) -> QueryTrace:
+        """Return what the query at this place in ``found.queries`` does.
 
         Raises:
-            RuntimeError: if no forward pass was recorded.
+            ValueError: if queries have no points.
         """
-        _, predictions = self.last_pass()
-        assert predictions.points is not None
-        found = explain_layers(self, queries, image)
-        parts = {
-            "cell": found["cells"],
-            "points": predictions.points[:, image],
-            "boxes": cxcywh_to_xyxy(predictions.boxes[:, image]),
-            "entering_points": found["entering_points"],
-            "entering_boxes": found["entering_boxes"],
-        }
-        if "centres" in found:
-            parts["centres"] = found["centres"]
-        cells = found["cells"]
-        if "samples" in found:
-            parts["start"] = (cells[:, :2] + cells[:, 2:]) / 2
-            kept = {"samples": found["samples"]}
-        else:
-            parts["start"] = cells[:, :2]
-            kept = {"attention": torch.stack(found["attention"])}
-        return [
-            QueryTrace(
-                query,
-                **{name: _array(x[..., query, :]) for name, x in parts.items()},
-                **{name: _array(x[:, i]) for name, x in kept.items()},
-            )
-            for i, query in enumerate(queries)
-        ]
+        query = int(found.queries[index])
+        if found.cells is None or found.points is None or found.entering_points is None:
+            raise ValueError(f"the queries of a {found.method} have no points")
+        assert found.entering_boxes is not None
+        cell, centres, attention, samples = (
+            found.cells[query],
+            found.centres,
+            found.attention,
+            found.samples,
+        )
+        return cls(
+            query=query,
+            cell=cell,
+            start=cell[:2] if samples is None else (cell[:2] + cell[2:]) / 2,
+            points=found.points[:, query],
+            boxes=found.boxes[:, query],
+            entering_points=found.entering_points[:, query],
+            entering_boxes=found.entering_boxes[:, query],
+            centres=None if centres is None else centres[:, :, query],
+            attention=None if attention is None else np.stack([x[index] for x in attention]),
+            samples=None if samples is None else samples[:, index],
+        )
 
 
-def _array(x: Tensor) -> Floats:
-    array: Floats = x.float().cpu().numpy()
-    return array
+def check_points(decoder: nn.Module) -> None:
+    """Check that a decoder's queries have points: SAP-DETR's or SAP-DINO-DETR's.
+
+    Raises:
+        ValueError: if they have none.
+    """
+    if isinstance(decoder, DinoDecoder) and not decoder.reference.salient:
+        raise ValueError(
+            "points can be drawn for models whose queries have some; this one's are boxes "
+            f"({decoder.reference.__name__})"
+        )
+    if not isinstance(decoder, SapDetrDecoder | DinoDecoder):
+        raise ValueError(
+            "points and their attention can be drawn for models with a SapDetrDecoder; this "
+            f"one has a {type(decoder).__name__}, whose queries have no points in a grid"
+        )

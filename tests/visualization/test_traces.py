@@ -1,7 +1,9 @@
 """What is recorded is what the decoder computes, and recording leaves no trace."""
 
+import numpy as np
 import pytest
 import torch
+from small_detectors import make_predictor
 
 from sap_detr.modeling import (
     DetrDecoder,
@@ -13,7 +15,9 @@ from sap_detr.modeling import (
     cxcywh_to_xyxy,
 )
 from sap_detr.modeling.decoders import layer as decoder_layer
-from sap_detr.visualization import PointRecorder
+from sap_detr.visualization import QueryTrace, check_points, explain
+from sap_detr.visualization.explanation import explain_decoder
+from sap_detr.visualization.recording import DecoderRecorder
 
 LAYERS, HEADS, GRID = 3, 4, (2, 3)
 
@@ -28,12 +32,18 @@ def make_decoder(**options) -> SapDetrDecoder:
 
 
 def make_memory(padded: bool) -> list[FeatureMap]:
-    """Two images on a map of 5 x 7 cells; if padded, the second has 4 x 6."""
+    """Two images on a map of 5 x 7 cells; if padded, the first has 4 x 6."""
     mask = None
     if padded:
         mask = torch.zeros(2, 5, 7, dtype=torch.bool)
-        mask[1, 4:], mask[1, :, 6:] = True, True
+        mask[0, 4:], mask[0, :, 6:] = True, True
     return [FeatureMap(torch.randn(2, 32, 5, 7), torch.randn(2, 32, 5, 7), mask)]
+
+
+def explained(decoder, memory, queries):
+    with DecoderRecorder(decoder) as recorder:
+        decoder(memory)
+    return explain_decoder(recorder, queries)
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -47,18 +57,15 @@ def test_weights_times_values_is_what_the_module_reads(options, padded):
         layer.cross_attn.out_proj.register_forward_pre_hook(
             lambda module, args, inputs=inputs: inputs.setdefault("first", args[0])
         )
-    with torch.no_grad(), PointRecorder(decoder) as recorder:
+    with torch.no_grad(), DecoderRecorder(decoder) as recorder:
         decoder(make_memory(padded))
-    assert len(recorder.by_layer()) == LAYERS
     queries = [4, 0, 5]
-    for (_, cross, _), expected in zip(recorder.by_layer(), attended, strict=True):
-        for image in range(2):
-            weights = cross.attention.weights(image, queries)
-            assert weights.shape == (HEADS, len(queries), 35)
-            found = (weights @ cross.attention.value[image]).transpose(0, 1).flatten(1)
-            torch.testing.assert_close(
-                found, expected["first"][image, queries], rtol=1e-5, atol=1e-6
-            )
+    for record, expected in zip(recorder.layers, attended, strict=True):
+        _, cross = record.attentions
+        weights = cross.weights(queries)
+        assert weights.shape == (HEADS, len(queries), 35)
+        found = (weights @ cross.value[0]).transpose(0, 1).flatten(1)
+        torch.testing.assert_close(found, expected["first"][0, queries], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("padding_invariant", [True, False])
@@ -71,12 +78,10 @@ def test_centres_are_those_of_the_gaussians(monkeypatch, padding_invariant):
         "gaussian_attention",
         lambda *args, **kwargs: (used.append(args[3]), attend(*args, **kwargs))[1],
     )
-    with PointRecorder(decoder) as recorder:
-        decoder(make_memory(padded=True))
-    (trace,) = recorder.traces([4], image=1)
+    centres = explained(decoder, make_memory(padded=True), [4])["centres"]
     for layer in range(LAYERS):
-        expected = used[2 * layer][1, :, 4] / torch.tensor([6, 4])
-        torch.testing.assert_close(torch.from_numpy(trace.centres[layer]), expected)
+        expected = used[2 * layer][0, :, 4] / torch.tensor([6, 4])
+        torch.testing.assert_close(torch.from_numpy(centres[layer, :, 4]), expected)
 
 
 def test_a_sharp_gaussian_attracts_all_attention_to_the_cell_of_its_centre():
@@ -91,75 +96,96 @@ def test_a_sharp_gaussian_attracts_all_attention_to_the_cell_of_its_centre():
             head = layer.cross_attn.gaussian_head.layers[-1]
             head.weight.zero_()
             head.bias.fill_(40)
-    with PointRecorder(decoder) as recorder:
-        decoder(make_memory(padded=False))
-    for trace in recorder.traces(range(6)):
-        attention = trace.attention[0].reshape(HEADS, -1)
+    found = explained(decoder, make_memory(padded=False), range(6))
+    for query in range(6):
+        attention = found["attention"][0][query].reshape(HEADS, -1)
         rows, columns = attention.argmax(1) // 7, attention.argmax(1) % 7
-        assert (rows == int(trace.centres[0, 0, 1] * 5)).all()
-        assert (columns == int(trace.centres[0, 0, 0] * 7)).all()
+        assert (rows == int(found["centres"][0, 0, query, 1] * 5)).all()
+        assert (columns == int(found["centres"][0, 0, query, 0] * 7)).all()
 
 
-def test_traces_follow_points_and_boxes_through_all_layers():
+def test_points_and_boxes_are_followed_through_all_layers():
     decoder, memory = make_decoder(), make_memory(padded=True)
     given = []
     for layer in decoder.layers:
         layer.register_forward_pre_hook(lambda module, args: given.append(args[1]))
-    with PointRecorder(decoder) as recorder:
+    with DecoderRecorder(decoder) as recorder:
         last = decoder(memory, all_layers=False)
     plain = decoder(memory)
     torch.testing.assert_close(last.boxes[-1], plain.boxes[-1])
-    traces = recorder.traces([5, 1], image=1)
-    assert [trace.query for trace in traces] == [5, 1]
-    for trace in traces:
-        query = trace.query
-        boxes = cxcywh_to_xyxy(plain.boxes[:, 1, query]).detach().numpy()
-        assert trace.points == pytest.approx(plain.points[:, 1, query].detach().numpy(), abs=1e-6)
-        assert trace.boxes == pytest.approx(boxes, abs=1e-6)
-        for layer in range(LAYERS):
-            position = given[layer]
-            image = min(1, len(position.points) - 1)
-            point, sides = position.points[image, query], position.sides[image, query]
-            assert trace.entering_points[layer] == pytest.approx(point.tolist(), abs=1e-6)
-            sizes = trace.entering_boxes[layer, 2:] - trace.entering_boxes[layer, :2]
-            assert sizes == pytest.approx((sides[:2] + sides[2:]).tolist(), abs=1e-6)
-        assert (trace.points >= trace.cell[:2]).all()
-        assert (trace.points <= trace.cell[2:]).all()
-        assert trace.start == pytest.approx(trace.cell[:2])
-        assert trace.attention.shape == (LAYERS, HEADS, 4, 6)
-        assert trace.attention.sum((-1, -2)) == pytest.approx(1, abs=1e-5)
-    assert traces[0].cell == pytest.approx([2 / 3, 1 / 2, 1, 1], abs=1e-3)
-    assert traces[1].cell == pytest.approx([1 / 3, 0.001, 2 / 3, 0.501], abs=1e-3)
-    assert recorder.traces([5])[0].attention.shape == (LAYERS, HEADS, 5, 7)
+    torch.testing.assert_close(recorder.predictions.boxes, plain.boxes)
+    found = explain_decoder(recorder, [5, 1])
+    points = plain.points[:, 0].detach().numpy()
+    assert found["points"] == pytest.approx(points, abs=1e-6)
+    for layer, position in enumerate(given[:LAYERS]):
+        entering = position.points[0].detach().numpy()
+        assert found["entering_points"][layer] == pytest.approx(entering, abs=1e-6)
+        boxes, sides = found["entering_boxes"][layer], position.sides[0].detach()
+        expected = (sides[:, :2] + sides[:, 2:]).numpy()
+        assert boxes[:, 2:] - boxes[:, :2] == pytest.approx(expected, abs=1e-6)
+    cells = found["cells"]
+    assert (points >= cells[:, :2]).all()
+    assert (points <= cells[:, 2:]).all()
+    for maps in found["attention"]:
+        assert maps.shape == (2, HEADS, 4, 6)
+        assert maps.sum((-1, -2)) == pytest.approx(1, abs=1e-5)
+    assert cells[5] == pytest.approx([2 / 3, 1 / 2, 1, 1], abs=1e-3)
+    assert cells[1] == pytest.approx([1 / 3, 0.001, 2 / 3, 0.501], abs=1e-3)
 
 
 def test_without_gaussians_there_are_no_centres():
-    decoder = make_decoder(gaussian=False)
-    with PointRecorder(decoder) as recorder:
-        decoder(make_memory(padded=False))
-    assert recorder.traces([0])[0].centres is None
+    found = explained(make_decoder(gaussian=False), make_memory(padded=False), [0])
+    assert "centres" not in found
 
 
 def test_nothing_is_left_behind_even_after_an_error():
     decoder, memory = make_decoder(), make_memory(padded=False)
-    recorder = PointRecorder(decoder)
+    recorder = DecoderRecorder(decoder)
     with pytest.raises(ValueError, match="single feature level"), recorder:
         decoder(memory * 2)
     for module in decoder.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert decoder(memory, all_layers=False).boxes.shape[0] == 1
-    assert not recorder.events
+    assert not recorder.layers
 
 
-def test_nothing_recorded_is_an_error():
-    with pytest.raises(RuntimeError, match="nothing is recorded"):
-        PointRecorder(make_decoder()).traces([0])
+@pytest.mark.parametrize("method", ["SAP-DETR", "SAP-DINO-DETR"])
+def test_a_trace_is_what_is_explained_of_one_query(method):
+    predictor = make_predictor(method)
+    check_points(predictor.model.decoder)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    found = explain(predictor, image, queries=[7, 3])
+    for index, query in enumerate([7, 3]):
+        trace = QueryTrace.of(found, index)
+        assert trace.query == query
+        for name in ("points", "boxes", "entering_points", "entering_boxes"):
+            assert (getattr(trace, name) == getattr(found, name)[:, query]).all()
+        low, high = found.cells[query, :2], found.cells[query, 2:]
+        assert (trace.cell == found.cells[query]).all()
+        if method == "SAP-DETR":
+            assert (trace.start == low).all()
+            assert (trace.centres == found.centres[:, :, query]).all()
+            assert (trace.attention[-1] == found.attention[-1][index]).all()
+            assert trace.samples is None
+        else:
+            assert (trace.start == (low + high) / 2).all()
+            assert (trace.samples == found.samples[:, index]).all()
+            assert trace.centres is None
+            assert trace.attention is None
 
 
 def test_decoders_without_points_are_refused():
-    with pytest.raises(ValueError, match="DetrDecoder"):
-        PointRecorder(DetrDecoder(3, 5, 1, 32, 4, 16))
+    for decoder, message in [
+        (DetrDecoder(3, 5, 1, 32, 4, 16), "DetrDecoder"),
+        (make_predictor("DINO").model.decoder, "are boxes"),
+        (torch.nn.Identity(), "Identity"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_points(decoder)
+    detr = make_predictor("DETR")
+    with pytest.raises(ValueError, match="queries of a DetrDecoder have no points"):
+        QueryTrace.of(explain(detr, np.zeros((64, 96, 3), np.uint8)), 0)
 
 
 @pytest.mark.parametrize("postprocessor", [SigmoidTopKPostprocessor(7), SoftmaxPostprocessor()])
