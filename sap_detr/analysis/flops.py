@@ -1,4 +1,4 @@
-"""Multiply-adds of a model: counted by torch's FlopCounterMode while it runs on the meta device.
+"""Multiply-adds of a model, by torch's formulas and ours, while it runs on the meta device.
 
 The convention is that of the counter in fvcore and Detectron2, which the published figures of the
 DETR family come from: one fused multiply-add is one FLOP.
@@ -21,9 +21,8 @@ the same total where both count.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,28 +65,19 @@ class FlopCount:
         Raises:
             ValueError: if ``depth`` is less than 1.
         """
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        parts: defaultdict[str, float] = defaultdict(float)
+        parts: Counter[str] = Counter()
         for name, flops in self.modules.items():
-            parts[part_of(name, depth)] += flops
+            parts[part_of(name, depth)] += flops  # type: ignore[assignment]
         return dict(parts)
 
 
 def mean_flops(counts: Sequence[FlopCount]) -> FlopCount:
-    """Return the mean of counts.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if not counts:
-        raise ValueError("there is no mean of no counts")
+    """Return the mean of counts, at least one."""
 
     def mean(mappings: Iterable[Mapping[str, float]]) -> dict[str, float]:
-        sums: defaultdict[str, float] = defaultdict(float)
+        sums: Counter[str] = Counter()
         for mapping in mappings:
-            for name, value in mapping.items():
-                sums[name] += value
+            sums.update(mapping)  # type: ignore[arg-type]
         return {name: value / len(counts) for name, value in sums.items()}
 
     return FlopCount(
@@ -105,21 +95,15 @@ def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:
         run: called once, without gradients. On which device, in training or evaluation mode, and
             whether all layers' heads are computed is up to it.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    others = _OtherOperators()
+    counter = _Counter()
     # Parts are told apart by multiply-adds instead of seconds.
-    timer = PartTimer(lambda: counter.get_total_flops() / PER_MULTIPLY_ADD)
-    with _frozen(model), torch.no_grad(), timer.follow(model.named_modules()), others, counter:
+    timer = PartTimer(lambda: counter.operators.total() / PER_MULTIPLY_ADD)
+    with torch.no_grad(), timer.follow(model.named_modules()), counter:
         modules = timer.run(run, own="")
-    operators = counter.get_flop_counts()["Global"]
     return FlopCount(
         {name: flops for name, flops in modules.items() if flops},
-        {str(operator): flops / PER_MULTIPLY_ADD for operator, flops in operators.items()},
-        {
-            str(operator): calls
-            for operator, calls in others.calls.items()
-            if operator not in counter.flop_registry
-        },
+        {name: flops / PER_MULTIPLY_ADD for name, flops in counter.operators.items()},
+        dict(counter.uncounted),
     )
 
 
@@ -147,42 +131,6 @@ def count_detector_flops(
         return count_flops(model, lambda: model([{"image": image}]))
     finally:
         model.train(was_training)
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """While it is active, no parameter requires a gradient.
-
-    FlopCounterMode hooks into the gradients of what modules are given, and fails on a parameter
-    that a module gets as its input, because without gradients the view of it has no grad_fn.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-class _OtherOperators(TorchDispatchMode):
-    """Lists operators that are not free by convention; those counted are among them."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: Counter[Any] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if not _is_free(func, str(func.overloadpacket)):
-            self.calls[func.overloadpacket] += 1
-        return func(*args, **(kwargs or {}))
 
 
 # torch's formulas have two operations for each multiply-add; so do those below.
@@ -261,3 +209,37 @@ def _is_free(func: Any, name: str) -> bool:
     if namespace == "prim" or func.is_view or torch.Tag.pointwise in func.tags:
         return True
     return namespace == "aten" and operator in _FREE
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations by operator, and calls of those that nothing is known about.
+
+    FlopCounterMode itself is not used: it lists no calls, and its hooks fail on a parameter that a
+    module gets as its input.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+        self._formulas = FlopCounterMode(custom_mapping=FORMULAS).flop_registry
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs, operator = kwargs or {}, func.overloadpacket
+        with self:
+            # In inference mode, what consists of other operators arrives here as a whole.
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        result = func(*args, **kwargs)
+        if (formula := self._formulas.get(operator)) is not None:
+            self.operators[str(operator)] += formula(*args, **kwargs, out_val=result)
+        elif not _is_free(func, str(operator)):
+            self.uncounted[str(operator)] += 1
+        return result

@@ -51,8 +51,6 @@ def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, Para
     Raises:
         ValueError: if ``depth`` is less than 1.
     """
-    if depth < 1:
-        raise ValueError(f"depth must be at least 1, got {depth}")
     parts: defaultdict[str, list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         parts[part_of(name.rpartition(".")[0], depth)].append(parameter)
@@ -60,7 +58,13 @@ def count_parameters_by_part(model: nn.Module, depth: int = 1) -> dict[str, Para
 
 
 def part_of(name: str, depth: int) -> str:
-    """Return the part that a module belongs to: the first ``depth`` pieces of its dotted name."""
+    """Return the part that a module belongs to: the first ``depth`` pieces of its dotted name.
+
+    Raises:
+        ValueError: if ``depth`` is less than 1.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
     return ".".join(name.split(".")[:depth])
 
 

@@ -7,18 +7,19 @@ import logging
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..bad_files import BadFiles
 from ..engine.metrics_file import METRICS_FILE
@@ -34,6 +35,8 @@ _X_LABELS: dict[str, str] = {
     "epoch": "epoch",
     "minutes": "minutes of training, without evaluation",
 }
+# The colours first, then the same with other dashes.
+_LOOKS = cycler(linestyle=["-", "--", ":"]) * cycler(color=SERIES_COLORS)
 _MUTED = "#666666"
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -48,17 +51,24 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
+    "savefig.dpi": 160,
+    "savefig.facecolor": "white",
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
 }
+
+
+# Places on the horizontal axis (n,) and values (n,).
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+# The curves of a run by name, and matplotlib's properties of its lines.
+Run = tuple[Mapping[str, Points], dict[str, Any]]
 
 
 class MetricsError(ValueError):
     """A file of metrics can't be used; the message names it and says why."""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One quantity over the course of a run.
 
     Attributes:
@@ -68,12 +78,6 @@ class Curve:
 
     iterations: NDArray[np.int64]
     values: NDArray[np.float64]
-
-    @property
-    def finite(self) -> Curve:
-        """The part whose values are finite."""
-        keep = np.isfinite(self.values)
-        return Curve(self.iterations[keep], self.values[keep])
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
@@ -130,7 +134,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Curve]:
     }
 
 
-def last_layer_losses(metrics: Mapping[str, Curve]) -> list[str]:
+def last_layer_losses(metrics: Iterable[str]) -> list[str]:
     """Return the last decoder layer's loss terms: ``loss_class`` but not ``loss_class_0``.
 
     Those of proposals and of denoising queries are left out: a picture has room for one set.
@@ -140,7 +144,7 @@ def last_layer_losses(metrics: Mapping[str, Curve]) -> list[str]:
 
 def read_by_epoch(
     path: str | os.PathLike[str], key: str, iterations_per_epoch: int | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> Points:
     """Read a quantity of a run, such as ``bbox/AP``.
 
     Args:
@@ -156,13 +160,60 @@ def read_by_epoch(
         MetricsError: if they can't be read, have no finite value of this quantity, or don't tell
             epochs.
     """
-    run = _Run(str(path), read_metrics(path), "", "-", "epoch", iterations_per_epoch)
-    curve = run.finite(key)
-    if curve is None:
+    curves = _placed(str(path), read_metrics(path), "epoch", iterations_per_epoch)
+    epochs, values = _finite(curves, key)
+    if not len(values):
         raise MetricsError(
             f"the run {str(path)!r} has no {key}: it was not evaluated yet, or not for that"
         )
-    return run.places(curve.iterations), curve.values
+    return epochs, values
+
+
+def _placed(
+    label: str, metrics: Mapping[str, Curve], x: XAxis, iterations_per_epoch: int | None
+) -> dict[str, Points]:
+    """Return the curves of a run over what the horizontal axis counts.
+
+    Between known places, and after the last, they are interpolated.
+    """
+    if x == "iteration":
+        done, places = np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    elif x == "epoch" and iterations_per_epoch is not None:
+        if iterations_per_epoch < 1:
+            raise ValueError(
+                f"iterations_per_epoch must be positive, got {iterations_per_epoch} for {label!r}"
+            )
+        done, places = np.array([0.0, iterations_per_epoch]), np.array([0.0, 1.0])
+    else:
+        key = "epoch" if x == "epoch" else "time"
+        iterations, values = metrics.get(key, _NOTHING)
+        known = np.isfinite(values)
+        if not known.any():
+            remedy = ": give iterations_per_epoch" if x == "epoch" else ""
+            raise MetricsError(
+                f"the run {label!r} has not logged {key!r}, which x={x!r} needs{remedy}"
+            )
+        done, places = np.append(0.0, iterations[known] + 1.0), np.append(0.0, values[known])
+        if key == "time":
+            places[1:] = np.cumsum(np.diff(done) * places[1:]) / 60
+
+    def place(iterations: NDArray[np.int64]) -> NDArray[np.float64]:
+        now = iterations + 1.0  # iteration 0 is logged when the first is completed
+        # An evaluation may follow the last known place.
+        beyond: NDArray[np.float64] = places[-1] / done[-1] * np.maximum(now - done[-1], 0)
+        return np.interp(now, done, places) + beyond
+
+    return {key: (place(curve.iterations), curve.values) for key, curve in metrics.items()}
+
+
+_NOTHING = Curve(np.zeros(0, np.int64), np.zeros(0))
+
+
+def _finite(curves: Mapping[str, Points], key: str) -> Points:
+    """Return what of a curve is finite; nothing where there is no such curve."""
+    places, values = curves.get(key, _NOTHING)
+    keep = np.isfinite(values)
+    return places[keep], values[keep]
 
 
 def plot_curves(
@@ -171,10 +222,9 @@ def plot_curves(
     *,
     x: XAxis = "iteration",
     iterations_per_epoch: int | Mapping[str, int] | None = None,
-    dpi: int = 160,
     bad: BadFiles | None = None,
 ) -> Path:
-    """Draw the losses and APs of runs into one picture.
+    """Draw the losses and APs of runs into one picture, 10 inches wide.
 
     Args:
         runs: the folders (or ``metrics.json`` files) by the label that each shall have.
@@ -183,7 +233,6 @@ def plot_curves(
             that they are those of training alone.
         iterations_per_epoch: needed for ``x="epoch"``: one number for all runs or one for each
             label. Without it the runs must have logged ``epoch``.
-        dpi: pixels per inch; the picture is 10 inches wide.
         bad: gets runs that can't be used, and the others are drawn; without it, the first of them
             is an error.
 
@@ -199,19 +248,15 @@ def plot_curves(
         raise ValueError("there are no runs to plot")
     if x not in _X_LABELS:
         raise ValueError(f"x must be one of {', '.join(_X_LABELS)}, got {x!r}")
-    drawn = []
-    for index, (label, path) in enumerate(runs.items()):
+    drawn: list[Run] = []
+    for (label, path), look in zip(runs.items(), cycle(_LOOKS), strict=False):
         steps = iterations_per_epoch
         steps = steps.get(label) if isinstance(steps, Mapping) else steps
-        color = SERIES_COLORS[index % len(SERIES_COLORS)]
-        dash = ("-", "--", ":")[index // len(SERIES_COLORS) % 3]
         with (bad or BadFiles()).skipping(path):
-            run = _Run(label, read_metrics(path), color, dash, x, steps)
-            run.places(np.zeros(0, np.int64))  # fails now if there is nothing to place it by
-            drawn.append(run)
+            drawn.append((_placed(label, read_metrics(path), x, steps), {**look, "label": label}))
     if bad is not None and not drawn:
         raise MetricsError(listing(bad.reasons.values(), separator="; "))
-    terms = sorted({term for run in drawn for term in last_layer_losses(run.metrics)})
+    terms = sorted({term for curves, _ in drawn for term in last_layer_losses(curves)})
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(10, 6.2 if terms else 3.8), layout="constrained")
         # In one grid the legends of the narrow panels would make the wide ones narrow too.
@@ -234,17 +279,13 @@ def plot_curves(
         highest = max((axes.dataLim.x1 for axes in panels.values() if axes.has_data()), default=0)
         for axes in panels.values():
             axes.set_xlim(0, highest if highest > 0 else 1)
-        handles = [Line2D([], [], label=r.label, color=r.color, linestyle=r.dash) for r in drawn]
+        handles = [Line2D([], [], **look) for _, look in drawn]
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(drawn), 4))
-        return _save(figure, out_png, dpi)
+        return _save(figure, out_png)
 
 
 def plot_by_epoch(
-    panels: Mapping[str, Sequence[Line2D]],
-    out_png: str | os.PathLike[str],
-    *,
-    y_label: str,
-    dpi: int = 160,
+    panels: Mapping[str, Sequence[Line2D]], out_png: str | os.PathLike[str], *, y_label: str
 ) -> Path:
     """Draw curves over epochs, in panels side by side with the same vertical axis.
 
@@ -255,7 +296,6 @@ def plot_by_epoch(
             label and how they are to look.
         out_png: file to write; its ending may also be that of another format, such as ``.pdf``.
         y_label: what the values are.
-        dpi: pixels per inch; a panel is 5 inches wide.
 
     Returns:
         The file.
@@ -265,99 +305,40 @@ def plot_by_epoch(
     """
     if not panels or not all(panels.values()):
         raise ValueError("every panel needs a curve, and there must be a panel")
-    values = np.concatenate([_values(line) for lines in panels.values() for line in lines])
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5 * len(panels), 4.8), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         row[0].set_ylabel(y_label)
-        row[0].set_ylim(5 * math.floor(values.min() / 5), 5 * math.ceil((values.max() + 1) / 5))
         for axes, (title, lines) in zip(row, panels.items(), strict=True):
             axes.set_title(title)
             axes.set_xlabel(_X_LABELS["epoch"])
-            axes.set_xlim(0, max(np.asarray(line.get_xdata())[-1] for line in lines))
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             for line in lines:
-                line.set(marker=_marker(_values(line)), markersize=3.2, clip_on=False)
+                line.set(marker=_marker(line.get_ydata()), markersize=3.2, clip_on=False)
                 axes.add_line(line)
-            _name_ends(
-                axes, [(line, f"{line.get_label()} {_values(line)[-1]:.1f}") for line in lines]
-            )
-        return _save(figure, out_png, dpi)
+            axes.set_xlim(0, axes.dataLim.x1)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            _name_ends(axes, [(line, f"{line.get_label()} {_last(line):.1f}") for line in lines])
+        lowest, highest = min(a.dataLim.y0 for a in row), max(a.dataLim.y1 for a in row)
+        row[0].set_ylim(5 * math.floor(lowest / 5), 5 * math.ceil((highest + 1) / 5))
+        return _save(figure, out_png)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run, and how it is drawn.
-
-    Attributes:
-        label: what it is called.
-        metrics: its curves by name.
-        color, dash: matplotlib's.
-        x: what the horizontal axis counts.
-        steps: iterations per epoch; None to take epochs from the metrics.
-    """
-
-    label: str
-    metrics: Mapping[str, Curve]
-    color: str
-    dash: Any
-    x: XAxis
-    steps: int | None
-
-    def finite(self, key: str) -> Curve | None:
-        """Return the finite part of a curve; None if there is no such value."""
-        curve = self.metrics[key].finite if key in self.metrics else None
-        return curve if curve is not None and len(curve.values) else None
-
-    def places(self, iterations: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Map logged iterations (n,) to places on the horizontal axis (n,).
-
-        Between known places, and after the last, they are interpolated.
-        """
-        # Iteration 0 is logged when the first is completed.
-        done = iterations.astype(np.float64) + 1
-        if self.x == "iteration":
-            return done
-        if self.x == "epoch" and self.steps is not None:
-            if self.steps < 1:
-                raise ValueError(
-                    f"iterations_per_epoch must be positive, got {self.steps} for {self.label!r}"
-                )
-            return np.asarray(done / self.steps)
-        key = "epoch" if self.x == "epoch" else "time"
-        known = self.finite(key)
-        if known is None:
-            remedy = ": give iterations_per_epoch" if self.x == "epoch" else ""
-            raise MetricsError(
-                f"the run {self.label!r} has not logged {key!r}, which x={self.x!r} needs{remedy}"
-            )
-        steps = np.append(0.0, known.iterations + 1.0)
-        places = np.append(0.0, known.values)
-        if key == "time":
-            places[1:] = np.cumsum(np.diff(steps) * known.values) / 60
-        # An evaluation may follow the last known place.
-        beyond: NDArray[np.float64] = places[-1] / steps[-1] * np.maximum(done - steps[-1], 0)
-        beyond += np.interp(done, steps, places)
-        return beyond
-
-
-def _draw_losses(axes: Axes, key: str, runs: Sequence[_Run]) -> None:
+def _draw_losses(axes: Axes, key: str, runs: Sequence[Run]) -> None:
     """Draw one loss: what was logged as a faint line, its running mean as a strong one."""
     axes.set_title(key.replace("total_loss", "Total loss"))
     ends, finite = [], []
-    for run in runs:
-        known = run.finite(key)
-        if known is None:
+    for curves, look in runs:
+        places, values = curves.get(key, _NOTHING)
+        known = np.flatnonzero(np.isfinite(values))
+        if not len(known):
             continue
-        curve = run.metrics[key]
-        places, smooth = run.places(curve.iterations), _running_mean(curve.values)
-        axes.plot(places, curve.values, color=run.color, linewidth=0.8, alpha=0.3)
-        (line,) = axes.plot(places, smooth, color=run.color, linestyle=run.dash, linewidth=1.8)
-        last = np.flatnonzero(np.isfinite(curve.values))[-1]
-        finite.append(known.values)
+        last, smooth = known[-1], _running_mean(values)
+        axes.plot(places, values, color=look["color"], linewidth=0.8, alpha=0.3)
+        (line,) = axes.plot(places, smooth, linewidth=1.8, **look)
+        finite.append(values[known])
         text = np.format_float_positional(smooth[last], precision=3, fractional=False, trim="-")
         if last < len(places) - 1:
-            axes.plot(places[last], smooth[last], "x", color=run.color, markeredgewidth=2)
+            axes.plot(places[last], smooth[last], "x", color=look["color"], markeredgewidth=2)
             text = "not finite"
         ends.append((line, text))
     if not ends:
@@ -371,41 +352,34 @@ def _draw_losses(axes: Axes, key: str, runs: Sequence[_Run]) -> None:
     _name_ends(axes, ends, handlelength=0)  # the panels are narrow
 
 
-def _draw_ap(axes: Axes, runs: Sequence[_Run]) -> None:
+def _draw_ap(axes: Axes, runs: Sequence[Run]) -> None:
     """Draw AP as a strong line, AP50 as a thin dashed one."""
     axes.set_title("Box AP on the validation set, in %")
-    ends, highest = [], 0.0
-    for run in runs:
-        for key, dash, width in (("bbox/AP", run.dash, 1.8), ("bbox/AP50", "--", 1.1)):
-            curve = run.finite(key)
-            if curve is None:
-                continue
-            (line,) = axes.plot(
-                run.places(curve.iterations),
-                curve.values,
-                color=run.color,
-                linestyle=dash,
-                linewidth=width,
-                marker=_marker(curve.values),
-                markersize=3.2,
-                clip_on=False,
-            )
-            highest = max(highest, float(curve.values.max()))
-            ends.append((line, f"{key.removeprefix('bbox/')} {curve.values[-1]:.1f}"))
-    axes.set_ylim(0, max(1.0, min(100.0, 1.08 * highest)) if ends else 100)
-    if ends:
-        _name_ends(axes, ends)
-    else:
+    ends = []
+    for curves, look in runs:
+        for name, own in (("AP", {"linewidth": 1.8}), ("AP50", {"linestyle": "--"})):
+            places, values = _finite(curves, f"bbox/{name}")
+            if len(values):
+                marks = {"marker": _marker(values), "markersize": 3.2, "clip_on": False}
+                (line,) = axes.plot(places, values, **{"linewidth": 1.1, **marks, **look, **own})
+                ends.append((line, f"{name} {values[-1]:.1f}"))
+    if not ends:
+        axes.set_ylim(0, 100)
         _write(axes, "not evaluated yet")
+        return
+    axes.set_ylim(0, max(1.0, min(100.0, 1.08 * axes.dataLim.y1)))
+    _name_ends(axes, ends)
 
 
-def _marker(values: NDArray[np.float64]) -> str:
+def _marker(values: ArrayLike) -> str:
     """Return the marker of a curve's points, which are shown where they are few."""
-    return "o" if len(values) < 40 else ""
+    return "o" if np.size(values) < 40 else ""
 
 
-def _values(line: Line2D) -> NDArray[np.float64]:
-    return np.asarray(line.get_ydata(), np.float64)
+def _last(line: Line2D) -> float:
+    """Return the last finite value of a line."""
+    values = np.asarray(line.get_ydata(), np.float64)
+    return float(values[np.isfinite(values)][-1])
 
 
 def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -419,12 +393,7 @@ def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[Line2D, str]], handlelength: float = 1.8) -> None:
     """Write to the right of the panel what the curves end with, the highest first."""
-
-    def height(end: tuple[Line2D, str]) -> float:
-        values = _values(end[0])
-        return float(values[np.isfinite(values)][-1])
-
-    lines, texts = zip(*sorted(ends, key=height, reverse=True), strict=True)
+    lines, texts = zip(*sorted(ends, key=lambda end: _last(end[0]), reverse=True), strict=True)
     axes.legend(
         lines,
         texts,
@@ -442,8 +411,8 @@ def _write(axes: Axes, text: str) -> None:
     axes.set_yticks([])
 
 
-def _save(figure: Figure, path: str | os.PathLike[str], dpi: int) -> Path:
+def _save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     out = Path(path)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=dpi, facecolor="white")
+    figure.savefig(out)
     return out
