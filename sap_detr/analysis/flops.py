@@ -20,9 +20,10 @@ the same total where both count.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,25 +66,23 @@ class FlopCount:
         Raises:
             ValueError: if ``depth`` is less than 1.
         """
-        parts: Counter[str] = Counter()
+        parts: defaultdict[str, float] = defaultdict(float)
         for name, flops in self.modules.items():
-            parts[part_of(name, depth)] += flops  # type: ignore[assignment]
+            parts[part_of(name, depth)] += flops
         return dict(parts)
 
 
 def mean_flops(counts: Sequence[FlopCount]) -> FlopCount:
     """Return the mean of counts, at least one."""
 
-    def mean(mappings: Iterable[Mapping[str, float]]) -> dict[str, float]:
-        sums: Counter[str] = Counter()
-        for mapping in mappings:
-            sums.update(mapping)  # type: ignore[arg-type]
-        return {name: value / len(counts) for name, value in sums.items()}
+    def mean(mappings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        names = dict.fromkeys(itertools.chain.from_iterable(mappings))
+        return {name: sum(m.get(name, 0) for m in mappings) / len(mappings) for name in names}
 
     return FlopCount(
-        mean(count.modules for count in counts),
-        mean(count.operators for count in counts),
-        mean(count.uncounted for count in counts),
+        mean([count.modules for count in counts]),
+        mean([count.operators for count in counts]),
+        mean([count.uncounted for count in counts]),
     )
 
 
