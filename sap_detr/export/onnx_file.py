@@ -34,11 +34,17 @@ def write_onnx(
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
         exported = torch.onnx.export(
-            program, input_names=INPUTS, output_names=OUTPUTS, external_data=False, verbose=False
+            program,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            external_data=False,
+            verbose=False,
+            optimize=False,
         )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"torch.onnx can't express this model: {error}") from error
     assert exported is not None  # it is None for the old exporter only
+    _simplify(exported.model)
     model = exported.model_proto
     if metadata.precision == "int8":
         model = quantize(model, calibration, _names_of_kept(model), corrected=False)
@@ -50,6 +56,27 @@ def write_onnx(
     with write_atomically(path) as temporary:
         onnx.save_model(model, temporary)
         onnx.checker.check_model(temporary, full_check=True)
+
+
+def _simplify(model: Any) -> None:
+    """Do what the exporter's optimisation does, but for rules that runtimes have themselves.
+
+    One of these compares every node with every other, which takes minutes for DINO.
+    """
+    import onnxscript.optimizer
+    from onnx_ir.passes import Sequential, common
+
+    common.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
+    Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def _in_half(model: Any) -> Any:
