@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from ..check_env import PYPI_EDITION, installed_version
 from ..errors import UserError
 
 SDIST = "detectron2-cdo==0.5"
@@ -35,9 +33,6 @@ SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18
 # archive declares is ever installed: its hash is fixed and its build files are replaced.
 DOWNLOAD_PIP = "pip==25.3"
 DOWNLOAD_PIP_SHA256 = "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
-
-# Distributions made here have versions "0.5+purepython.eHASH", HASH naming the edits.
-LOCAL_VERSION_PREFIX = "0.5+purepython."
 
 PROJECTS = {
     "point_rend": "projects/PointRend/point_rend",
@@ -244,7 +239,7 @@ def edited_version(edits: Sequence[Edit] = EDITS) -> str:
     """Version of the distribution that these edits make; other edits give another version."""
     content = repr([astuple(edit) for edit in edits]) + PYPROJECT + SDIST_SHA256
     # A letter first, because an all-digit part of a local version loses its leading zeros.
-    return f"{LOCAL_VERSION_PREFIX}e{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return f"{PYPI_EDITION}.e{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -257,49 +252,21 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
-def unpack(archive: Path, target: Path) -> Path:
-    """Unpack a .tar.gz of one top-level folder into `target` and return that folder.
-
-    Raises InstallError on links, devices, and paths that lead out of `target`.
-    """
-    root = target.resolve()
-    with tarfile.open(archive, "r:gz") as tar:
-        members = tar.getmembers()
-        for member in members:
-            inside = (root / member.name).resolve().is_relative_to(root)
-            if not inside or not (member.isfile() or member.isdir()):
-                raise InstallError(f"{archive.name}: refusing to unpack the entry {member.name!r}")
-        # Python 3.14 makes this filter the default; early releases of 3.10 and 3.11 lack it.
-        if hasattr(tarfile, "data_filter"):
-            tar.extraction_filter = tarfile.data_filter
-        tar.extractall(root, members)
-    folder, *others = {Path(member.name).parts[0] for member in members}
-    if others:
-        raise InstallError(f"{archive.name}: there must be one top-level folder, not {others} too")
-    return root / folder
-
-
 def apply_edits(package: Path, edits: Sequence[Edit] = EDITS) -> None:
-    """Apply all edits below the folder `package`, or none of them.
+    """Apply edits below the folder `package`.
 
-    Raises InstallError if a file is missing or does not hold the old text as often as stated.
+    Raises InstallError if a file does not hold the old text as often as stated.
     """
-    texts: dict[str, str] = {}
     for edit in edits:
-        if edit.file not in texts:
-            path = package / edit.file
-            if not path.is_file():
-                raise InstallError(f"cannot edit {edit.file}: there is no such file")
-            texts[edit.file] = path.read_text(encoding="utf-8")
-        found = texts[edit.file].count(edit.old)
+        file = package / edit.file
+        text = file.read_text(encoding="utf-8")
+        found = text.count(edit.old)
         if found != edit.count:
             raise InstallError(
                 f"cannot edit {edit.file}: expected to find {edit.old!r} {edit.count} time(s), "
                 f"found it {found} time(s)"
             )
-        texts[edit.file] = texts[edit.file].replace(edit.old, edit.new)
-    for file, text in texts.items():
-        (package / file).write_text(text, encoding="utf-8")
+        file.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
 
 
 def prepare_source(source: Path, version: str) -> None:
@@ -312,13 +279,10 @@ def prepare_source(source: Path, version: str) -> None:
     (source / "pyproject.toml").write_text(PYPROJECT.format(version=version), encoding="utf-8")
 
 
-def _run_python(
-    arguments: Sequence[str], cwd: Path, what: str, environment: dict[str, str] | None = None
-) -> None:
+def _run_python(arguments: Sequence[str], cwd: Path, what: str) -> None:
     result = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -327,24 +291,20 @@ def _run_python(
         raise InstallError(f"{what} failed:\n{result.stdout.strip()}")
 
 
-def _pip(command: str, requirement: str, sha256: str, folder: Path, path: str = "") -> None:
-    """Run a pip command on one requirement whose file has this SHA-256, from a folder.
-
-    `path` is where Python looks for modules first, such as another pip.
-    """
+def _pip(pip: Sequence[str], command: str, requirement: str, sha256: str, folder: Path) -> None:
+    """Run a command of a pip, from a folder, on one requirement whose file has this SHA-256."""
     file = folder / f"{requirement.partition('==')[0]}.txt"
     file.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     options = ["--quiet", "--no-deps", "--require-hashes", "-r", str(file)]
-    arguments = ["-m", "pip", *command.split(), *options]
-    environment = {"PYTHONPATH": path} if path else None
-    _run_python(arguments, folder, f"pip {command} of {requirement}", environment)
+    arguments = [*pip, *command.split(), *options]
+    _run_python(arguments, folder, f"pip {command} of {requirement}")
 
 
 def download_sdist(folder: Path) -> Path:
     """Download the sdist into `folder` with pip, hash-checked, and return its path."""
-    _pip("install --target pip", DOWNLOAD_PIP, DOWNLOAD_PIP_SHA256, folder)
+    _pip(["-m", "pip"], "install --target pip", DOWNLOAD_PIP, DOWNLOAD_PIP_SHA256, folder)
     download = "download --no-build-isolation --no-binary :all: --dest sdist"
-    _pip(download, SDIST, SDIST_SHA256, folder, path=str(folder / "pip"))
+    _pip([str(folder / "pip" / "pip")], download, SDIST, SDIST_SHA256, folder)
     (archive,) = (folder / "sdist").glob("*.tar.gz")
     return archive
 
@@ -362,7 +322,8 @@ def install(sdist: Path | None) -> str:
         folder = Path(name)
         archive = sdist if sdist is not None else download_sdist(folder)
         check_sha256(archive, SDIST_SHA256)
-        source = unpack(archive, folder / "source")
+        shutil.unpack_archive(archive, folder / "source")
+        (source,) = (folder / "source").iterdir()
         prepare_source(source, version)
         _run_python(
             [
@@ -376,20 +337,13 @@ def install(sdist: Path | None) -> str:
     return version
 
 
-def _installed_version() -> str | None:
-    try:
-        return importlib.metadata.version("detectron2")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def existing_installation() -> str | None:
     """Describe the Detectron2 to keep, or return None if one must be installed.
 
     Raises InstallError if a Detectron2 that was not made here is installed but broken.
     """
-    installed = _installed_version()
-    made_here = installed is not None and installed.startswith(LOCAL_VERSION_PREFIX)
+    installed = installed_version("detectron2")
+    made_here = installed is not None and installed.startswith(PYPI_EDITION)
     if made_here and installed != edited_version():
         return None
     # In another process and folder: a half-broken import must not end this process, and a folder

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 
 import pytest
 
@@ -13,7 +11,6 @@ from sap_detr.commands.install_detectron2 import (
     InstallError,
     apply_edits,
     check_sha256,
-    unpack,
 )
 
 
@@ -21,16 +18,6 @@ def write_package(folder, **files):
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     return folder
-
-
-def write_archive(path, *members):
-    """A .tar.gz of (TarInfo or name, text) members."""
-    with tarfile.open(path, "w:gz") as tar:
-        for member, text in members:
-            info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member)
-            info.size = len(text)
-            tar.addfile(info, io.BytesIO(text.encode()))
-    return path
 
 
 def test_edits_of_one_file_are_applied_in_order(tmp_path):
@@ -44,19 +31,12 @@ def test_edits_of_one_file_are_applied_in_order(tmp_path):
     ("text", "words"),
     [("x = 1\n", "found it 0 time"), ("np.int, np.int", "found it 2 time")],
 )
-def test_an_edit_that_matches_another_number_of_times_changes_nothing(tmp_path, text, words):
-    package = write_package(tmp_path, a="import z\n", b=text)
-    edits = [Edit("a.py", "import z", "import y", ""), Edit("b.py", "np.int", "int", "")]
+def test_an_edit_that_matches_another_number_of_times_is_an_error(tmp_path, text, words):
+    package = write_package(tmp_path, b=text)
     with pytest.raises(InstallError, match=words) as error:
-        apply_edits(package, edits)
+        apply_edits(package, [Edit("b.py", "np.int", "int", "")])
     assert "b.py" in str(error.value)
     assert "'np.int' 1 time" in str(error.value)
-    assert (package / "a.py").read_text() == "import z\n"
-
-
-def test_an_edit_of_a_missing_file_names_the_file(tmp_path):
-    with pytest.raises(InstallError, match=r"layers/gone\.py"):
-        apply_edits(tmp_path, [Edit("layers/gone.py", "a", "b", "")])
 
 
 def test_the_hash_is_checked(tmp_path):
@@ -68,36 +48,13 @@ def test_the_hash_is_checked(tmp_path):
 
 
 def test_a_wrong_sdist_ends_the_script_before_anything_is_installed(tmp_path, capsys, monkeypatch):
-    path = write_archive(tmp_path / "sdist.tar.gz", ("top/a.py", "x"))
+    path = tmp_path / "sdist.tar.gz"
+    path.write_bytes(b"content")
     commands = []
     monkeypatch.setattr(install_detectron2, "_run_python", lambda *args: commands.append(args))
     assert main(["install-detectron2", "--force", "--sdist", str(path)]) == 2
     assert "SHA-256" in capsys.readouterr().err
     assert commands == []
-
-
-def test_unpack_returns_the_top_folder(tmp_path):
-    archive = write_archive(tmp_path / "a.tar.gz", ("top/a.py", "x"), ("top/b/c.py", "y"))
-    top = unpack(archive, tmp_path / "out")
-    assert top == (tmp_path / "out" / "top").resolve()
-    assert (top / "b" / "c.py").read_text() == "y"
-
-
-@pytest.mark.parametrize("name", ["../a.py", "/tmp/a.py", "top/../../a.py"])
-def test_unpack_refuses_paths_that_lead_out(tmp_path, name):
-    archive = write_archive(tmp_path / "a.tar.gz", ("top/ok.py", "x"), (name, "x"))
-    with pytest.raises(InstallError, match="refusing to unpack"):
-        unpack(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_unpack_refuses_links(tmp_path):
-    link = tarfile.TarInfo("top/link")
-    link.type = tarfile.SYMTYPE
-    link.linkname = "ok.py"
-    archive = write_archive(tmp_path / "a.tar.gz", ("top/ok.py", "x"), (link, ""))
-    with pytest.raises(InstallError, match="top/link"):
-        unpack(archive, tmp_path / "out")
 
 
 def test_every_edit_changes_something_and_says_why():
@@ -116,7 +73,7 @@ def test_the_version_changes_with_the_edits():
 
 
 def test_another_edition_of_our_own_is_replaced(monkeypatch):
-    monkeypatch.setattr(install_detectron2, "_installed_version", lambda: "0.5+purepython.e0")
+    monkeypatch.setattr(install_detectron2, "installed_version", lambda name: "0.5+purepython.e0")
     assert install_detectron2.existing_installation() is None
 
 
