@@ -63,6 +63,8 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 # The curves of a run by name, and matplotlib's properties of its lines.
 Run = tuple[Mapping[str, Points], dict[str, Any]]
 
+_NOTHING: Points = np.zeros(0), np.zeros(0)
+
 
 class MetricsError(ValueError):
     """A file of metrics can't be used; the message names it and says why."""
@@ -186,7 +188,7 @@ def _placed(
         done, places = np.array([0.0, iterations_per_epoch]), np.array([0.0, 1.0])
     else:
         key = "epoch" if x == "epoch" else "time"
-        iterations, values = metrics.get(key, _NOTHING)
+        iterations, values = metrics.get(key, Curve(np.zeros(0, np.int64), np.zeros(0)))
         known = np.isfinite(values)
         if not known.any():
             remedy = ": give iterations_per_epoch" if x == "epoch" else ""
@@ -200,13 +202,11 @@ def _placed(
     def place(iterations: NDArray[np.int64]) -> NDArray[np.float64]:
         now = iterations + 1.0  # iteration 0 is logged when the first is completed
         # An evaluation may follow the last known place.
-        beyond: NDArray[np.float64] = places[-1] / done[-1] * np.maximum(now - done[-1], 0)
-        return np.interp(now, done, places) + beyond
+        beyond = places[-1] / done[-1] * np.maximum(now - done[-1], 0)
+        placed: NDArray[np.float64] = np.interp(now, done, places) + beyond
+        return placed
 
     return {key: (place(curve.iterations), curve.values) for key, curve in metrics.items()}
-
-
-_NOTHING = Curve(np.zeros(0, np.int64), np.zeros(0))
 
 
 def _finite(curves: Mapping[str, Points], key: str) -> Points:
