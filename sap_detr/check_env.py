@@ -15,12 +15,10 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import sap_detr
 
@@ -163,9 +161,9 @@ def import_problem(module: str, error: BaseException) -> str:
     return f"{module} is installed but does not import ({first_line(error)}): {advice}"
 
 
-def check_packages(report: Report, requirements: Sequence[str] | None = None) -> None:
-    """Add a row for every requirement; by default those of this project."""
-    for requirement in required_packages() if requirements is None else requirements:
+def check_packages(report: Report) -> None:
+    """Add a row for everything that this project requires."""
+    for requirement in required_packages():
         name = requirement_name(requirement)
         module = MODULES.get(name, name)
         names = (name, *OTHER_OPENCV) if module == "cv2" else (name,)
@@ -177,17 +175,13 @@ def check_packages(report: Report, requirements: Sequence[str] | None = None) ->
         report.add(name, value, problem)
 
 
-def check_pairing(report: Report, requirements: Sequence[str] | None = None) -> None:
-    """Add a problem if torchvision's metadata ask for another torch than the installed one.
-
-    ``requirements`` are torchvision's; published wheels name one torch exactly.
-    """
+def check_pairing(report: Report) -> None:
+    """Add a problem if torchvision's metadata ask for another torch than the installed one."""
     version = installed_version("torch")
     if version is None or installed_version("torchvision") is None:
         return
-    if requirements is None:
-        requirements = importlib.metadata.requires("torchvision") or []
-    for requirement in requirements:
+    for requirement in importlib.metadata.requires("torchvision") or []:
+        # Published wheels name one torch exactly.
         release = re.sub(r"\+[\w.]+", "", requirement)
         if requirement_name(requirement) == "torch" and version_problem(release, version):
             report.problems.append(
@@ -206,14 +200,11 @@ def visible_nvidia_gpus() -> list[str]:
     return result.stdout.strip().splitlines() if result.returncode == 0 else []
 
 
-def check_devices(
-    report: Report, torch: Any = None, gpus: Callable[[], Sequence[str]] = visible_nvidia_gpus
-) -> None:
-    """Add the devices torch can use; ``gpus`` returns those that the driver knows."""
-    if torch is None:
-        if import_error("torch"):  # which is a problem of its own
-            return
-        torch = import_module("torch")
+def check_devices(report: Report) -> None:
+    """Add the devices torch can use."""
+    if import_error("torch"):  # which is a problem of its own
+        return
+    torch = import_module("torch")
     if torch.cuda.is_available():
         report.add("CUDA", f"{torch.version.cuda or torch.version.hip}")
         for index in range(torch.cuda.device_count()):
@@ -222,7 +213,7 @@ def check_devices(
             report.add(f"GPU {index}", f"{properties.name}, {gibibytes:.1f} GiB")
         return
     report.add("devices", f"CPU only, {torch.get_num_threads()} threads")
-    if known := gpus():
+    if known := visible_nvidia_gpus():
         reason = (
             f"torch {torch.__version__} is built for the CPU: install torch and torchvision built "
             "for CUDA"
@@ -263,9 +254,9 @@ def check_detectron2(report: Report) -> None:
         report.add(operators, "compiled")
 
 
-def check_dataset_root(report: Report, environment: Mapping[str, str] = os.environ) -> None:
+def check_dataset_root(report: Report) -> None:
     """Add the folder in which Detectron2 looks for data sets."""
-    root = environment.get("DETECTRON2_DATASETS")
+    root = os.environ.get("DETECTRON2_DATASETS")
     missing = "" if Path(root or "datasets").expanduser().is_dir() else ", does not exist"
     if root is None:
         report.add("data sets", f"./datasets{missing} (DETECTRON2_DATASETS is not set)")

@@ -89,8 +89,8 @@ def test_what_is_required_is_what_the_installation_says():
 
 def test_a_missing_hydra_says_what_it_is_for(install):
     report = Report()
-    install({})
-    check_packages(report, ["hydra-core>=1.1"])
+    install({}, required=["hydra-core>=1.1"])
+    check_packages(report)
     assert report.rows == [("hydra-core", "missing")]
     assert "command line" in report.problems[0]
 
@@ -98,8 +98,9 @@ def test_a_missing_hydra_says_what_it_is_for(install):
 def test_an_installed_package_that_fails_to_import_is_a_problem(install):
     report = Report()
     versions = {"torch": "2.14.1", "torchvision": "0.29.1"}
-    install(versions, importer("torch", torchvision=NMS_ERROR))
-    check_packages(report, ["torch>=2.5", "torchvision>=0.20"])
+    required = ["torch>=2.5", "torchvision>=0.20"]
+    install(versions, importer("torch", torchvision=NMS_ERROR), required=required)
+    check_packages(report)
     assert report.rows == [("torch", "2.14.1"), ("torchvision", "0.29.1, does not import")]
     assert len(report.problems) == 1
     assert "built for another torch" in report.problems[0]
@@ -107,9 +108,9 @@ def test_an_installed_package_that_fails_to_import_is_a_problem(install):
 
 def test_any_opencv_distribution_will_do(install):
     report = Report()
-    requirement = "opencv-python-headless>=4.0"
-    install({"opencv-python": "4.9.0"}, importer("cv2"))
-    check_packages(report, [requirement])
+    required = ["opencv-python-headless>=4.0"]
+    install({"opencv-python": "4.9.0"}, importer("cv2"), required=required)
+    check_packages(report)
     assert report.problems == []
 
 
@@ -121,31 +122,45 @@ def test_opencv_without_display_libraries_names_the_headless_edition():
 @pytest.mark.parametrize("torch_version", ["2.14.1", "2.14.1+cpu", None])
 def test_matching_torch_and_torchvision(torch_version, install):
     report = Report()
-    requires = ["numpy", "torch==2.14.1", "pillow!=8.3.*,>=5.3.0"]
-    install({"torch": torch_version, "torchvision": "0.29.1"})
-    check_pairing(report, requires)
+    required = ["numpy", "torch==2.14.1", "pillow!=8.3.*,>=5.3.0"]
+    install({"torch": torch_version, "torchvision": "0.29.1"}, required=required)
+    check_pairing(report)
     assert report.problems == []
 
 
 @pytest.mark.parametrize("requirement", ["torch==2.13.0", "torch (==2.13.0)", "torch==2.13.0+cpu"])
 def test_mismatched_torch_and_torchvision(requirement, install):
     report = Report()
-    install({"torch": "2.14.1", "torchvision": "0.28.0"})
-    check_pairing(report, ["numpy", requirement])
+    required = ["numpy", requirement]
+    install({"torch": "2.14.1", "torchvision": "0.28.0"}, required=required)
+    check_pairing(report)
     [problem] = report.problems
     assert f"torchvision belongs to {requirement}, but torch is 2.14.1" in problem
 
 
-def test_gpus_are_listed_with_their_memory():
+@pytest.fixture
+def devices(monkeypatch):
+    """A function that makes torch and the driver's GPUs be the given ones."""
+
+    def replace(torch: SimpleNamespace, *gpus: str) -> None:
+        monkeypatch.setattr(check_env, "import_module", lambda name: torch)
+        monkeypatch.setattr(check_env, "visible_nvidia_gpus", lambda: list(gpus))
+
+    return replace
+
+
+def test_gpus_are_listed_with_their_memory(devices):
     report = Report()
-    check_devices(report, fake_torch("13.0", gpus=2), lambda: ["Some GPU", "Some GPU"])
+    devices(fake_torch("13.0", gpus=2), "Some GPU", "Some GPU")
+    check_devices(report)
     assert ("GPU 1", "Some GPU, 24.0 GiB") in report.rows
     assert report.problems == []
 
 
-def test_a_machine_without_gpu_is_no_problem():
+def test_a_machine_without_gpu_is_no_problem(devices):
     report = Report()
-    check_devices(report, fake_torch("13.0"), list)
+    devices(fake_torch("13.0"))
+    check_devices(report)
     assert report.rows == [("devices", "CPU only, 2 threads")]
     assert report.problems == []
 
@@ -153,9 +168,10 @@ def test_a_machine_without_gpu_is_no_problem():
 @pytest.mark.parametrize(
     ("cuda", "words"), [(None, "built for the CPU"), ("13.0", "update the driver")]
 )
-def test_a_gpu_that_torch_cannot_use_is_a_problem(cuda, words):
+def test_a_gpu_that_torch_cannot_use_is_a_problem(cuda, words, devices):
     report = Report()
-    check_devices(report, fake_torch(cuda), lambda: ["Some GPU"])
+    devices(fake_torch(cuda), "Some GPU")
+    check_devices(report)
     assert len(report.problems) == 1
     assert words in report.problems[0]
 
@@ -164,7 +180,11 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem(cuda, words):
 def install(monkeypatch):
     """A function that makes the versions and modules of an installation be the given ones."""
 
-    def replace(versions: dict[str, str], import_module=None, compiled: bool = False) -> None:
+    def replace(
+        versions: dict[str, str], import_module=None, compiled: bool = False, required=()
+    ) -> None:
+        monkeypatch.setattr(check_env, "required_packages", lambda: required)
+        monkeypatch.setattr(check_env.importlib.metadata, "requires", lambda name: required)
         monkeypatch.setattr(check_env, "installed_version", versions.get)
         monkeypatch.setattr(check_env, "import_module", import_module or importer())
         monkeypatch.setattr(check_env, "find_spec", lambda name: object() if compiled else None)
@@ -214,12 +234,15 @@ def test_compiled_operators_that_do_not_load_are_a_problem(install):
     assert "compiled for another torch" in report.problems[0]
 
 
-def test_a_data_set_root_that_does_not_exist_is_a_problem(tmp_path):
+def test_a_data_set_root_that_does_not_exist_is_a_problem(tmp_path, monkeypatch):
     report = Report()
-    check_dataset_root(report, {"DETECTRON2_DATASETS": str(tmp_path)})
-    check_dataset_root(report, {})
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    check_dataset_root(report)
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    check_dataset_root(report)
     assert report.problems == []
-    check_dataset_root(report, {"DETECTRON2_DATASETS": str(tmp_path / "absent")})
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "absent"))
+    check_dataset_root(report)
     assert len(report.problems) == 1
 
 

@@ -7,7 +7,9 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -15,8 +17,7 @@ from ..errors import UserError
 from .tables import WORKLOAD_COLUMNS, Columns, Record, cell, mebibytes, record_table
 from .workload import MODES, BenchmarkModel, Workload
 
-# What a process returns: name to bytes.
-Measure = Callable[[Workload, str, int | None], Mapping[str, int]]
+T = TypeVar("T")
 
 MEMORY_NOTE = {
     "cpu": (
@@ -39,15 +40,12 @@ class MeasureError(UserError, RuntimeError):
     """A process that was to measure something failed."""
 
 
-def memory_record(
-    workload: Workload, threads: int | None = None, measure: Measure | None = None
-) -> Record:
+def memory_record(workload: Workload, threads: int | None = None) -> Record:
     """Measure the largest memory of inference on one image, and of training steps.
 
     Args:
         workload: what to measure, on random images.
         threads: of torch in the measuring process; None for its default.
-        measure: runs one mode; by default :func:`peak_memory` in a new process.
 
     Returns:
         The identity of the workload, and for ``inference`` and ``training`` what
@@ -56,22 +54,32 @@ def memory_record(
     Raises:
         MeasureError: if a measuring process fails; the message says how.
     """
-    measure = measure or _in_new_process
-    return {
-        **workload.identity,
-        "device": workload.device,
-        **{mode: dict(measure(workload, mode, threads)) for mode in MODES},
+    measured = {
+        mode: in_new_process(
+            f"{mode} of {workload.config}", partial(peak_memory, workload, mode, threads)
+        )
+        for mode in MODES
     }
+    return {**workload.identity, "device": workload.device, **measured}
 
 
-def _in_new_process(workload: Workload, mode: str, threads: int | None) -> Mapping[str, int]:
+def in_new_process(what: str, measure: Callable[[], T]) -> T:
+    """Run a function in a process that does nothing else.
+
+    Args:
+        what: is measured.
+        measure: measures it.
+
+    Raises:
+        MeasureError: if it fails; the message says how.
+    """
     # A forked process would begin with the memory of this one.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
         try:
-            return process.submit(peak_memory, workload, mode, threads).result()
+            return process.submit(measure).result()
         except Exception as error:
-            raise MeasureError(f"measuring {mode} of {workload.config} failed: {error}") from error
+            raise MeasureError(f"measuring {what} failed: {error}") from error
 
 
 def peak_memory(workload: Workload, mode: str, threads: int | None = None) -> dict[str, int]:
@@ -104,27 +112,24 @@ def peak_memory(workload: Workload, mode: str, threads: int | None = None) -> di
         torch.cuda.synchronize()
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         return {"model": model, "peak": peak, "reserved": reserved}
-    return {"imports": imports, "model": model, "peak": peak_resident()}
-
-
-def resident() -> int:
-    """Return resident memory of this process in bytes; its peak where the system says only that."""
-    return _resident("VmRSS")
-
-
-def peak_resident() -> int:
-    """Return largest resident memory of this process in bytes, since start or the last reset."""
-    return _resident("VmHWM")
+    return {"imports": imports, "model": model, "peak": resident(peak=True)}
 
 
 def reset_peak_resident() -> None:
-    """Let :func:`peak_resident` begin anew where the system allows it."""
+    """Let its peak begin anew where the system allows it."""
     # Elsewhere the peak includes imports and building, which need less than most runs.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _resident(key: str) -> int:
+def resident(peak: bool = False) -> int:
+    """Return the resident memory of this process in bytes.
+
+    Args:
+        peak: return the largest since the start, or the last reset. Where the system says only
+            that, it is returned in any case.
+    """
+    key = "VmHWM" if peak else "VmRSS"
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith(f"{key}:"):

@@ -34,12 +34,6 @@ SDIST_SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18
 DOWNLOAD_PIP = "pip==25.3"
 DOWNLOAD_PIP_SHA256 = "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
 
-PROJECTS = {
-    "point_rend": "projects/PointRend/point_rend",
-    "deeplab": "projects/DeepLab/deeplab",
-    "panoptic_deeplab": "projects/Panoptic-DeepLab/panoptic_deeplab",
-}
-
 # Replaces setup.py, which imports torch and lists sources of an extension that the archive lacks.
 PYPROJECT = """\
 [build-system]
@@ -85,7 +79,6 @@ CHECK = """\
 import detectron2.config, detectron2.data, detectron2.engine, detectron2.evaluation
 import detectron2.model_zoo, detectron2.modeling, detectron2.utils.analysis
 import detectron2.utils.visualizer
-from detectron2.projects import deeplab, point_rend
 detectron2.model_zoo.get_config_file("common/train.py")
 """
 
@@ -272,8 +265,6 @@ def apply_edits(package: Path, edits: Sequence[Edit] = EDITS) -> None:
 def prepare_source(source: Path, version: str) -> None:
     """Turn the unpacked sdist at `source` into a pure-Python source tree of `detectron2`."""
     apply_edits(source / "detectron2")
-    for name, folder in PROJECTS.items():
-        shutil.move(source / folder, source / "detectron2" / "projects" / name)
     for leftover in ("setup.py", "setup.cfg", "PKG-INFO"):
         (source / leftover).unlink(missing_ok=True)
     (source / "pyproject.toml").write_text(PYPROJECT.format(version=version), encoding="utf-8")

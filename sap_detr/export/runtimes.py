@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-from ..analysis import BenchmarkModel, MeasureError, Workload
-from ..analysis.memory import peak_resident, reset_peak_resident, resident
+from ..analysis import BenchmarkModel, Workload
+from ..analysis.memory import in_new_process, reset_peak_resident, resident
 from ..analysis.tables import Columns, Record, cell, record_table
 from ..analysis.timing import in_turns, statistics
 from ..data import build_test_augmentations
@@ -86,7 +84,7 @@ def runtime_record(
                     [a / b for a, b in zip(seconds["eager"], of_runtime, strict=True)]
                 ),
                 "bytes": _file_size(files[name]) if name in files else None,
-                "memory": _in_new_process(workload, files.get(name), threads),
+                "memory": _memory(workload, files.get(name), threads),
             }
             for name, of_runtime in seconds.items()
         }
@@ -132,15 +130,10 @@ def _file_size(file: Path) -> int:
     return sum(part.stat().st_size for part in file.parent.iterdir())
 
 
-def _in_new_process(workload: Workload, file: Path | None, threads: int) -> int:
-    # A forked process would begin with the memory of this one.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as process:
-        try:
-            return process.submit(_peak_memory, workload, file, threads).result()
-        except Exception as error:
-            name = workload.config if file is None else file.name
-            raise MeasureError(f"measuring the memory of {name} failed: {error}") from error
+def _memory(workload: Workload, file: Path | None, threads: int) -> int:
+    name = workload.config if file is None else file.name
+    measure = partial(_peak_memory, workload, file, threads)
+    return in_new_process(f"the memory of {name}", measure)
 
 
 def _peak_memory(workload: Workload, file: Path | None, threads: int) -> int:
@@ -158,4 +151,4 @@ def _peak_memory(workload: Workload, file: Path | None, threads: int) -> int:
         run = partial(open_exported(file, threads)[0], *batch)
     for _ in range(2):
         run()
-    return peak_resident() - before
+    return resident(peak=True) - before

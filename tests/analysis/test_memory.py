@@ -5,10 +5,9 @@ import sys
 
 import pytest
 
-from sap_detr.analysis import MeasureError, Workload, memory_record, memory_report
+from sap_detr.analysis import MeasureError, Workload, memory, memory_record, memory_report
 from sap_detr.analysis.memory import (
     peak_memory,
-    peak_resident,
     reset_peak_resident,
     resident,
 )
@@ -23,11 +22,11 @@ def test_resident_memory():
         block.write(b"x" * len(block))
         assert resident() - before > 60 * 2**20
     reset_peak_resident()
-    settled = peak_resident()
+    settled = resident(peak=True)
     with mapped(48) as block:
         for _ in range(48):
             block.write(b"x" * 2**20)
-    assert 40 * 2**20 < peak_resident() - settled < 80 * 2**20
+    assert 40 * 2**20 < resident(peak=True) - settled < 80 * 2**20
 
 
 def mapped(mebibytes):
@@ -35,24 +34,27 @@ def mapped(mebibytes):
     return mmap.mmap(-1, mebibytes * 2**20)
 
 
-def test_record_and_report():
+def test_record_and_report(monkeypatch):
     asked = []
 
-    def measure(workload, mode, threads):
-        asked.append((workload.config, mode, threads))
+    def measure(what, function):
+        workload, mode, threads = function.args
+        asked.append((what, threads))
+        if workload.device == "cuda":
+            return {"model": 0, "peak": 2**20, "reserved": 2**21}
         peak = {"inference": 30, "training": 70}[mode]
         return {"imports": 10 * 2**20, "model": 20 * 2**20, "peak": peak * 2**20}
 
-    record = memory_record(Workload("a.py", size=(64, 96), batch=2), 3, measure)
-    assert asked == [("a.py", "inference", 3), ("a.py", "training", 3)]
+    monkeypatch.setattr(memory, "in_new_process", measure)
+    record = memory_record(Workload("a.py", size=(64, 96), batch=2), 3)
+    assert asked == [("inference of a.py", 3), ("training of a.py", 3)]
     assert record["inference"]["peak"] == 30 * 2**20
     assert record["size"] == [64, 96]
     table = memory_report([record])
     config, size, precision, *cells = table.splitlines()[2].split()
     assert (config, size, precision) == ("a.py", "64x96", "float32")
     assert cells == ["2", "10", "20", "30", "(10)", "70", "(50)"]
-    on_gpu = {"model": 0, "peak": 2**20, "reserved": 2**21}
-    record = memory_record(Workload("a.py", device="cuda"), None, lambda *_: on_gpu)
+    record = memory_record(Workload("a.py", device="cuda"))
     assert "1 (2)" in memory_report([record], "github")
 
 
