@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from .palette import RGB, class_color, load_font, shorten, text_color_on
 from .pixels import Pixels, check_image
 
-Labels = Literal["full", "score", "none"]
+Labels = Literal["full", "none"]
 
 _SMALLEST_FONT = 7
 
@@ -73,12 +73,12 @@ class BoxSet:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def select(self, score_threshold: float = 0.0, top_k: int | None = None) -> BoxSet:
-        """Return the best ``top_k`` boxes of this score or more, best first; all without scores."""
+    def select(self, score_threshold: float) -> BoxSet:
+        """Return the boxes of this score or more, best first; all without scores."""
         if self.scores is None:
             return self
         order = np.argsort(-self.scores, kind="stable")
-        order = order[self.scores[order] >= score_threshold][:top_k]
+        order = order[self.scores[order] >= score_threshold]
         return BoxSet(self.boxes[order], self.classes[order], self.scores[order])
 
     def scaled(self, factor: float) -> BoxSet:
@@ -92,7 +92,6 @@ def draw_detections(
     class_names: Sequence[str | None] | None = None,
     *,
     score_threshold: float = 0.0,
-    top_k: int | None = None,
     labels: Labels = "full",
     min_long_side: int = 0,
 ) -> Pixels:
@@ -106,8 +105,7 @@ def draw_detections(
         detections: found or true boxes, in pixels of ``image``.
         class_names: by class index; the index is written where there is no name.
         score_threshold: boxes with lower scores are left out.
-        top_k: how many boxes to draw at most, the best ones.
-        labels: what is written at the boxes: name and score, the score only, or nothing.
+        labels: what is written at the boxes: name and score, or nothing.
         min_long_side: smaller images are enlarged to this length of the long side, so that labels
             are readable.
 
@@ -120,7 +118,7 @@ def draw_detections(
     check_image(image)
     if isinstance(detections, Instances):
         detections = BoxSet.from_instances(detections)
-    shown = detections.select(score_threshold, top_k)
+    shown = detections.select(score_threshold)
     canvas = Image.fromarray(np.ascontiguousarray(image))
     factor = min_long_side / max(canvas.size)
     if factor > 1:
@@ -137,9 +135,9 @@ def draw_detections(
     if labels != "none":
         labeler = _Labeler(draw, canvas.size, [corners for _, corners in visible])
         for i, corners in visible:
-            text = _label_text(shown, i, class_names, labels)
-            if text:
-                labeler.draw(text, corners, class_color(int(shown.classes[i])))
+            number = int(shown.classes[i])
+            score = "" if shown.scores is None else f" {shown.scores[i]:.2f}"
+            labeler.draw(class_name(class_names, number) + score, corners, class_color(number))
     return np.asarray(canvas)
 
 
@@ -157,15 +155,6 @@ def line_width(size: tuple[int, int]) -> int:
 def font_size(size: tuple[int, int]) -> int:
     """Height of letters in an image of this (width, height), in pixels."""
     return int(np.clip(round((size[0] * size[1]) ** 0.5 / 46), 11, 40))
-
-
-def _label_text(
-    shown: BoxSet, index: int, class_names: Sequence[str | None] | None, labels: Labels
-) -> str:
-    score = "" if shown.scores is None else f"{shown.scores[index]:.2f}"
-    if labels == "score":
-        return score
-    return f"{class_name(class_names, int(shown.classes[index]))} {score}".strip()
 
 
 def _corners_inside(

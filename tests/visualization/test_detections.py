@@ -43,7 +43,7 @@ def test_the_image_that_is_given_is_left_alone():
     assert drawn.dtype == np.uint8
 
 
-def test_threshold_and_number_of_boxes():
+def test_threshold():
     found = box_set([[5, 5, 30, 30], [50, 50, 80, 80], [90, 5, 120, 30]], scores=[0.6, 0.9, 0.4])
 
     def classes_drawn(**kwargs):
@@ -52,7 +52,6 @@ def test_threshold_and_number_of_boxes():
 
     assert classes_drawn() == [0, 1, 2]
     assert classes_drawn(score_threshold=0.5) == [0, 1]
-    assert classes_drawn(top_k=1) == [1]
     assert classes_drawn(score_threshold=0.95) == []
 
 
