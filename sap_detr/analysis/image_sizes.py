@@ -12,14 +12,11 @@ from ..data import resized_shape
 ORDERS = ("file", "id")
 
 
-def coco_val2017_sizes(
-    order: str, short_side: int = 800, max_size: int = 1333
-) -> list[tuple[int, int]]:
-    """(height, width) in pixels of the first 100 images of COCO val2017, resized for inference.
+def coco_val2017_sizes(order: str) -> list[tuple[int, int]]:
+    """(height, width) in pixels of the first 100 images of COCO val2017, resized to 800/1333.
 
     Args:
         order: "file" or "id", see ``ORDERS``.
-        short_side, max_size: see :func:`sap_detr.data.resized_shape`.
 
     Raises:
         ValueError: if there is no such order.
@@ -28,4 +25,4 @@ def coco_val2017_sizes(
         raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
     file = resources.files(__package__) / "coco_val2017_first100_sizes.json"
     images = json.loads(file.read_text(encoding="utf-8"))[order]
-    return [resized_shape(height, width, short_side, max_size) for _, height, width in images]
+    return [resized_shape(height, width, 800, 1333) for _, height, width in images]
