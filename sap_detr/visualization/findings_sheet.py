@@ -22,6 +22,8 @@ from .palette import class_color
 from .pixels import Pixels
 from .sheet import SheetRow, detection_sheet
 
+# Most examples of each kind, and altogether.
+_MOST_OF_KIND, _MOST = 4, 32
 _SIZE = (480, 360)  # of a tile's picture, width and height in pixels
 _EMPTY = (228, 228, 228)
 # Boxes that are smaller in the picture are shown enlarged in a corner of it.
@@ -38,8 +40,6 @@ _NO_BOXES = BoxSet(np.zeros((0, 4)), np.zeros(0, np.int64))
 def findings_sheet(
     findings: Sequence[Findings],
     out_png: str | os.PathLike[str],
-    per_kind: int = 4,
-    most: int = 32,
     pixel_range: PixelRange = FULL_RANGE,
 ) -> Path | None:
     """Draw examples of everything that can be seen in an image; errors come first.
@@ -47,24 +47,22 @@ def findings_sheet(
     Args:
         findings: what was found.
         out_png: file to write.
-        per_kind: most examples of each kind.
-        most: most examples altogether.
         pixel_range: how images of more than 8 bits are shown.
 
     Returns:
         The file; None if there is nothing to be seen, and no file was written.
     """
     ordered = [f for severity in _ORDER for found in findings for f in found.of(severity)]
-    rows = [row for finding in ordered for row in _rows_of(finding, per_kind, pixel_range)][:most]
+    rows = [row for finding in ordered for row in _rows_of(finding, pixel_range)][:_MOST]
     if not rows:
         return None
     return detection_sheet(rows, out_png, tile_width=_SIZE[0], title="Findings in the data set")
 
 
-def _rows_of(finding: Finding, most: int, pixel_range: PixelRange) -> list[SheetRow]:
+def _rows_of(finding: Finding, pixel_range: PixelRange) -> list[SheetRow]:
     rows: list[SheetRow] = []
     for example in finding.examples:
-        if len(rows) == most:
+        if len(rows) == _MOST_OF_KIND:
             break
         try:
             picture = draw_example(example, pixel_range)
