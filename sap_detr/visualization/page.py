@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import itertools
 import json
@@ -67,17 +66,13 @@ def write_page(
     pictures: Sequence[ShownPicture],
     models: Sequence[ShownModel],
     out_html: str | os.PathLike[str],
-    title: str = "What the queries do",
-    most_bytes: int = MOST_BYTES,
 ) -> dict[str, int]:
-    """Write a page.
+    """Write a page of at most ``MOST_BYTES``: attention is kept of as many queries as fit.
 
     Args:
         pictures: one or more.
         models: one, or two that stand beside each other.
         out_html: file to write.
-        title: of the page.
-        most_bytes: the attention of as many queries is kept as makes the page no larger.
 
     Returns:
         ``bytes`` of the page, ``kept``, the queries whose attention is in it, and ``left_out``,
@@ -85,7 +80,7 @@ def write_page(
 
     Raises:
         ValueError: there is nothing to show, a picture has not one explanation for each model, or
-            ``most_bytes`` are too few for anything.
+            there is no room for even one query of each.
     """
     if not pictures or not models:
         raise ValueError("a page needs at least one picture and one model")
@@ -114,7 +109,7 @@ def write_page(
             for picture, of_picture in zip(pictures, views, strict=True)
         ],
     }
-    room = most_bytes - len(_fill(data, title)) - 300
+    room = MOST_BYTES - len(_fill(data)) - 300
     kept = 0
     for view, query, part in _by_rank(pictures, views):
         room -= len(json.dumps(part)) + 20
@@ -125,15 +120,15 @@ def write_page(
     left_out = sum(len(x.queries) for picture in pictures for x in picture.explanations) - kept
     if kept < sum(map(len, views)):
         raise ValueError(
-            f"{len(pictures)} pictures do not fit into a page of {most_bytes / 1e6:g} MB: "
+            f"{len(pictures)} pictures do not fit into a page of {MOST_BYTES / 1e6:g} MB: "
             "show fewer"
         )
     if left_out:
         data["note"] = (
             f"Attention is kept of {kept} queries; for {left_out} there was no room in a page of "
-            f"{most_bytes / 1e6:g} MB. Fewer pictures leave more."
+            f"{MOST_BYTES / 1e6:g} MB. Fewer pictures leave more."
         )
-    page = _fill(data, title)
+    page = _fill(data)
     Path(out_html).write_bytes(page)
     return {"bytes": len(page), "kept": kept, "left_out": left_out}
 
@@ -247,20 +242,16 @@ def _jpeg(image: Pixels) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _fill(data: dict[str, Any], title: str) -> bytes:
+def _fill(data: dict[str, Any]) -> bytes:
     """Return the page with this data."""
     source = files(__package__) / "viewer"
-    # "<" would end the script that the data stands in.
     parts = {
-        "title": html.escape(title),
         "style": (source / "viewer.css").read_text(encoding="utf-8"),
         "script": (source / "viewer.js").read_text(encoding="utf-8"),
+        # The last, so that nothing is put into it. "<" would end the script that it stands in.
         "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
     }
     page = (source / "page.html").read_text(encoding="utf-8")
-    first, *rest = page.split("{{")
-    filled = [first]
-    for piece in rest:
-        name, _, text = piece.partition("}}")
-        filled += [parts[name], text]
-    return "".join(filled).encode()
+    for name, text in parts.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
+    return page.encode()

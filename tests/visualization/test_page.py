@@ -7,7 +7,7 @@ import pytest
 from browser import Browser, needs_chromium
 from small_detectors import CONFIGS, make_predictor
 
-from sap_detr.visualization import ShownModel, ShownPicture, explain, write_page
+from sap_detr.visualization import ShownModel, ShownPicture, explain, page, write_page
 from sap_detr.visualization.page import fixed_point
 
 IMAGES = np.random.default_rng(0).integers(0, 255, (2, 64, 96, 3), dtype=np.uint8)
@@ -176,17 +176,19 @@ def test_rounded_weights_sum_up_to_one_exactly(peak):
     assert whole / (2**24 - 1) == pytest.approx(weights, abs=2e-7)
 
 
-def test_what_does_not_fit_is_left_out_and_said(explanations, tmp_path):
+def test_what_does_not_fit_is_left_out_and_said(explanations, tmp_path, monkeypatch):
     found, models = explanations["SAP-DETR"], [ShownModel("a")]
     pictures = [shown([found]), shown([found], "two")]
     whole = write_page(pictures, models, tmp_path / "whole.html")
     most = whole["bytes"] * 7 // 10
-    less = write_page(pictures, models, tmp_path / "less.html", most_bytes=most)
+    monkeypatch.setattr(page, "MOST_BYTES", most)
+    less = write_page(pictures, models, tmp_path / "less.html")
     assert 0.9 * most < less["bytes"] <= most
     assert less["kept"] + less["left_out"] == whole["kept"] == 12
     assert f"for {less['left_out']} there was no room" in (tmp_path / "less.html").read_text()
+    monkeypatch.setattr(page, "MOST_BYTES", 30_000)
     with pytest.raises(ValueError, match="2 pictures do not fit"):
-        write_page(pictures, models, tmp_path / "no.html", most_bytes=30_000)
+        write_page(pictures, models, tmp_path / "no.html")
     assert not (tmp_path / "no.html").exists()
 
 
