@@ -57,14 +57,16 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     (output / "ap.md").write_text(report)
     curves = plot_curves({Path(config).stem: output}, output / "curves.png")
     mapper = instantiate(cfg.dataloader.test.mapper)
+    threshold = 0.35
     rows = validation_rows(
         trainer.checkpointer.model,
         get_dataset_dicts(cfg.dataloader.test.dataset.names),
         mapper,
-        score_threshold=0.35,
+        score_threshold=threshold,
         pixel_range=mapper.pixel_range,
     )
-    sheet = detection_sheet(rows, output / "detections.png", class_names, score_threshold=0.35)
+    title = f"Left: truth. Right: detections with a score of at least {threshold:g}"
+    sheet = detection_sheet(rows, output / "detections.png", class_names, title=title)
     print(f"\n{report}\ntable       {output / 'ap.md'}\ncurves      {curves}\ndetections  {sheet}")
 
 

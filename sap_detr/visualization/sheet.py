@@ -60,9 +60,8 @@ def detection_sheet(
     out_png: str | os.PathLike[str],
     class_names: Sequence[str | None] | None = None,
     *,
-    score_threshold: float = 0.5,
+    title: str,
     tile_width: int = 480,
-    title: str | None = None,
 ) -> Path:
     """Draw images with their boxes into one picture, about as wide as high.
 
@@ -73,9 +72,8 @@ def detection_sheet(
         rows: the images.
         out_png: file to write.
         class_names: by class index.
-        score_threshold: detections with lower scores are left out.
+        title: above the images.
         tile_width: width of one image in pixels.
-        title: above the images; by default it says which boxes are which.
 
     Returns:
         The file.
@@ -85,15 +83,13 @@ def detection_sheet(
     """
     if not rows:
         raise ValueError("a detection sheet needs at least one image")
-    tiles = [draw_row(row, class_names, score_threshold, tile_width) for row in rows]
+    tiles = [draw_row(row, class_names, tile_width) for row in rows]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
     most = 4 * (tile_width + 4) // width
     columns = min(len(tiles), max(1, min(most, round(math.sqrt(len(tiles) * height / width)))))
     lines = [beside(tiles[i : i + columns], WIDE_GAP) for i in range(0, len(tiles), columns)]
-    if title is None:
-        title = _legend_title(rows, score_threshold)
     sheet_width = columns * (width + WIDE_GAP) - WIDE_GAP
-    legend = _legend(rows, class_names, score_threshold, title, sheet_width)
+    legend = _legend(rows, class_names, title, sheet_width)
     return save_sheet(below([below([legend, lines[0]], GAP), *lines[1:]], WIDE_GAP), out_png)
 
 
@@ -146,7 +142,6 @@ def validation_rows(
 def draw_row(
     row: SheetRow,
     class_names: Sequence[str | None] | None = None,
-    score_threshold: float = 0.5,
     tile_width: int = 480,
 ) -> Picture:
     """Draw one row of a sheet: one or two images with the caption below.
@@ -159,7 +154,7 @@ def draw_row(
     size = (tile_width, max(1, round(height * factor)))
     image = np.asarray(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS))
     found = row.detections.scaled(factor)
-    pictures = [draw_detections(image, found, class_names, score_threshold=score_threshold)]
+    pictures = [draw_detections(image, found, class_names)]
     if row.truth is not None:
         truth = BoxSet(row.truth.boxes * factor, row.truth.classes)
         pictures.insert(0, draw_detections(image, truth, class_names, labels="none"))
@@ -173,24 +168,15 @@ def draw_row(
     return below([tile, *text])
 
 
-def _legend_title(rows: Sequence[SheetRow], score_threshold: float) -> str:
-    """Return what the two kinds of boxes are."""
-    if all(row.truth is None for row in rows):
-        return f"Detections with a score of at least {score_threshold:g}"
-    return f"Left: truth. Right: detections with a score of at least {score_threshold:g}"
-
-
 def _legend(
     rows: Sequence[SheetRow],
     class_names: Sequence[str | None] | None,
-    score_threshold: float,
     title: str,
     width: int,
 ) -> Picture:
     """Return the title, and the colours of the classes that occur most."""
     given = [boxes for row in rows for boxes in (row.detections, row.truth) if boxes is not None]
-    shown = [boxes.select(score_threshold).classes.tolist() for boxes in given]
-    counts = Counter(index for classes in shown for index in classes)
+    counts = Counter(index for boxes in given for index in boxes.classes.tolist())
     entries = [text_line(title, load_font(15, bold=True), INK, width)]
     for index in sorted(index for index, _ in counts.most_common(_LEGEND_CLASSES)):
         name = text_line(class_name(class_names, index), load_font(15), INK, width - 22)

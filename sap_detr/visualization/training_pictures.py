@@ -144,6 +144,6 @@ class ValidationPictures(HookBase):  # type: ignore[misc]
             logger.warning(f"no pictures of this evaluation: {error}")
             return
         for index, row in enumerate(rows):
-            picture = np.asarray(draw_row(row, cfg.train.class_names, self._score_threshold))
+            picture = np.asarray(draw_row(row, cfg.train.class_names))
             name = f"validation/{index}"
             trainer.storage.put_image(name, picture.transpose(2, 0, 1))

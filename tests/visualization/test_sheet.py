@@ -1,6 +1,7 @@
 """Contact sheets, and the run of a model that fills them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from sap_detr.visualization import (
     BoxSet,
     SheetRow,
     class_color,
-    detection_sheet,
     layout,
+    sheet,
     validation_rows,
 )
 
+detection_sheet = partial(sheet.detection_sheet, title="a title")
 NONE = BoxSet(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
 TRUE = BoxSet(np.array([[10.0, 10, 40, 30]]), np.array([1]))
 
