@@ -70,7 +70,6 @@ def _simplify(model: Any) -> None:
     onnxscript.optimizer.fold_constants(model, onnx_shape_inference=True)
     Sequential(
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
         common.RemoveUnusedOpsetsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(),
