@@ -14,6 +14,8 @@ import torchvision
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
 
 # Images of this size are enough to find out strides and channels.
 _PROBE = 64
@@ -141,7 +143,7 @@ class TimmBackbone(NamedBackbone):
             # Norms of timm may hold the activation behind them, which Detectron2's would drop.
             layers: Any = timm.layers
             body = layers.freeze_batch_norm_2d(body)
-        self.body = body
+        self.body = _with_fixed_padding(timm, body)
         self._finish(frozen_stages, frozen_norms, self._groups(coarse=True))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -249,6 +251,42 @@ class TorchvisionBackbone(NamedBackbone):
 
     def _parts(self) -> dict[str, int]:
         return {name: int(name.split(".")[1]) for name, _ in self.body.named_parameters()}
+
+
+class _PaddedConv2d(nn.Conv2d):
+    """TensorFlow's "same" padding of inputs whose sides are multiples of the stride.
+
+    It is then the same for all of them, while timm computes it from each size; of a traced program
+    that makes a formula that grows from layer to layer.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        sides: list[int] = []
+        for kernel, stride, dilation in zip(
+            reversed(self.kernel_size), reversed(self.stride), reversed(self.dilation), strict=True
+        ):
+            total = max((kernel - 1) * dilation + 1 - stride, 0)
+            sides += [total // 2, total - total // 2]
+        return super().forward(F.pad(input, sides))
+
+
+def _with_fixed_padding(timm: Any, body: nn.Module) -> nn.Module:
+    for parent in list(body.modules()):
+        for name, conv in parent.named_children():
+            if isinstance(conv, timm.layers.Conv2dSame):
+                padded = skip_init(
+                    _PaddedConv2d,
+                    conv.in_channels,
+                    conv.out_channels,
+                    conv.kernel_size,
+                    conv.stride,
+                    dilation=conv.dilation,
+                    groups=conv.groups,
+                    bias=conv.bias is not None,
+                )
+                padded.weight, padded.bias = conv.weight, conv.bias
+                setattr(parent, name, padded)
+    return body
 
 
 def _create(timm: Any, name: str, drop_path: float) -> Any:

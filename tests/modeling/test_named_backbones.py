@@ -140,6 +140,20 @@ def test_frozen_norms_leave_the_features_as_they_are(family):
         torch.testing.assert_close(frozen(images)[name], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(32, 96), (160, 224)])
+def test_padding_known_beforehand_is_that_of_tensorflow(size):
+    backbone = TimmBackbone("tf_efficientnet_lite0", strides=[8, 16, 32], frozen_norms=False)
+    as_in_timm = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    as_in_timm.load_state_dict(backbone.body.state_dict(), strict=False)
+    images = torch.rand(1, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        features = backbone.double().eval()(images)
+        expected = as_in_timm.double().eval().forward_intermediates(images, intermediates_only=True)
+    assert not any(isinstance(m, timm.layers.Conv2dSame) for m in backbone.modules())
+    for ours, theirs in zip(features.values(), expected[2:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_saved_and_loaded_again_it_detects_the_same(family, tmp_path):
     model = build(family).eval()
     save_checkpoint_file({"model": model.state_dict()}, tmp_path / "model.pth")
