@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from torch import distributed
 
-from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, StopSignals
+from .preemption import PREEMPTED_STATUS, StopSignals
 from .process_group import open_store
 from .topology import Topology
 
@@ -78,26 +78,16 @@ class JobBoard:
         """Say whether somebody asked."""
         return bool(self._store.check(["stop"]))
 
-    def signal_neighbours(self) -> None:
-        """Ask this machine's processes to stop, as far as they are ready, before they look here."""
-        with suppress(Exception):
-            for pid in self._neighbours().values():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, STOP_SIGNALS[-1])
-
     def lost_neighbour(self) -> int | None:
         """Return the rank of a process of this machine that is not there any more."""
-        for rank, pid in self._neighbours().items():
+        for rank in self._here:
+            key = f"process/{rank}"
             try:
-                os.kill(pid, 0)
+                if self._store.check([key]):
+                    os.kill(int(self._store.get(key)), 0)
             except ProcessLookupError:
                 return rank
         return None
-
-    def _neighbours(self) -> dict[int, int]:
-        """Return the process ids of this machine's ranks, as far as they are ready."""
-        ready = [rank for rank in self._here if self._store.check([f"process/{rank}"])]
-        return {rank: int(self._store.get(f"process/{rank}")) for rank in ready}
 
     def mark_seen(self) -> None:
         """Write that this process knows about the end of the job."""
@@ -160,7 +150,6 @@ class Watch(threading.Thread):
         self.status: int | None = None
         self._topology = topology
         self._stop_signals = stop
-        self._request_known = False
         self._ended = threading.Event()
 
     def end(self) -> None:
@@ -214,14 +203,10 @@ class Watch(threading.Thread):
                 board.declare_end(lost, 1)
                 return
             stop.request()
-        if self._request_known:
-            return
         if stop.requested:
             board.request_stop()
-            self._request_known = True
         elif board.stop_requested():
             stop.request()
-            self._request_known = True
 
     def _end_process(self, reason: str) -> None:
         kind, index, _ = self._topology.participant

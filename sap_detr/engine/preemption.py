@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -51,8 +51,8 @@ class StopSignals:
     more than three seconds after the first, ends the process there and then.
 
     Python runs signal handlers when the main thread is back in Python, which may be never if it
-    waits for another process. So a thread listens as well: it sets ``requested`` at once, and
-    obeys the second signal.
+    waits for another process. So a thread listens: it sets ``requested`` at once, lets the main
+    thread look at it, and obeys the second signal.
 
     That thread is the one that gets the signals; in the main thread they are blocked, so that they
     are in all that it starts: a signal to the process group takes away no worker of a loader, no
@@ -68,11 +68,11 @@ class StopSignals:
 
     Attributes:
         requested: whether there was a request.
+        raises: whether a request ends the run where it is, so that nothing would be lost.
         noticed: whether the main thread knows.
         interrupted: whether :class:`Preempted` was raised. Code that catches everything, such as an
             import, may have made another error of it, which the end of the block turns back.
         terminated: whether there was a SIGTERM that someone has to find the meaning of.
-        pass_on: is called at once, in another thread, at the first signal to this process.
     """
 
     def __init__(self, sigterm_is_request: bool = True) -> None:
@@ -80,10 +80,8 @@ class StopSignals:
         self.terminated = False
         self.noticed = False
         self.interrupted = False
-        self.pass_on: Callable[[], object] | None = None
         self._unclear = () if sigterm_is_request else (signal.SIGTERM,)
-        self._raises = True
-        self._asked_by_others = False
+        self.raises = True
         self._first_arrival: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._other_children: set[int | None] = set()
@@ -100,8 +98,8 @@ class StopSignals:
         self._bell.setblocking(False)
         # Python writes the numbers of signals there, whatever the main thread is doing.
         self._previous_bell = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
-        self._previous = {s: signal.signal(s, self._on_signal) for s in STOP_SIGNALS}
-        self._previous[_NUDGE] = signal.signal(_NUDGE, _return)
+        handled = (*STOP_SIGNALS, _NUDGE)
+        self._previous = {number: signal.signal(number, self._notice) for number in handled}
         self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._listener.start()
         return self
@@ -123,11 +121,6 @@ class StopSignals:
         if self.interrupted and isinstance(error, Exception):
             raise Preempted from error
 
-    @property
-    def raises(self) -> bool:
-        """Whether a request ends the run where it is, so that nothing would be lost."""
-        return self._raises
-
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Let requests wait until someone looks at ``requested``.
@@ -137,22 +130,22 @@ class StopSignals:
         """
         if self.interrupted:
             self.raise_preempted()
-        before, self._raises = self._raises, False
+        before, self.raises = self.raises, False
         try:
             yield
         finally:
-            self._raises = before
+            self.raises = before
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Let requests, also one that waits, raise :class:`Preempted`."""
-        before, self._raises = self._raises, True
+        before, self.raises = self.raises, True
         try:
             if self.requested:
                 self.raise_preempted()
             yield
         finally:
-            self._raises = before
+            self.raises = before
 
     @contextmanager
     def mortal_children(self) -> Iterator[None]:
@@ -172,8 +165,7 @@ class StopSignals:
         """Pass on another process's request, from any thread."""
         self.requested = True
         if self._previous:
-            self._asked_by_others = True
-            os.kill(os.getpid(), STOP_SIGNALS[-1])
+            self._nudge()
 
     def end_children(self) -> None:
         """End the child processes that were started inside the block and are left.
@@ -195,11 +187,16 @@ class StopSignals:
         if in_main_thread:
             signal.signal(signal.SIGCHLD, handler)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number not in self._unclear and not self.noticed:
-            self.requested = self.noticed = True
-            if self._raises:
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        """Handle all signals, in the main thread."""
+        if self.requested and not self.noticed:
+            self.noticed = True
+            if self.raises:
                 self.raise_preempted()
+
+    def _nudge(self) -> None:
+        """Let the main thread look for requests now, also if it sleeps."""
+        signal.pthread_kill(threading.main_thread().ident or 0, _NUDGE)
 
     def _listen(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -207,33 +204,23 @@ class StopSignals:
             for number in numbers:
                 if number in STOP_SIGNALS:
                     self._on_arrival(number)
-                    # The main thread calls the handler now, also if it sleeps.
-                    signal.pthread_kill(threading.main_thread().ident or 0, _NUDGE)
+                    self._nudge()
 
     def _on_arrival(self, number: int) -> None:
         if number in self._unclear:
             self.terminated = True
             return
         self.requested = True
-        if self._asked_by_others:
-            self._asked_by_others = False
-            return
         now = time.monotonic()
         if self._first_arrival is None:
             self._first_arrival = now
-            if self.pass_on is not None:
-                self.pass_on()
             if comm.is_main_process() and not self._unclear:
                 name = signal.Signals(number).name
-                when = "ends" if self._raises else "ends after this step; once more to end it now"
+                when = "ends" if self.raises else "ends after this step; once more to end it now"
                 print(f"{name}: the run {when}", file=sys.stderr, flush=True)
         elif now - self._first_arrival > _REPEAT_SECONDS:
             self.end_children()
             os._exit(128 + number)
-
-
-def _return(number: int, frame: FrameType | None) -> None:
-    """Handle a signal by doing nothing."""
 
 
 class PreemptionHook(HookBase):  # type: ignore[misc]

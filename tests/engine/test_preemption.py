@@ -100,7 +100,6 @@ def test_a_second_signal_ends_at_once(monkeypatch):
         # Another process's request is not the user's first signal.
         stop.request()
         assert stop.requested
-        wait_until(lambda: not stop._asked_by_others)
         # The same request, also by way of a parent process.
         send()
         wait_until(lambda: stop._first_arrival == 100)
