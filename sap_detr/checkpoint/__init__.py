@@ -19,6 +19,7 @@ from .name_map import (
     detect_format,
     register_name_map,
 )
+from .processes import by_one_process
 from .run_files import BEST, FINAL, step_name
 from .run_lock import lock_run_folder, release_run_folder
 from .safe_load import CheckpointError, UntrustedCheckpointError, load_checkpoint_file
@@ -41,6 +42,7 @@ __all__ = [
     "SafeCheckpointer",
     "StackedNames",
     "UntrustedCheckpointError",
+    "by_one_process",
     "coco_class_names",
     "convert_class_rows",
     "describe_weights",

@@ -18,7 +18,7 @@ from torch import nn
 from .class_rows import ClassNames
 from .integrity import fingerprint
 from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
-from .processes import by_main_process
+from .processes import by_one_process
 from .run_files import BEST, FINAL, TAG, iteration_of, newest_whole, run_checkpoints
 from .safe_load import CheckpointError, load_checkpoint_file
 from .safe_save import save_checkpoint_file, write_atomically
@@ -180,7 +180,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         """
         chosen = None
         if resume and self.save_dir:
-            chosen = by_main_process(partial(newest_whole, Path(self.save_dir)))
+            chosen = by_one_process(partial(newest_whole, Path(self.save_dir)))
         if chosen is not None:
             return self.resume(str(chosen))
         return self.load(path, weights=weights, reinitialise=reinitialise)

@@ -1,4 +1,4 @@
-"""What one process does for all, so that all go on or fail together."""
+"""What one process does for others, so that all go on or fail together."""
 
 from __future__ import annotations
 
@@ -7,24 +7,29 @@ from typing import TypeVar, cast
 
 from detectron2.utils import comm
 
-from .safe_load import CheckpointError
+from ..errors import UserError
 
 Result = TypeVar("Result")
 
 
-def by_main_process(work: Callable[[], Result]) -> Result:
+def by_one_process(work: Callable[[], Result], per_machine: bool = False) -> Result:
     """Return the main process's result of `work` in all processes, each of which must call this.
 
+    Args:
+        work: called in the main process.
+        per_machine: call it in the first process of every machine.
+
     Raises:
-        CheckpointError: in all processes, if it was raised in the main one.
+        UserError, FileNotFoundError: in all processes, the first that was raised in one.
     """
-    outcome: tuple[Result | None, str | None] = (None, None)
-    if comm.is_main_process():
+    outcome: tuple[Result | None, Exception | None] = (None, None)
+    if comm.get_local_rank() == 0 if per_machine else comm.is_main_process():
         try:
             outcome = work(), None
-        except CheckpointError as error:
-            outcome = None, str(error)
-    result, problem = comm.all_gather(outcome)[0]
-    if problem is not None:
-        raise CheckpointError(problem)
-    return cast(Result, result)
+        except (UserError, FileNotFoundError) as error:
+            outcome = None, error
+    outcomes = comm.all_gather(outcome)
+    for _, problem in outcomes:
+        if problem is not None:
+            raise problem
+    return cast(Result, outcomes[0][0])

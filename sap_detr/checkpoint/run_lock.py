@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from .processes import by_main_process
+from .processes import by_one_process
 from .safe_load import CheckpointError
 from .safe_save import remove_temporary_files
 
@@ -39,7 +39,7 @@ def lock_run_folder(folder: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: in all processes, if another run has the folder, or it can't be written to.
     """
-    by_main_process(partial(_lock, Path(folder)))
+    by_one_process(partial(_lock, Path(folder)))
 
 
 def release_run_folder(folder: str | os.PathLike[str]) -> None:

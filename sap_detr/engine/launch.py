@@ -30,7 +30,6 @@ from torch import distributed
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from ..config import ConfigError
 from ..errors import UserError
 from .job_board import JobBoard, Watch, wait_for_main_process
 from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
@@ -98,23 +97,6 @@ def launch(
     return 0
 
 
-def once_per_machine(check: Callable[[], object]) -> None:
-    """Call ``check`` in one process of every machine.
-
-    Raises:
-        ConfigError: in all processes, with the message of the first mistake of the user.
-    """
-    message = None
-    if comm.get_local_rank() == 0:
-        try:
-            check()
-        except USER_ERRORS as error:
-            message = str(error)
-    messages = [text for text in comm.all_gather(message) if text is not None]
-    if messages:
-        raise ConfigError(messages[0])
-
-
 def print_error(error: Exception) -> None:
     """Print a mistake of the user."""
     print(f"error: {error}", file=sys.stderr, flush=True)
@@ -130,6 +112,8 @@ def _start_processes(
     topology: Topology, work: Callable[..., Any], args: Sequence[Any], options: ProcessOptions
 ) -> int:
     """Start the processes of this machine and wait for them; return the status of the job."""
+    # That torch ends the others when one has failed: the processes tell why.
+    logging.getLogger(ProcessExitedException.__module__).setLevel(logging.ERROR)
     url = topology.dist_url or tcp_url("127.0.0.1", _free_port())
     topology = replace(topology, dist_url=url)
     with StopSignals() as stop:
@@ -140,8 +124,6 @@ def _start_processes(
             board = watch.board = JobBoard(topology, start)
             url = _launch_url(topology, store, start)
             job = (multiprocessing.get_start_method(), topology, start, work, args, options)
-            # A request that comes before they are ready, the processes read on the board.
-            stop.pass_on = board.signal_neighbours
             # torch ends them by SIGTERM if one fails, maybe before they can handle it.
             with stop.deferred(), stop.mortal_children(), _visible_devices(options.device_type):
                 watch.start()

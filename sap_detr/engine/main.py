@@ -6,8 +6,9 @@ import argparse
 import logging
 import os
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,32 +17,16 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from ..arguments import ArgumentParser
-from ..checkpoint import SCORED, load_weights, lock_run_folder
-from ..config import (
-    ConfigError,
-    as_list,
-    load_config,
-    num_queries,
-    pixel_range,
-    prepare_data,
-    register_data,
-)
+from ..checkpoint import SCORED, by_one_process, load_weights, lock_run_folder
+from ..config import ConfigError, as_list, load_config, num_queries, pixel_range, prepare_data
 from ..data import check_datasets, describe_source
 from ..parsers import train as options
-from .launch import (
-    USER_ERROR_STATUS,
-    USER_ERRORS,
-    ProcessOptions,
-    launch,
-    once_per_machine,
-    print_error,
-    print_preempted,
-)
-from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, Preempted, StopSignals
+from .launch import USER_ERROR_STATUS, USER_ERRORS, ProcessOptions, launch, print_error
+from .preemption import STOP_SIGNALS, StopSignals
 from .settings import check_best_metric, check_early_stopping, check_settings
 from .setup import accelerate, build_model, choose_device, setup_run
 from .topology import Topology, claimed_local_rank, find_topology
@@ -55,16 +40,14 @@ _PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What all processes of a job do. The command line is read and resolved into it once.
+    """What all processes of a job do. The command line is read into it once.
 
     Attributes:
-        cfg: read-only; see :meth:`config`.
+        cfg: the config; data and classes are not known yet.
         topology: the processes.
         eval_only: whether to evaluate ``train.init_checkpoint`` instead of training.
         resume: whether to go on from the newest checkpoint.
         command: the command line, for the log.
-        checked: whether data and weights were looked at and the classes are settled.
-        warnings: what was found in the data, for the log.
     """
 
     cfg: DictConfig
@@ -72,21 +55,10 @@ class RunPlan:
     eval_only: bool = False
     resume: bool = False
     command: str = ""
-    checked: bool = False
-    warnings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        OmegaConf.set_readonly(self.cfg, True)
-
-    def config(self) -> DictConfig:
-        """Return a copy of the config that can be changed."""
-        cfg = self.cfg.copy()
-        OmegaConf.set_readonly(cfg, None)
-        return cfg
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check everything that can be checked, then run in one process per GPU.
+    """Run a command line in one process per GPU.
 
     The processes are started here, or by torchrun or srun, see :mod:`sap_detr.engine.topology`.
 
@@ -102,19 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(args: argparse.Namespace) -> int:
     """Do what a command line asks for; see :func:`main`."""
     try:
-        with StopSignals() as stop:
-            plan = make_plan(args, find_topology(args, os.environ))
-            if _starts_all_processes(plan.topology):
-                plan = check_plan(plan)
-        if stop.requested:
-            stop.raise_preempted()
+        plan = make_plan(args, find_topology(args, os.environ))
     except USER_ERRORS as error:
         return _refuse(error)
-    except (ConfigAttributeError, ConfigKeyError) as error:
-        return _refuse(ConfigError(f"the config has no {error.full_key}, which is needed"))
-    except Preempted:
-        print_preempted()
-        return PREEMPTED_STATUS
     options = ProcessOptions(
         device_type=torch.device(plan.cfg.train.device).type,
         timeout=timedelta(minutes=plan.cfg.train.process_group_timeout),
@@ -129,12 +91,22 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _missing_keys_named() -> Iterator[None]:
+    """Make mistakes of the user of keys that a config lacks."""
+    try:
+        yield
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise ConfigError(f"the config has no {error.full_key}, which is needed") from error
+
+
+@_missing_keys_named()
 def make_plan(args: argparse.Namespace, topology: Topology) -> RunPlan:
-    """Load the config that a command line names, and find out whether it suits this machine.
+    """Load the config that a command line names, and find out whether it makes sense here.
 
     Raises:
-        ConfigError: if no config is named, a part of it is missing, or the machine has too few
-            GPUs.
+        ConfigError: if no config is named, a part of it is missing, a setting makes no sense, or
+            the machine has too few GPUs.
         FileNotFoundError: if there is no such config, or no such weights.
     """
     if not args.config_file:
@@ -151,6 +123,10 @@ def make_plan(args: argparse.Namespace, topology: Topology) -> RunPlan:
         raise ConfigError("--eval-only needs weights: add train.init_checkpoint=FILE")
     if checkpoint and "://" not in checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"train.init_checkpoint: there is no file {checkpoint}")
+    check_settings(cfg)
+    if not args.eval_only:
+        batch = cfg.dataloader.train.total_batch_size
+        accumulation_steps(batch, topology.world_size, cfg.train.max_images_per_gpu)
     return RunPlan(
         cfg,
         topology,
@@ -158,11 +134,6 @@ def make_plan(args: argparse.Namespace, topology: Topology) -> RunPlan:
         resume=args.resume or topology.restarts > 0,
         command=str(args),
     )
-
-
-def _starts_all_processes(topology: Topology) -> bool:
-    """Say whether this process can answer for all others: it starts them, or is the only one."""
-    return topology.world_size == 1 or (topology.num_machines == 1 and topology.local_rank is None)
 
 
 def _refuse(error: Exception) -> int:
@@ -191,26 +162,27 @@ def check_devices(topology: Topology, device: str) -> None:
         )
 
 
-def check_plan(plan: RunPlan) -> RunPlan:
-    """Settle the classes, and find what would stop the run later: batch size, data.
+@_missing_keys_named()
+def check_plan(plan: RunPlan) -> list[str]:
+    """Find what would stop a run later in its data. To be done once per machine.
+
+    Args:
+        plan: the classes and the data sets are filled in, in the config.
 
     Returns:
-        The plan with the classes, to be used from now on.
+        Warnings about the data, for the log.
 
     Raises:
         ConfigError: for settings that contradict one another.
         FileNotFoundError: if the data is not there.
         DatasetError: if the data is broken.
     """
-    cfg = plan.config()
-    check_settings(cfg)
+    cfg = plan.cfg
     class_names = prepare_data(cfg)
-    batch = cfg.dataloader.train.total_batch_size
     trained: list[str] = []
     if not plan.eval_only:
         check_best_metric(cfg)
         check_early_stopping(cfg)
-        accumulation_steps(batch, plan.topology.world_size, cfg.train.max_images_per_gpu)
         trained = as_list(cfg.dataloader.train.dataset.names)
     evaluated = as_list(cfg.dataloader.test.dataset.names)
     if plan.eval_only and not evaluated:
@@ -218,23 +190,24 @@ def check_plan(plan: RunPlan) -> RunPlan:
             "--eval-only: there is no split to evaluate (dataloader.test.dataset.names is empty): "
             "name one with dataset.val=NAME, such as dataset.val=test"
         )
-    if cfg.train.check_data:
-        inspection = check_datasets(
-            trained,
-            evaluated,
-            class_names=class_names,
-            num_queries=num_queries(cfg),
-            pixel_range=pixel_range(cfg),
-            require_validation=True,
+    if not cfg.train.check_data:
+        return []
+    inspection = check_datasets(
+        trained,
+        evaluated,
+        class_names=class_names,
+        num_queries=num_queries(cfg),
+        pixel_range=pixel_range(cfg),
+        require_validation=True,
+    )
+    images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
+    batch = cfg.dataloader.train.total_batch_size
+    if trained and images < batch:
+        raise ConfigError(
+            f"the training data has {images} images, fewer than "
+            f"dataloader.train.total_batch_size={batch}; lower that"
         )
-        images = sum(len(split.dicts) for split in inspection.splits if split.source.training)
-        if trained and images < batch:
-            raise ConfigError(
-                f"the training data has {images} images, fewer than "
-                f"dataloader.train.total_batch_size={batch}; lower that"
-            )
-        plan = replace(plan, warnings=tuple(inspection.warnings()))
-    return replace(plan, cfg=cfg, checked=True)
+    return inspection.warnings()
 
 
 def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
@@ -247,15 +220,12 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
     Returns:
         The last evaluation results, on the main process; {} on the others.
     """
-    if plan.checked:
-        cfg = plan.config()
-        register_data(cfg)
-    else:
-        once_per_machine(partial(check_plan, plan))
-        # Machines of one job may have been restarted differently often.
-        plan = replace(plan, resume=any(comm.all_gather(plan.resume)))
-        cfg = plan.config()
-        prepare_data(cfg)
+    cfg = plan.cfg
+    warnings = by_one_process(partial(check_plan, plan), per_machine=True)
+    # Those that have not checked. What is registered already stays.
+    prepare_data(cfg)
+    # Machines of one job may have been restarted differently often.
+    resume = any(comm.all_gather(plan.resume))
     if not plan.eval_only:
         # Before config and logs of another run are written over.
         lock_run_folder(cfg.train.output_dir)
@@ -265,11 +235,11 @@ def run(stop: StopSignals, plan: RunPlan) -> dict[str, Any]:
     notes += map(describe_source, [*trained, *evaluated])
     if plan.topology.restarts > 0:
         notes.append(f"restart {plan.topology.restarts}: going on from the newest checkpoint")
-    setup_run(cfg, [*notes, *plan.warnings])
+    setup_run(cfg, [*notes, *warnings])
     if plan.eval_only:
         return evaluate(cfg)
     trainer = DetectionTrainer(cfg, stop)
-    trainer.resume_or_load(resume=plan.resume)
+    trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer.last_results
 

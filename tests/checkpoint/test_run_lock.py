@@ -110,6 +110,7 @@ def test_only_the_main_process_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     lock_run_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(comm, "all_gather", lambda _: [(None, "the main process was refused")])
+    refused = CheckpointError("the main process was refused")
+    monkeypatch.setattr(comm, "all_gather", lambda _: [(None, refused)])
     with pytest.raises(CheckpointError, match="refused"):
         lock_run_folder(tmp_path)

@@ -173,8 +173,8 @@ def test_sigterm_for_the_end_of_another_process_is_no_preemption(
 def test_machine_that_does_not_come_is_named(tmp_path, arguments):
     url = f"tcp://127.0.0.1:{jobs.free_port()}"
     machines = ["--num-machines", 3, "--machine-rank", 0, "--dist-url", url]
-    late = "train.process_group_timeout=0.05"
-    alone = jobs.Command(tmp_path / "log.txt", [*machines, *arguments, late])
+    changes = ["train.process_group_timeout=0.05", "dataloader.train.total_batch_size=3"]
+    alone = jobs.Command(tmp_path / "log.txt", [*machines, *arguments, *changes])
     assert alone.finish() == 1
     assert f"machine 0 of 3 on {socket.gethostname()} did not meet the others" in alone.output
     assert "for machines [1, 2]" in alone.output
