@@ -26,7 +26,7 @@ from .config_files import get_config_file as get_config_file
 from .config_files import list_configs as list_configs
 from .data import DatasetError, PixelRange, dataset_class_names
 from .data.registry import class_names
-from .own_modules import OwnModuleError, check_callables, make_importable
+from .own_modules import check_callables, make_importable
 from .text import listing
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,7 @@ def _load_python(path: Path) -> DictConfig:
     folder = path.resolve().parent
     make_importable(folder)
     cfg: DictConfig = LazyConfig.load(str(path))
-    try:
-        beside = check_callables(OmegaConf.to_container(cfg, resolve=False), path.resolve())
-    except OwnModuleError as error:
-        raise ConfigError(str(error)) from error
+    beside = check_callables(OmegaConf.to_container(cfg, resolve=False), path.resolve())
     if beside and "import_from" not in cfg:
         cfg.import_from = str(folder)
     return cfg

@@ -9,9 +9,7 @@ from typing import Any
 
 from detectron2.utils.registry import locate
 
-
-class OwnModuleError(ValueError):
-    """A config names what no other process could find. The message says where to put it."""
+from .config_files import ConfigError
 
 
 def make_importable(folder: Path) -> None:
@@ -31,14 +29,14 @@ def check_callables(content: Any, config: Path) -> bool:
         Whether modules beside the config are among it.
 
     Raises:
-        OwnModuleError: something is defined in the config itself, or in a module whose name another
+        ConfigError: something is defined in the config itself, or in a module whose name another
             module has.
     """
     beside = False
     for found in _callables(content):
         module, name = found.__module__, found.__qualname__
         if _named(f"{module}.{name}") is not found:
-            raise OwnModuleError(
+            raise ConfigError(
                 f"{config} defines {name}, which no file of a run and no other process could "
                 f"find there: move it into a module beside the config, such as "
                 f"{config.with_name('my_parts.py')}, and write: from my_parts import {name}"
@@ -49,7 +47,7 @@ def check_callables(content: Any, config: Path) -> bool:
             continue
         used = getattr(sys.modules[top], "__file__", None)
         if used is None or Path(used).resolve() != own:
-            raise OwnModuleError(
+            raise ConfigError(
                 f"{config} names {module}.{name}, but beside it lies {own.name} while {used} was "
                 "imported under the same name: give yours another name"
             )
