@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,27 +28,18 @@ def trim_metrics(path: Path, first_iteration: int) -> int:
         The number of lines that were removed.
     """
     try:
-        return _remove_lines(path, first_iteration)
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _belongs(line, first_iteration)]
+        if len(kept) < len(lines):
+            with path.open("r+b") as file:
+                file.writelines(kept)
+                file.truncate()
+        return len(lines) - len(kept)
     except FileNotFoundError:
         return 0
     except OSError as error:
         logger.warning("could not trim %s: %s", path, error)
         return 0
-
-
-def _remove_lines(path: Path, first_iteration: int) -> int:
-    lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _belongs(line, first_iteration)]
-    if len(kept) == len(lines):
-        return 0
-    same = next((i for i, (a, b) in enumerate(zip(lines, kept, strict=False)) if a != b), len(kept))
-    with path.open("r+b") as file:
-        file.seek(sum(map(len, lines[:same])))
-        file.writelines(kept[same:])
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
-    return len(lines) - len(kept)
 
 
 def _belongs(line: bytes, first_iteration: int) -> bool:

@@ -74,16 +74,13 @@ def changed_settings(before: DictConfig, after: DictConfig) -> list[tuple[str, A
     return [(key, was, now) for key, was, now in pairs if was != now]
 
 
-def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Return the values of a config, after its interpolations, by their keys; targets by name."""
-    return _leaves(OmegaConf.to_container(cfg, resolve=True))
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            yield from _leaves(value, f"{name}.")
+            yield from leaves(value, f"{name}.")
         elif key == "_target_":
             # A file has the name by which it was imported, or that of where it is defined.
             with suppress(ImportError):

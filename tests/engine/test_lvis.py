@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from sap_detr.config import load_config
-from sap_detr.data import DatasetError, get_dataset_dicts
+from sap_detr.data import DatasetError, dataset_records
 from sap_detr.engine.main import main
 from sap_detr.evaluation.lvis import LvisEvaluator
 
@@ -72,7 +72,7 @@ def evaluate(keep):
     """The metrics of what is annotated, as far as ``keep`` says so of a class index."""
     evaluator = LvisEvaluator(NAME, tasks=("bbox",), distributed=False)
     evaluator.reset()
-    for record in get_dataset_dicts(NAME):
+    for record in dataset_records(NAME):
         kept = [a for a in record["annotations"] if keep(a["category_id"])]
         boxes = torch.tensor([a["bbox"] for a in kept], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -122,4 +122,4 @@ def test_the_recipe_trains_and_evaluates(data, tmp_path):
 def test_a_missing_package_is_told(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "lvis", None)
     with pytest.raises(DatasetError, match=r"lvis_v1_tiny.*pip install lvis"):
-        get_dataset_dicts(NAME)
+        dataset_records(NAME)
