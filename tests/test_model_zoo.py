@@ -5,13 +5,14 @@ import torch
 
 from sap_detr import model_zoo
 from sap_detr.checkpoint import save_checkpoint_file
+from sap_detr.weights_files import FOLDER_VARIABLE
 
 SMALL = "detr/detr_small_shapes.py"
 
 
 @pytest.fixture(autouse=True)
 def _without_user_settings(monkeypatch, tmp_path):
-    monkeypatch.delenv(model_zoo.CHECKPOINT_FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -58,7 +59,7 @@ def test_weights_come_from_a_file_or_from_the_folder(tmp_path, monkeypatch, suff
     file = tmp_path / "weights" / ("detr/detr_small_shapes" + suffix)
     file.parent.mkdir(parents=True)
     save_checkpoint_file({"model": model.state_dict()}, file)
-    monkeypatch.setenv(model_zoo.CHECKPOINT_FOLDER_VARIABLE, str(tmp_path / "weights"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "weights"))
     for trained in (str(file), file, True):
         assert model_zoo.get_config(SMALL, trained).train.init_checkpoint == str(file)
         again = model_zoo.get(SMALL, trained=trained, num_classes=4).state_dict()
@@ -77,7 +78,7 @@ def test_trained_needs_the_variable():
 
 
 def test_missing_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setenv(model_zoo.CHECKPOINT_FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"detr_small_shapes\.safetensors.*\.pth"):
         model_zoo.get_config(SMALL, trained=True)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*gone\.pth"):

@@ -24,12 +24,10 @@ from ..weights_files import (
     weights_folder,
 )
 
-__all__ = ["CHECKPOINT_FOLDER_VARIABLE", "get", "get_config", "get_config_file", "list_configs"]
+__all__ = ["get", "get_config", "get_config_file", "list_configs"]
 
 _Source = Literal[True] | str | os.PathLike[str]
 Trained = Literal[False] | _Source
-
-CHECKPOINT_FOLDER_VARIABLE = FOLDER_VARIABLE
 
 
 def get_config(name: str, trained: Trained = False) -> DictConfig:
