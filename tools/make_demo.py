@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from sap_detr.arguments import ArgumentParser
 from sap_detr.config import load_config
-from sap_detr.data import get_dataset_dicts
+from sap_detr.data import dataset_records
 from sap_detr.engine import DetectionTrainer, prepare_data, setup_run
 from sap_detr.engine.launch import USER_ERRORS
 from sap_detr.visualization import detection_sheet, plot_curves, validation_rows
@@ -60,7 +60,7 @@ def run(config: str, output: Path, overrides: Sequence[str]) -> None:
     threshold = 0.35
     rows = validation_rows(
         trainer.checkpointer.model,
-        get_dataset_dicts(cfg.dataloader.test.dataset.names),
+        dataset_records(cfg.dataloader.test.dataset.names),
         mapper,
         score_threshold=threshold,
         pixel_range=mapper.pixel_range,

@@ -1,7 +1,7 @@
 """Registration and inspection of data sets, augmentation, loaders, and the ``shapes`` data set."""
 
 from .any_image import AnyImage, find_images, to_pixels
-from .coco_schema import CocoAnnotations, read_coco
+from .coco_schema import CocoAnnotations
 from .errors import DatasetError
 from .findings import Finding, Findings, Kind
 from .images import (
@@ -24,7 +24,7 @@ from .registration import (
     register_folder,
     register_split,
 )
-from .registry import dataset_class_names, dataset_records, get_dataset_dicts
+from .registry import dataset_class_names, dataset_records
 from .sampler import EpochSampler
 from .shapes import generate_shapes, register_shapes
 from .transforms import (
@@ -69,11 +69,9 @@ __all__ = [
     "find_images",
     "find_splits",
     "generate_shapes",
-    "get_dataset_dicts",
     "image_suffixes",
     "inspect_image",
     "max_image_pixels",
-    "read_coco",
     "read_image",
     "register_coco",
     "register_coco_folder",

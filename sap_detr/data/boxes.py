@@ -43,8 +43,6 @@ def check_box(box: Any, mode: BoxMode = BoxMode.XYWH_ABS) -> list[float]:
     Raises:
         Fault: if it is none.
     """
-    if type(box) is list and len(box) == 4 and mode == BoxMode.XYWH_ABS and _is_sound(box):
-        return box
     if box is None:
         raise Fault(Kind.BOX_NOT_NUMBERS, "bbox is missing")
     values = [as_float(v) for v in box] if isinstance(box, (list, tuple, np.ndarray)) else []
@@ -59,18 +57,6 @@ def check_box(box: Any, mode: BoxMode = BoxMode.XYWH_ABS) -> list[float]:
     if width < 0 or height < 0:
         raise Fault(Kind.BOX_NEGATIVE, f"bbox {shorten(box)} has a negative width or height")
     return numbers
-
-
-def _is_sound(box: list[Any]) -> bool:
-    """Say whether four values are an XYWH box; if not, a longer look finds out why."""
-    return (
-        all(type(value) is float for value in box)
-        and -math.inf < min(box)
-        and max(box) < math.inf
-        and box[2] >= 0
-        and box[3] >= 0
-        and not math.isnan(sum(box))
-    )
 
 
 def clip_boxes(

@@ -16,7 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from ..text import listing, shorten
 from .annotation_file import as_integer, is_plain_utf8, read_json
 from .boxes import Fault, check_box, clip_boxes, suspect_form
 from .errors import DatasetError
-from .evaluation_file import needs_repair, with_categories
+from .evaluation_file import complete, with_categories
 from .findings import Findings, Kind
 from .images import too_many_pixels
 from .record_arrays import RecordArrays
@@ -48,22 +48,17 @@ class CocoAnnotations:
         records: standard dicts in the order of image ids; boxes XYWH in pixels, clipped to the
             image. Crowd annotations are among them.
         findings: what is wrong, and what was repaired. If there are errors, entries are lacking.
-        to_repair: the file's json, with the ids of ``categories``, if COCO evaluation can't use the
-            file itself, else None; see :mod:`sap_detr.data.evaluation_file`.
-        evaluation_file: the repaired copy, once it is written.
+        for_evaluation: json with the ids of ``categories`` for COCO evaluation, if that can't use
+            the file itself, else None; see :mod:`sap_detr.data.evaluation_file`.
+        evaluation_file: that json, once it is written.
     """
 
     json_file: str
     categories: dict[int, str]
     records: RecordArrays
     findings: Findings
-    to_repair: Entry | None = None
+    for_evaluation: Entry | None = None
     evaluation_file: str | None = None
-
-    @cached_property
-    def dicts(self) -> list[StandardDict]:
-        """Return the records as they can be changed."""
-        return list(self.records)
 
     @property
     def class_names(self) -> list[str]:
@@ -112,63 +107,23 @@ def read_split(
         FileNotFoundError: if a file is missing without which nothing can be read.
         DatasetError: if nothing can be made of it. Anything else is among the findings.
     """
-    with _no_garbage():
-        with contextlib.suppress(NotPlain):
-            return _read_typed(split, training, categories)
-        records = split.records()
-        annotations = parse_coco(
-            records.content,
-            str(split.path),
-            str(split.image_root),
-            training=training,
-            categories=categories,
-            findings=records.findings,
-            places=records.places,
-        )
-    if records.is_file or annotations.findings.of("error"):
-        return annotations
-    return replace(annotations, to_repair=annotations.to_repair or records.content)
-
-
-def _read_typed(
-    split: SplitFiles, training: bool, categories: Mapping[int, str] | None
-) -> CocoAnnotations:
-    """Do the same fast, or raise NotPlain."""
-    if not isinstance(split, CocoFile):
-        raise NotPlain
-    typed = TypedFile(split.path)
-    return parse_coco(
-        typed.content,
-        str(split.path),
-        str(split.image_root),
+    parse = partial(
+        parse_coco,
+        json_file=str(split.path),
+        image_root=str(split.image_root),
         training=training,
         categories=categories,
-        typed=typed,
     )
-
-
-def read_coco(
-    json_file: str | os.PathLike[str],
-    image_root: str | os.PathLike[str],
-    *,
-    training: bool = True,
-    categories: Mapping[int, str] | None = None,
-) -> CocoAnnotations:
-    """Read an annotation file in COCO's detection format and check all of it.
-
-    Args:
-        json_file: path of the annotations.
-        image_root: folder that ``file_name`` is relative to. The images are not looked at.
-        training: False for images without known objects, which can be used for inference only.
-        categories: of the training data, if others are to be matched with these by name.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        DatasetError: if it is no json, or not in COCO's detection format at all. Anything else is
-            among the findings.
-    """
-    files = CocoFile(Path(json_file), Path(image_root))
-    return read_split(files, training=training, categories=categories)
+    with _no_garbage():
+        if isinstance(split, CocoFile):
+            with contextlib.suppress(NotPlain):
+                typed = TypedFile(split.path)
+                return parse(typed.content, typed=typed)
+        records = split.records()
+        read = parse(records.content, findings=records.findings, places=records.places)
+    if records.is_file or read.findings.of("error"):
+        return read
+    return replace(read, for_evaluation=read.for_evaluation or records.content)
 
 
 @contextlib.contextmanager
@@ -194,17 +149,19 @@ def parse_coco(
     places: Sequence[Place] = (),
     typed: TypedFile | None = None,
 ) -> CocoAnnotations:
-    """Do what ``read_coco`` does with parsed json.
+    """Do what ``read_split`` does with parsed json.
 
     Args:
         content: the json.
-        json_file, image_root, training, categories: as of ``read_coco``.
+        json_file: where it was read, for messages.
+        image_root: folder that ``file_name`` is relative to. The images are not looked at.
+        training, categories: as of ``read_split``.
         findings: what is known to be wrong already.
         places: of each annotation; empty to name them by their ids.
         typed: the annotations, if these are not in ``content``.
 
     Raises:
-        DatasetError: as ``read_coco``.
+        DatasetError: as ``read_split``.
         NotPlain: if the typed ones won't do.
     """
     _require_sections(content, json_file, training)
@@ -239,14 +196,15 @@ def parse_coco(
         by_id = {image_id: place for place, image_id in enumerate(image_ids)}
         rows = _read_annotations(sound, images, by_id, classes, findings, name)
     dicts = _clipped(rows, [images[image_id] for image_id in image_ids], findings, name)
-    to_repair = None
+    completed = content
     if not findings.of("error"):
         require_objects(dicts, findings, training)
         if own != categories:
-            to_repair = with_categories(content, categories, ids)
-        if typed is None and needs_repair(content, findings):
-            to_repair = to_repair or content
-    return CocoAnnotations(json_file, categories, dicts, findings, to_repair)
+            completed = with_categories(content, categories, ids)
+        if typed is None:
+            completed = complete(completed, findings)
+    for_evaluation = None if completed is content else completed
+    return CocoAnnotations(json_file, categories, dicts, findings, for_evaluation)
 
 
 def _require_sections(content: Any, json_file: str, training: bool) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from ..text import listing
 from .coco_schema import read_split
 from .errors import DatasetError
-from .evaluation_file import repair
 from .records import SplitFiles
 
 
@@ -48,7 +47,7 @@ def write_coco_folder(
         read.findings.raise_errors()
         read.findings.log()
         categories = read.categories
-        contents[name] = repair(read.to_repair or files.records().content)
+        contents[name] = read.for_evaluation or files.records().content
         sources = [files.image_root / image["file_name"] for image in contents[name]["images"]]
         missing = [path for path in sources if not path.is_file()]
         if missing:

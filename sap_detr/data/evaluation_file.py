@@ -28,37 +28,45 @@ logger = logging.getLogger(__name__)
 _SURELY_SOME = 100
 
 
-def needs_repair(content: dict[str, Any], findings: Findings) -> bool:
-    """Return whether annotations that passed the checks lack what pycocotools needs.
+def complete(content: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """Return annotations that passed the checks with what pycocotools needs.
 
     Args:
         content: the json of the file.
         findings: gets what is lacking.
+
+    Returns:
+        A copy; the json itself if nothing is lacking.
     """
     if "annotations" not in content:
-        return False
+        return content
     annotations = content["annotations"]
     bad_ids = _count_bad_ids(annotations)
     if bad_ids:
         findings.add(Kind.IDS, count=bad_ids)
-    bad_areas = 0
+    # Of boxes that are taken for something else, not the area is wrong.
     suspected = Kind.FRACTIONS in findings or Kind.CORNERS in findings
-    for index, annotation in enumerate(annotations):
-        area = _area(annotation)
-        if area is None:
+    completed = []
+    for number, annotation in enumerate(annotations, 1):
+        changes: dict[str, Any] = {}
+        if bad_ids:
+            changes["id"] = number
+        if annotation.get("iscrowd") is None:
+            changes["iscrowd"] = 0
+        area = as_float(annotation.get("area"))
+        width, height = (float(side) for side in annotation["bbox"][2:])
+        if area is None or not 0 <= area < math.inf:
             findings.add(Kind.NO_AREA)
-        elif suspected:
-            # Not the area is wrong.
-            continue
-        elif _contradicts(area, annotation):
-            name = annotation.get("id", f"annotations[{index}]")
+            changes["area"] = width * height
+        elif not suspected and area_contradicts(area, width, height):
+            name = annotation.get("id", f"annotations[{number - 1}]")
             what = f"area {area:g} with bbox {shorten(annotation['bbox'])}"
             findings.add(Kind.WRONG_AREA, f"annotation {shorten(name)}", what)
-        else:
-            continue
-        bad_areas += 1
-    crowd_is_complete = all(a.get("iscrowd") is not None for a in annotations)
-    return bool(bad_ids or bad_areas or not crowd_is_complete or "info" not in content)
+            changes["area"] = width * height
+        completed.append({**annotation, **changes} if changes else annotation)
+    if "info" in content and all(a is b for a, b in zip(annotations, completed, strict=True)):
+        return content
+    return {"info": {}, **content, "annotations": completed}
 
 
 def with_categories(
@@ -90,36 +98,9 @@ def with_categories(
     return {**content, **renumbered}
 
 
-def repair(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of checked annotations with what pycocotools needs."""
-    if "annotations" not in content:
-        return content
-    renumber = _count_bad_ids(content["annotations"]) > 0
-    repaired = []
-    for number, annotation in enumerate(content["annotations"], 1):
-        annotation = {**annotation, "iscrowd": int(annotation.get("iscrowd") or 0)}
-        if renumber:
-            annotation["id"] = number
-        area = _area(annotation)
-        if area is None or _contradicts(area, annotation):
-            annotation["area"] = float(annotation["bbox"][2]) * float(annotation["bbox"][3])
-        repaired.append(annotation)
-    return {"info": {}, **content, "annotations": repaired}
-
-
 def _count_bad_ids(annotations: list[dict[str, Any]]) -> int:
     ids = [as_integer(a.get("id")) for a in annotations]
     return sum(i is None or i == 0 for i in ids) + len(ids) - len(set(ids))
-
-
-def _area(annotation: dict[str, Any]) -> float | None:
-    area = as_float(annotation.get("area"))
-    return area if area is not None and 0 <= area < math.inf else None
-
-
-def _contradicts(area: float, annotation: dict[str, Any]) -> bool:
-    width, height = (float(side) for side in annotation["bbox"][2:])
-    return bool(area_contradicts(area, width, height))
 
 
 def area_contradicts(area: Any, width: Any, height: Any) -> Any:
@@ -138,11 +119,11 @@ def area_contradicts(area: Any, width: Any, height: Any) -> Any:
     return lost | (area > (width + 2) * (height + 2))
 
 
-def write_repaired(content: dict[str, Any], json_file: str) -> str:
-    """Write annotations as ``repair`` returns them to the cache folder.
+def write_copy(content: dict[str, Any], json_file: str) -> str:
+    """Write annotations as ``complete`` returns them to the cache folder.
 
     Args:
-        content: the repaired json.
+        content: the json.
         json_file: what it is a copy of.
 
     Returns:

@@ -17,7 +17,7 @@ from .errors import DatasetError
 from .findings import Findings, Kind
 from .images import BadImageError, ImageFacts, image_suffixes, inspect_image
 from .pixels import FULL_RANGE, PixelRange, depth
-from .similar_files import SimilarFiles
+from .similar_files import closest, list_files
 from .standard_dict import StandardDict, name_image
 
 _FILES_PER_TASK = 256
@@ -187,11 +187,11 @@ def _existing_records(
 
     Every folder is listed once: asking for each file is slow on network disks.
     """
-    similar = functools.cache(SimilarFiles)
+    listed = functools.cache(list_files)
 
     def hint(record: StandardDict, folder: str) -> str:
         root = os.fspath(image_root or folder)
-        found = similar(root).closest(os.path.relpath(str(record["file_name"]), root))
+        found = closest(os.path.relpath(str(record["file_name"]), root), listed(root))
         return "" if found is None else f"; probably meant: {os.path.join(root, found)!r}"
 
     by_folder: dict[str, list[StandardDict]] = defaultdict(list)

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class KeptAnnotations:
 
     def save(self, state: tuple[int, int], read: CocoAnnotations) -> None:
         """Keep what was read, unless there are errors, or more to do than to read it again."""
-        if not self._usable or read.to_repair is not None or read.findings.of("error"):
+        if not self._usable or read.for_evaluation is not None or read.findings.of("error"):
             return
         content = {
             "json_file": read.json_file,
@@ -95,33 +96,29 @@ class KeptInspection:
         folders = {str(files.image_root) for files, _ in splits}
         for _, names in splits:
             folders.update({os.path.dirname(name) or os.curdir for name in names})
-        self._key: list[Any] | None = None
-        try:
-            states = [(folder, _state(folder)) for folder in sorted(folders)]
-        except OSError:
-            return
+        states = [(folder, _state(folder)) for folder in sorted(folders)]
         stamps = [stamp(files.path) for files, _ in splits]
         self._key = [stamps, states, os.environ.get(LIMIT_VARIABLE), *settings]
 
     def load(self) -> list[Findings] | None:
         """Return what was found; None if it has to be looked for."""
-        found = None if self._key is None else kept(self._subject, self._key)
+        found = kept(self._subject, self._key)
         return None if found is None else [_findings(content) for content in found[0]]
 
     def save(self, found: Sequence[Findings]) -> None:
         """Keep what was found, unless there are errors."""
-        if self._key is not None and not any(findings.of("error") for findings in found):
+        if not any(findings.of("error") for findings in found):
             keep(self._subject, self._key, [_as_json(findings) for findings in found], {})
 
 
 def _state(folder: str) -> str:
     """Return what a folder and its files are known by: names, sizes and times.
 
-    Raises:
-        OSError: if it can't be listed.
+    Of a folder that can't be listed nothing is known; where images should be in it, that is an
+    error, with which nothing is kept.
     """
     digest = hashlib.sha256()
-    with os.scandir(folder) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             try:
                 status = entry.stat()

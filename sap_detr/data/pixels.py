@@ -66,7 +66,10 @@ class PixelRange:
             "percentile": 0 <= self.number < 50,
         }
         if not allowed.get(self.rule, False):
-            raise ValueError(f"{self} is no pixel range")
+            raise ValueError(
+                "pixel_range must be full, refuse, bits=N (N in 1..32) or percentile=P (P in "
+                f"0..50), got {str(self)!r}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> PixelRange:
@@ -75,20 +78,13 @@ class PixelRange:
         Raises:
             ValueError: if it is none of these.
         """
-        match = re.fullmatch(r"(full|refuse)|(bits|percentile)=(\d+(?:\.\d+)?)", str(text))
-        if match is not None:
-            rule, number = match[1] or match[2], float(match[3] or 0)
-            try:
-                return cls(rule, number)  # type: ignore[arg-type]
-            except ValueError:
-                pass
-        raise ValueError(
-            f"pixel_range must be full, refuse, bits=N (N in 1..32) or percentile=P (P in 0..50), "
-            f"got {text!r}"
-        )
+        match = re.fullmatch(r"(bits|percentile)=(\d+(?:\.\d+)?)", str(text))
+        rule, number = (match[1], float(match[2])) if match else (str(text), 0)
+        return cls(rule, number)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        return self.rule if self.rule in ("full", "refuse") else f"{self.rule}={self.number:g}"
+        has_number = self.rule in ("bits", "percentile")
+        return f"{self.rule}={self.number:g}" if has_number else self.rule
 
 
 FULL_RANGE = PixelRange()

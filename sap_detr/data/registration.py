@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .coco_schema import CocoAnnotations, CocoFile, read_split
 from .errors import DatasetError
-from .evaluation_file import repair, write_repaired
+from .evaluation_file import write_copy
 from .kept_readings import KeptAnnotations, stamp
 from .layouts import absolute, find_splits
 from .record_arrays import RecordArrays
@@ -61,9 +61,9 @@ class RegisteredAnnotations:
         read = on_disk.load(state)
         if read is None:
             read = read_split(self.files, training=self._training, categories=self._categories)
-            if read.to_repair is not None:
-                file = write_repaired(repair(read.to_repair), str(self.files.path))
-                read = replace(read, to_repair=None, evaluation_file=file)
+            if read.for_evaluation is not None:
+                file = write_copy(read.for_evaluation, str(self.files.path))
+                read = replace(read, for_evaluation=None, evaluation_file=file)
             if stamp(self.files.path) == state:
                 on_disk.save(state, read)
         return read

@@ -15,29 +15,17 @@ from .annotation_file import as_integer
 from .boxes import Fault, check_box
 from .errors import DatasetError
 from .findings import Findings, Kind
-from .standard_dict import StandardDict, name_image, objects, require_objects
+from .standard_dict import StandardDict, name_image, require_objects
 
 
-def get_dataset_dicts(names: str | Sequence[str], filter_empty: bool = False) -> list[StandardDict]:
-    """Return the standard dicts of one or several registered data sets, to be changed at will.
-
-    Args, raises: as :func:`dataset_records`.
-    """
-    return list(dataset_records(names, filter_empty))
-
-
-def dataset_records(
-    names: str | Sequence[str], filter_empty: bool = False
-) -> Sequence[StandardDict]:
+def dataset_records(names: str | Sequence[str]) -> Sequence[StandardDict]:
     """Return the standard dicts of one or several registered data sets, to be looked at only.
 
     Those of one that is registered here are made anew whenever one is asked for, which takes a
-    seventh of the memory.
+    seventh of the memory; ``list`` of them can be changed.
 
     Args:
         names: names in Detectron2's catalog.
-        filter_empty: whether to leave out images without annotations other than crowds. DETR trains
-            on them.
 
     Raises:
         DatasetError: if a name is unknown, a data set is empty, or their classes differ.
@@ -48,8 +36,7 @@ def dataset_records(
         dataset_class_names(names)
     # Not by Detectron2's function, which counts classes image by image for a table that is printed.
     loaded = [load_dataset(name) for name in names]
-    dicts = loaded[0] if len(loaded) == 1 else [record for part in loaded for record in part]
-    return [d for d in dicts if any(True for _ in objects(d))] if filter_empty else dicts
+    return loaded[0] if len(loaded) == 1 else [record for part in loaded for record in part]
 
 
 def dataset_class_names(names: str | Sequence[str]) -> list[str]:

@@ -73,7 +73,6 @@ class EpochSampler(Sampler[Token]):
         seed: of the order.
         accumulation_steps: loader steps for one update of the weights. An epoch ends after a full
             update, so the stream depends on ``total_batch_size * accumulation_steps`` only.
-        shuffle: False for the order of the data set in every epoch.
         rank, world_size: of this process; by default those of Detectron2's process group.
 
     Raises:
@@ -88,7 +87,6 @@ class EpochSampler(Sampler[Token]):
         seed: int,
         *,
         accumulation_steps: int = 1,
-        shuffle: bool = True,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
@@ -117,7 +115,6 @@ class EpochSampler(Sampler[Token]):
         self.size = size
         self.total_batch_size = total_batch_size
         self.seed = seed
-        self.shuffle = shuffle
         self.epoch_size = size // update_size * update_size
         self._first_step = 0
 
@@ -138,8 +135,6 @@ class EpochSampler(Sampler[Token]):
 
     def epoch_order(self, epoch: int) -> NDArray[np.int64]:
         """Return image indices (size,) in an epoch's order; the first ``epoch_size`` are used."""
-        if not self.shuffle:
-            return np.arange(self.size)
         words = random_words(self.seed, ORDER_STREAM, epoch)
         return np.random.RandomState(words).permutation(self.size)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import unicodedata
@@ -15,48 +14,43 @@ from urllib.parse import unquote
 _MAX_FILES = 1_000_000
 
 Parts = tuple[str, ...]
+# Paths below a folder by the name of the file, and by that without its ending.
+Listing = tuple[dict[str, list[str]], dict[str, list[str]]]
 
 
-class SimilarFiles:
-    """The files of a folder and its sub-folders, by what tools change about names.
+def list_files(folder: str) -> Listing:
+    """List the files of a folder and its sub-folders by what tools do not change about names.
 
-    These are separators, percent-encoding, Unicode's normal form, letter case, folders, and the
-    ending.
+    They do change separators, percent-encoding, Unicode's normal form, letter case, folders, and
+    the ending.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for path in itertools.islice(_walk(folder), _MAX_FILES):
+        name = _parts(path)[-1]
+        by_name[name].append(path)
+        by_stem[Path(name).stem].append(path)
+    return by_name, by_stem
+
+
+def closest(name: str, files: Listing) -> str | None:
+    """Return the path, below the folder, that a name was probably meant for; None if unknown.
 
     Args:
-        folder: what lies there is listed when it is first asked for.
+        name: of a file, with or without folders.
+        files: of the folder.
     """
+    parts = _parts(name)
+    by_name, by_stem = files
+    found = by_name.get(parts[-1]) or by_stem.get(Path(parts[-1]).stem) or []
+    return max(found, key=lambda path: _common_end(parts, _parts(path)), default=None)
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = os.fspath(folder)
 
-    def closest(self, name: str) -> str | None:
-        """Return the path, below the folder, that a name was probably meant for; None if unknown.
-
-        Args:
-            name: of a file, with or without folders.
-        """
-        parts = _parts(name)
-        by_name, by_stem = self._files
-        found = by_name.get(parts[-1]) or by_stem.get(Path(parts[-1]).stem) or []
-        return max(found, key=lambda path: _common_end(parts, _parts(path)), default=None)
-
-    @functools.cached_property
-    def _files(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Return paths below the folder by their names, and by these without ending."""
-        by_name: dict[str, list[str]] = defaultdict(list)
-        by_stem: dict[str, list[str]] = defaultdict(list)
-        for path in itertools.islice(self._walk(), _MAX_FILES):
-            name = _parts(path)[-1]
-            by_name[name].append(path)
-            by_stem[Path(name).stem].append(path)
-        return by_name, by_stem
-
-    def _walk(self) -> Iterator[str]:
-        for folder, folders, names in os.walk(self.folder):
-            folders.sort()
-            for name in sorted(names):
-                yield os.path.relpath(os.path.join(folder, name), self.folder)
+def _walk(root: str) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def _parts(name: str) -> Parts:

@@ -27,7 +27,7 @@ def objects(folder):
                 for a in record["annotations"]
             )
             for read in [read_split(split)]
-            for record in read.dicts
+            for record in read.records
         }
         for name, split in find_splits(folder).items()
     }

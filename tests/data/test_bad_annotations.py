@@ -27,10 +27,10 @@ from sap_detr.data import (
     CocoAnnotations,
     DatasetError,
     check_datasets,
-    read_coco,
     register_coco,
     register_folder,
 )
+from sap_detr.data.coco_schema import CocoFile, read_split
 from sap_detr.data.typed_annotations import NotPlain
 
 Coco = dict[str, Any]
@@ -227,12 +227,12 @@ def _check(folder: Path, data: bytes) -> str:
 def _read_both_ways(json_file: Path, images: Path) -> CocoAnnotations:
     """What the fast way of reading takes, it reads as the slow one does."""
     with patch("sap_detr.data.coco_schema.TypedFile", side_effect=NotPlain):
-        slow = read_coco(json_file, images)
-    fast = read_coco(json_file, images)
-    assert fast.dicts == slow.dicts
+        slow = read_split(CocoFile(json_file, images))
+    fast = read_split(CocoFile(json_file, images))
+    assert list(fast.records) == list(slow.records)
     assert fast.categories == slow.categories
     assert fast.findings.of() == slow.findings.of()
-    assert fast.to_repair == slow.to_repair
+    assert fast.for_evaluation == slow.for_evaluation
     return fast
 
 
@@ -283,11 +283,11 @@ def _assert_same_verdict(folder: Path, split: str, data: bytes) -> int:
 
 
 def _assert_usable(checked: CocoAnnotations, content: Coco) -> None:
-    assert len(checked.dicts) == len(content["images"])
-    kept = sum(len(record["annotations"]) for record in checked.dicts)
+    assert len(checked.records) == len(content["images"])
+    kept = sum(len(record["annotations"]) for record in checked.records)
     dropped = sum(n for kind, n in checked.findings.counts().items() if "dropped" in kind)
     assert kept + dropped == len(content["annotations"])
-    for record in checked.dicts:
+    for record in checked.records:
         width, height = record["width"], record["height"]
         assert type(width) is type(height) is type(record["image_id"]) is int
         for annotation in record["annotations"]:
@@ -307,7 +307,7 @@ def _evaluate(checked: CocoAnnotations, json_file: str) -> None:
             "bbox": a["bbox"],
             "score": 0.9,
         }
-        for record in checked.dicts
+        for record in checked.records
         for a in record["annotations"]
         if not a["iscrowd"]
     ]

@@ -22,9 +22,9 @@ from sap_detr.data import (
     UnreadableImages,
     build_test_loader,
     build_train_loader,
-    read_coco,
 )
 from sap_detr.data import unreadable_images as module
+from sap_detr.data.coco_schema import CocoFile, read_split
 from sap_detr.data.files import inspect_files
 
 Record = dict[str, Any]
@@ -179,7 +179,7 @@ def test_damage_that_only_decoding_shows(
     """From a real file to the count: what the check before training can't see."""
     json_file, root = write_coco()
     damage_image(root / "2.jpg")
-    dicts = read_coco(json_file, root).dicts
+    dicts = list(read_split(CocoFile(json_file, root)).records)
     findings = Findings("train")
     with ThreadPoolExecutor(1) as pool:
         inspect_files(dicts, findings, pool)

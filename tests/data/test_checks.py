@@ -21,11 +21,9 @@ from sap_detr.data import (
     Findings,
     Kind,
     check_datasets,
-    read_coco,
     register_coco,
 )
-from sap_detr.data.coco_schema import parse_coco
-from sap_detr.data.evaluation_file import repair
+from sap_detr.data.coco_schema import CocoFile, parse_coco, read_split
 from sap_detr.data.files import inspect_files
 from sap_detr.data.findings import MAX_LISTED
 from sap_detr.data.registry import inspect_dicts
@@ -68,7 +66,7 @@ def test_good_annotations_pass_without_repairs(coco: Coco) -> None:
     assert checked.class_names == ["cat", "dog"]
     assert list(checked.categories) == [3, 7]
     assert not checked.findings.of()
-    assert checked.to_repair is None
+    assert checked.for_evaluation is None
 
 
 ERRORS = [
@@ -150,9 +148,9 @@ def test_a_training_set_without_usable_annotations(coco: Coco) -> None:
         annotation["iscrowd"] = 1
     with pytest.raises(DatasetError, match="not one of its 3 annotations"):
         _check(coco)
-    assert len(_check(coco, training=False).dicts) == 3
+    assert len(_check(coco, training=False).records) == 3
     del coco["annotations"]
-    assert len(_check(coco, training=False).dicts) == 3
+    assert len(_check(coco, training=False).records) == 3
 
 
 def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
@@ -161,7 +159,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
         annotation = {"id": 10 + index, "image_id": 3, "category_id": 3, "bbox": box}
         coco["annotations"].append({**annotation, "area": 1, "iscrowd": 0})
     checked = _check(coco)
-    boxes = [a["bbox"] for a in checked.dicts[2]["annotations"]]
+    boxes = [a["bbox"] for a in checked.records[2]["annotations"]]
     assert boxes == [[0, 0, 10, 10], [35, 25, 5, 5]]
     assert checked.findings.counts() == {
         "boxes clipped to their image": 2,
@@ -172,7 +170,7 @@ def test_boxes_are_clipped_and_empty_ones_dropped(coco: Coco) -> None:
 
 def test_rounding_at_the_border_is_clipped_silently(coco: Coco) -> None:
     checked = _check(_edit(coco, "annotations/0/bbox", [0, 0, 40.01, 30]))
-    assert checked.dicts[0]["annotations"][0]["bbox"] == [0, 0, 40, 30]
+    assert checked.records[0]["annotations"][0]["bbox"] == [0, 0, 40, 30]
     assert not checked.findings.of()
 
 
@@ -180,9 +178,9 @@ def test_missing_iscrowd_and_area(coco: Coco) -> None:
     del coco["annotations"][0]["iscrowd"]
     coco["annotations"][1]["area"] = "big"
     checked = _check(coco)
-    assert checked.dicts[0]["annotations"][0]["iscrowd"] == 0
-    assert checked.to_repair is not None
-    repaired = repair(checked.to_repair)["annotations"]
+    assert checked.records[0]["annotations"][0]["iscrowd"] == 0
+    assert checked.for_evaluation is not None
+    repaired = checked.for_evaluation["annotations"]
     assert [a["iscrowd"] for a in repaired] == [0, 0, 0]
     assert [a["area"] for a in repaired] == [120, 1200, 76]
     assert checked.findings.counts().total() == 2
@@ -192,9 +190,9 @@ def test_missing_iscrowd_and_area(coco: Coco) -> None:
 def test_areas_that_the_box_contradicts(coco: Coco, area: float | None) -> None:
     """The box of the second one is 40x30."""
     right = _check(coco)
-    assert right.to_repair is None
+    assert right.for_evaluation is None
     checked = _check(_edit(coco, "annotations/1/area", area))
-    repaired = repair(checked.to_repair)["annotations"]
+    repaired = checked.for_evaluation["annotations"]
     assert [a["area"] for a in repaired] == [120, 1200, 76]
     (finding,) = checked.findings.of()
     assert finding.count == 1
@@ -204,20 +202,20 @@ def test_areas_that_the_box_contradicts(coco: Coco, area: float | None) -> None:
 @pytest.mark.parametrize("area", [1, 12.5, 1200, 1200.5, 32 * 42])
 def test_areas_of_masks_are_left_alone(coco: Coco, area: float) -> None:
     checked = _check(_edit(coco, "annotations/1/area", area))
-    assert checked.to_repair is None
+    assert checked.for_evaluation is None
     assert not checked.findings.of()
 
 
 def test_areas_of_small_boxes_may_be_below_a_pixel(coco: Coco) -> None:
     coco["annotations"][1].update(bbox=[3, 3, 2, 2], area=0.25)
-    assert _check(coco).to_repair is None
+    assert _check(coco).for_evaluation is None
     coco["annotations"][1].update(bbox=[3, 3, 0, 2], area=0)
-    assert _check(coco).to_repair is None
+    assert _check(coco).for_evaluation is None
 
 
 def test_whole_numbers_written_as_floats_are_taken(coco: Coco) -> None:
     content = _edit(_edit(coco, "images/0/width", 40.0), "annotations/0/image_id", 1.0)
-    record = _check(content).dicts[0]
+    record = _check(content).records[0]
     assert record["width"] == 40
     assert isinstance(record["width"], int)
     assert len(record["annotations"]) == 2
@@ -232,7 +230,7 @@ def test_json_cut_off(write_coco: Write, keep: int) -> None:
     json_file, root = write_coco()
     json_file.write_text(json_file.read_text()[:keep])
     with pytest.raises(DatasetError, match=r"train\.json: not valid json, or cut off"):
-        read_coco(json_file, root)
+        read_split(CocoFile(json_file, root))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"[" * 100_000, b"9" * 10_000])
@@ -240,7 +238,7 @@ def test_json_that_is_none(write_coco: Write, content: bytes) -> None:
     json_file, root = write_coco()
     json_file.write_bytes(content)
     with pytest.raises(DatasetError, match=r"train\.json"):
-        read_coco(json_file, root)
+        read_split(CocoFile(json_file, root))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -249,19 +247,19 @@ def test_json_in_another_encoding(write_coco: Write, encoding: str) -> None:
     content = json.loads(json_file.read_text())
     content["categories"][0]["name"] = "döçg"
     json_file.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
-    assert read_coco(json_file, root).class_names == ["cat", "döçg"]
+    assert read_split(CocoFile(json_file, root)).class_names == ["cat", "döçg"]
     register_coco("pets", json_file, root)
     assert json.loads(Path(MetadataCatalog.get("pets").json_file).read_text()) == content
 
 
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such annotation file"):
-        read_coco(tmp_path / "none.json", tmp_path)
+        read_split(CocoFile(tmp_path / "none.json", tmp_path))
 
 
 @pytest.fixture
 def dicts(write_coco: Write) -> list[dict[str, Any]]:
-    return read_coco(*write_coco()).dicts
+    return list(read_split(CocoFile(*write_coco())).records)
 
 
 def test_good_images_pass(dicts: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ from sap_detr.data import (
     DatasetError,
     check_datasets,
     dataset_class_names,
-    get_dataset_dicts,
+    dataset_records,
     register_coco,
     register_folder,
 )
@@ -48,7 +48,7 @@ def _evaluate(name: str, folder: Path) -> dict[str, float]:
     evaluator = COCOEvaluator(name, tasks=["bbox"], output_dir=str(folder))
     evaluator.reset()
     generator = np.random.RandomState(0)
-    for record in get_dataset_dicts(name):
+    for record in dataset_records(name):
         boxes = [
             BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
             for a in record["annotations"]

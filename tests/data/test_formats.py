@@ -31,7 +31,7 @@ def objects(folder: Path, split: str) -> dict[str, list[tuple[str, Any]]]:
         Path(record["file_name"]).stem.removeprefix("train_").removeprefix("val_"): sorted(
             (read.class_names[a["category_id"]], *a["bbox"]) for a in record["annotations"]
         )
-        for record in read.dicts
+        for record in read.records
     }
 
 
@@ -53,9 +53,9 @@ def test_one_json_holds_both_splits(folder: Path, tmp_path: Path) -> None:
     assert list(find_splits(tmp_path)) == ["train"]
     whole = read_split(find_splits(tmp_path)["train"])
     parts = [read_split(split) for split in find_splits(folder).values()]
-    assert len(whole.dicts) == 9
-    boxes = [a["bbox"] for r in whole.dicts for a in r["annotations"]]
-    apart = [a["bbox"] for part in parts for r in part.dicts for a in r["annotations"]]
+    assert len(whole.records) == 9
+    boxes = [a["bbox"] for r in whole.records for a in r["annotations"]]
+    apart = [a["bbox"] for part in parts for r in part.records for a in r["annotations"]]
     assert sorted(boxes) == sorted(apart)
 
 

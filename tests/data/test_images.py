@@ -21,9 +21,9 @@ from sap_detr.data import (
     Findings,
     inspect_image,
     max_image_pixels,
-    read_coco,
     read_image,
 )
+from sap_detr.data.coco_schema import CocoFile, read_split
 from sap_detr.data.files import inspect_files
 from sap_detr.data.images import DEFAULT_MAX_PIXELS, LIMIT_VARIABLE
 
@@ -113,15 +113,15 @@ def test_the_limit_holds_everywhere(
     write_coco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     json_file, root = write_coco()
-    dicts = read_coco(json_file, root).dicts
+    dicts = list(read_split(CocoFile(json_file, root)).records)
     monkeypatch.setenv(LIMIT_VARIABLE, "1200")  # 40 x 30
     assert max_image_pixels() == 1200
-    _check_files(read_coco(json_file, root).dicts, decode=True)
+    _check_files(list(read_split(CocoFile(json_file, root)).records), decode=True)
     assert DetrDatasetMapper(True, [])(dicts[0])["image"].shape == (3, 30, 40)
     monkeypatch.setenv(LIMIT_VARIABLE, "1199")
     message = "40x30 .* is more than the limit of 1199"
     with pytest.raises(DatasetError, match=message):
-        read_coco(json_file, root).findings.raise_errors()
+        read_split(CocoFile(json_file, root)).findings.raise_errors()
     with pytest.raises(DatasetError, match=message):
         _check_files(dicts)
     with pytest.raises(BadImageError, match=message):
@@ -184,4 +184,4 @@ def test_a_pipe_is_not_waited_for(write_coco) -> None:
     (root / "2.jpg").unlink()
     os.mkfifo(root / "2.jpg")
     with pytest.raises(DatasetError, match=r"image 2 .*is not a file"):
-        _check_files(read_coco(json_file, root).dicts)
+        _check_files(list(read_split(CocoFile(json_file, root)).records))

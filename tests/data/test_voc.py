@@ -55,9 +55,9 @@ def test_corners_count_from_one_and_belong_to_the_box(root: Path) -> None:
     assert to_xywh(3, 5, 12, 24) == [2, 4, 10, 20]
     assert to_xywh(1, 1, 1, 1) == [0, 0, 1, 1]
     read = read_split(find_splits(root)["train"])
-    assert [a["bbox"] for a in read.dicts[0]["annotations"]] == [[2, 4, 10, 20]]
+    assert [a["bbox"] for a in read.records[0]["annotations"]] == [[2, 4, 10, 20]]
     assert read.categories == {1: "cat", 2: "dog"}
-    assert [r["annotations"][0]["category_id"] for r in read.dicts] == [1, 0]
+    assert [r["annotations"][0]["category_id"] for r in read.records] == [1, 0]
 
 
 FAULTS = [
@@ -120,7 +120,7 @@ def test_sizes_come_from_the_image_where_they_are_not_said(root: Path) -> None:
     text = ANNOTATION.replace("<width>40", "<width>0")
     write(root, "a", text)
     read = read_split(find_splits(root)["train"])
-    assert [(r["width"], r["height"]) for r in read.dicts] == [(40, 30), (40, 30)]
+    assert [(r["width"], r["height"]) for r in read.records] == [(40, 30), (40, 30)]
     (root / "JPEGImages/a.png").unlink()
     ((kind, (example,)),) = found(root).items()
     assert kind is Kind.MISSING_FILE
@@ -136,7 +136,7 @@ def test_layouts(root: Path) -> None:
             file.rename(root / split / file.name)
     splits = find_splits(root)
     assert [s.path for s in splits.values()] == [root / "train", root / "valid"]
-    assert [len(read_split(s).dicts) for s in splits.values()] == [1, 1]
+    assert [len(read_split(s).records) for s in splits.values()] == [1, 1]
 
 
 def test_classes_are_those_of_the_training_split(root: Path) -> None:

@@ -81,7 +81,7 @@ def test_images_are_as_they_are_shown(root: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(root / "images/train/a.png", exif=exif)
-    (record, _) = read_split(find_splits(root)["train"]).dicts
+    (record, _) = read_split(find_splits(root)["train"]).records
     assert (record["width"], record["height"]) == (30, 40)
     np.testing.assert_allclose(record["annotations"][0]["bbox"], [12, 12, 6, 16], atol=1e-9)
 
@@ -175,7 +175,7 @@ def test_layouts_without_data_yaml(root: Path, tmp_path: Path) -> None:
     (root / "labels/train").rename(root / "train/labels")
     split = find_splits(root)["train"]
     assert isinstance(split, YoloSplit)
-    assert [len(r["annotations"]) for r in read_split(split).dicts] == [2, 0]
+    assert [len(r["annotations"]) for r in read_split(split).records] == [2, 0]
 
 
 def test_a_folder_without_splits_is_trained_on_as_a_whole(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import make_large_dataset
 import pytest
 from make_large_dataset import main, write_large_dataset
 
-from sap_detr.data import get_dataset_dicts, register_coco_folder
+from sap_detr.data import dataset_records, register_coco_folder
 from sap_detr.data.inspection import check_datasets
 
 
@@ -21,7 +21,7 @@ def test_is_sound_and_of_the_size_that_was_asked_for(
     names = register_coco_folder("large_dataset", folder)
     inspection = check_datasets(names[:1], names[1:])
     assert not any(findings.of("error") for findings in inspection.all_findings())
-    dicts = get_dataset_dicts("large_dataset_train")
+    dicts = dataset_records("large_dataset_train")
     assert [len(record["annotations"]) for record in dicts] == [3, 2] * 5
     # Three pictures for ten names.
     assert len({os.stat(record["file_name"]).st_ino for record in dicts}) == 3
