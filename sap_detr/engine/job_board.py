@@ -18,7 +18,7 @@ from datetime import timedelta
 
 from torch import distributed
 
-from .preemption import PREEMPTED_STATUS, StopSignals
+from .preemption import PREEMPTED_STATUS, STOP_SIGNALS, StopSignals
 from .process_group import open_store
 from .topology import Topology
 
@@ -78,16 +78,26 @@ class JobBoard:
         """Say whether somebody asked."""
         return bool(self._store.check(["stop"]))
 
+    def signal_neighbours(self) -> None:
+        """Ask this machine's processes to stop, as far as they are ready, before they look here."""
+        with suppress(Exception):
+            for pid in self._neighbours().values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, STOP_SIGNALS[-1])
+
     def lost_neighbour(self) -> int | None:
         """Return the rank of a process of this machine that is not there any more."""
-        for rank in self._here:
-            key = f"process/{rank}"
+        for rank, pid in self._neighbours().items():
             try:
-                if self._store.check([key]):
-                    os.kill(int(self._store.get(key)), 0)
+                os.kill(pid, 0)
             except ProcessLookupError:
                 return rank
         return None
+
+    def _neighbours(self) -> dict[int, int]:
+        """Return the process ids of this machine's ranks, as far as they are ready."""
+        ready = [rank for rank in self._here if self._store.check([f"process/{rank}"])]
+        return {rank: int(self._store.get(f"process/{rank}")) for rank in ready}
 
     def mark_seen(self) -> None:
         """Write that this process knows about the end of the job."""

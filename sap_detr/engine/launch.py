@@ -124,6 +124,8 @@ def _start_processes(
             board = watch.board = JobBoard(topology, start)
             url = _launch_url(topology, store, start)
             job = (multiprocessing.get_start_method(), topology, start, work, args, options)
+            # A request that comes before they are ready, the processes read on the board.
+            stop.pass_on = board.signal_neighbours
             # torch ends them by SIGTERM if one fails, maybe before they can handle it.
             with stop.deferred(), stop.mortal_children(), _visible_devices(options.device_type):
                 watch.start()

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from types import FrameType
@@ -73,6 +73,7 @@ class StopSignals:
         interrupted: whether :class:`Preempted` was raised. Code that catches everything, such as an
             import, may have made another error of it, which the end of the block turns back.
         terminated: whether there was a SIGTERM that someone has to find the meaning of.
+        pass_on: is called at once, in another thread, at the first signal to this process.
     """
 
     def __init__(self, sigterm_is_request: bool = True) -> None:
@@ -80,6 +81,7 @@ class StopSignals:
         self.terminated = False
         self.noticed = False
         self.interrupted = False
+        self.pass_on: Callable[[], object] | None = None
         self._unclear = () if sigterm_is_request else (signal.SIGTERM,)
         self.raises = True
         self._first_arrival: float | None = None
@@ -214,6 +216,8 @@ class StopSignals:
         now = time.monotonic()
         if self._first_arrival is None:
             self._first_arrival = now
+            if self.pass_on is not None:
+                self.pass_on()
             if comm.is_main_process() and not self._unclear:
                 name = signal.Signals(number).name
                 when = "ends" if self.raises else "ends after this step; once more to end it now"

@@ -169,7 +169,7 @@ def test_all_processes_read_the_file_that_the_main_one_chose(tmp_path, monkeypat
     monkeypatch.setattr(comm, "all_gather", lambda own: next(chosen, [own, own]))
     other.resume_or_load("", resume=True)
     assert trainer.iteration == 9
-    chosen = iter([[(None, "none is whole"), (None, None)]])
+    chosen = iter([[(None, CheckpointError("none is whole")), (None, None)]])
     with pytest.raises(CheckpointError, match="none is whole"):
         other.resume_or_load("", resume=True)
 
