@@ -268,6 +268,7 @@ UNSAFE = {
 }
 REVIEWED = {
     ("sap_detr/checkpoint/safe_load.py", "torch.load"),  # weights_only
+    ("sap_detr/commands/install_detectron2.py", "shutil.unpack_archive"),  # its SHA-256 is known
     ("sap_detr/config.py", "LazyConfig.load"),  # configs that are Python
 }
 
