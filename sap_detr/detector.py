@@ -19,6 +19,7 @@ from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from torch import nn
 
 from .checkpoint import (
@@ -146,10 +147,10 @@ class Detector:
             model = description.build_model(device)
         except CheckpointError as error:
             raise CheckpointError(f"{source} was not loaded: {error}") from error
-        names = _load(model, checkpoint, source)
+        names, _ = _load(model, checkpoint, source, checkpoint.get("class_names"))
         predictor = Predictor(model, augmentations, description.image_format)
         self._hold(predictor, names, PixelRange.parse(description.pixel_range))
-        self.thresholds = stored_thresholds(checkpoint, names, source)
+        self.thresholds = _stored_thresholds(checkpoint, names, source)
 
     @classmethod
     def from_config(
@@ -179,16 +180,43 @@ class Detector:
             cfg.train.device = device
         source = os.fspath(find_weights(weights))
         checkpoint = load_checkpoint_file(source)
-        if checkpoint.get("class_names"):
-            cfg.model.num_classes = len(checkpoint["class_names"])
-        model = build_model(cfg)
-        names = _load(model, checkpoint, source, cfg.train.get("weights", SCORED))
+        return cls.from_checkpoint(cfg, checkpoint, source, checkpoint.get("class_names"))[0]
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        cfg: DictConfig,
+        checkpoint: dict[str, Any] | None,
+        source: str,
+        class_names: ClassNames | None,
+    ) -> tuple[Detector, LoadReport | None]:
+        """Build the model of a config, and fill it.
+
+        Args:
+            cfg: its number of classes becomes that of the names, if these are known.
+            checkpoint: contents of a file of weights; None leaves them random.
+            source: the file, for messages.
+            class_names: by class number; None where only the weights may tell.
+
+        Returns:
+            The detector, and which weights it has.
+
+        Raises:
+            CheckpointError: the weights do not fill the model.
+            ConfigError: the config makes no sense.
+        """
+        if class_names:
+            cfg.model.num_classes = len(class_names)
+        model, report = build_model(cfg), None
+        if checkpoint is not None:
+            weights = cfg.train.get("weights", SCORED)
+            class_names, report = _load(model, checkpoint, source, class_names, weights)
         mapper = instantiate(cfg.dataloader.test.mapper)
         detector = cls.from_model(
-            model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
+            model, mapper.augmentations, class_names, mapper.image_format, pixel_range(cfg)
         )
-        detector.thresholds = stored_thresholds(checkpoint, names, source)
-        return detector
+        detector.thresholds = _stored_thresholds(checkpoint or {}, class_names, source)
+        return detector, report
 
     @classmethod
     def from_model(
@@ -378,37 +406,27 @@ class Detector:
 
 
 def _load(
-    model: nn.Module, checkpoint: dict[str, Any], source: str, weights: str = SCORED
-) -> ClassNames | None:
-    """Fill a model; returns the names of its classes, if the weights say them."""
-    names: ClassNames | None = checkpoint.get("class_names") or None
-    report: LoadReport = load_weights(
-        model, checkpoint, class_names=names, source=source, weights=weights
-    )
+    model: nn.Module,
+    checkpoint: dict[str, Any],
+    source: str,
+    names: ClassNames | None,
+    weights: str = SCORED,
+) -> tuple[ClassNames | None, LoadReport]:
+    """Fill a model; returns the names of its classes, if anything tells them."""
+    names = names or None
+    report = load_weights(model, checkpoint, class_names=names, source=source, weights=weights)
     report.require_complete()
     number = getattr(model, "num_classes", None)
     if names is None and report.format != "ours" and isinstance(number, int):
         # Published files name no classes; theirs are COCO's.
         names = coco_class_names(number)
-    return names
+    return names, report
 
 
-def stored_thresholds(
+def _stored_thresholds(
     checkpoint: dict[str, Any], names: ClassNames | None, source: str
 ) -> torch.Tensor | None:
-    """Return the thresholds that weights hold, if they do.
-
-    Args:
-        checkpoint: contents of a file of weights.
-        names: of the model's classes.
-        source: the file, for messages.
-
-    Returns:
-        (C,), see :attr:`Detector.thresholds`.
-
-    Raises:
-        CheckpointError: they are not those of the classes.
-    """
+    """Return the thresholds (C,) that weights hold for the model's classes, if they do."""
     if "description" not in checkpoint:
         return None
     try:

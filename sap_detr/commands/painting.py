@@ -25,12 +25,10 @@ from ..visualization import (
     QueryTrace,
     VideoError,
     attention_sheet,
-    check_points,
     draw_points,
     explain,
     plays_in_browsers,
 )
-from .picture_files import PredictError
 
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
 SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
@@ -40,35 +38,20 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Which detections are wanted.
-
-    Attributes:
-        threshold: lowest score.
-        top_k: most of an image; None for all.
-    """
-
-    threshold: float
-    top_k: int | None = None
-
-    def select(self, found: Instances) -> Instances:
-        """Return those of detections that are sorted by their scores."""
-        return found[found.scores >= self.threshold][: self.top_k]
-
-
-@dataclass(frozen=True)
 class Painter:
     """Finds and draws: what images and videos have in common.
 
     Attributes:
         detector: finds.
-        shown: what is drawn of that.
         options: of :meth:`Detector.stream`, for all that is found.
+        threshold: lowest score of what is drawn of that.
+        top_k: most detections that are drawn of an image.
     """
 
     detector: Detector
-    shown: Limits
     options: dict[str, Any]
+    threshold: float
+    top_k: int
 
     def find(self, images: Sequence[Pixels]) -> list[Instances]:
         """Return the detections of images (H, W, 3; RGB), the best first.
@@ -80,53 +63,33 @@ class Painter:
 
     def draw(self, image: Pixels, found: Instances, min_long_side: int = 0) -> tuple[Pixels, int]:
         """Return the image with the detections that are to be shown, and how many these are."""
-        shown = self.shown.select(found)
+        shown = self._shown(found)
         return self.detector.draw(image, shown, min_long_side=min_long_side), len(shown)
 
+    def draw_points(
+        self, image: Pixels, found: Instances, num_rows: int, title: str, sheet: Path
+    ) -> tuple[Pixels, int]:
+        """Draw, and how the points of detections move, with a model that has points.
 
-class PointPainter:
-    """Draws how the points of detections move, and what their queries look at.
-
-    Args:
-        painter: of a model that has points.
-        num_rows: how many detections a sheet of attention has at most.
-
-    Raises:
-        PredictError: if the model has no points.
-    """
-
-    def __init__(self, painter: Painter, num_rows: int) -> None:
-        self.painter = painter
-        self.num_rows = num_rows
-        model = painter.detector.predictor.model
-        try:
-            check_points(model.get_submodule("decoder"))
-        except ValueError as error:
-            raise PredictError(f"--points: {error}") from error
-
-    def find(self, images: Sequence[Pixels]) -> list[Instances]:
-        """Return the detections of one image."""
-        return self.painter.find(images)
-
-    def draw(self, image: Pixels, found: Instances, title: str, sheet: Path) -> tuple[Pixels, int]:
-        """Draw as the painter does, and points.
-
-        Where something is detected, a sheet of its attention is written, too.
+        Where something is detected, a sheet of what the queries of at most ``num_rows`` detections
+        look at is written, too.
         """
-        detector = self.painter.detector
-        shown = self.painter.shown.select(found)
+        shown = self._shown(found)
         # A query may be detected as several classes: the best one counts.
         _, first = np.unique(shown.query_index.numpy(), return_index=True)
         queries = shown[torch.from_numpy(np.sort(first))]
-        explained = explain(detector.predictor, image, queries=queries.query_index.tolist())
+        predictor, names = self.detector.predictor, self.detector.class_names
+        explained = explain(predictor, image, queries=queries.query_index.tolist())
         traces = [QueryTrace.of(explained, index) for index in range(len(queries))]
-        drawn = detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
+        drawn = self.detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
         drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
         if traces:
-            best = BoxSet.from_instances(queries[: self.num_rows])
-            best_traces = traces[: self.num_rows]
-            attention_sheet(image, best, best_traces, sheet, detector.class_names, title=title)
+            best = BoxSet.from_instances(queries[:num_rows])
+            attention_sheet(image, best, traces[:num_rows], sheet, names, title=title)
         return drawn, len(shown)
+
+    def _shown(self, found: Instances) -> Instances:
+        return found[found.scores >= self.threshold][: self.top_k]
 
 
 def detect_in_frames(

@@ -23,21 +23,8 @@ from ..results import (
     write_csv,
     write_image_list,
 )
-from .painting import SMALLEST_PICTURE, Painter, Pixels, PointPainter
+from .painting import SMALLEST_PICTURE, Painter, Pixels
 from .picture_files import image_errors
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """Where pictures are drawn.
-
-    Attributes:
-        files: by the number of the picture.
-        sheets: of attention, likewise.
-    """
-
-    files: Mapping[int, Path]
-    sheets: Mapping[int, Path]
 
 
 @dataclass(frozen=True)
@@ -110,20 +97,23 @@ class PictureJob:
     """What is done with each picture.
 
     Attributes:
-        painter: finds and draws; with points, that of these.
+        painter: finds and draws.
         pixels: what becomes of images of more than 8 bits.
         bad: gets images that turn out to be damaged, or on which the model's predictions are not
             finite.
         batch_size: how many images are looked at together.
-        drawings: where pictures are drawn; None if they are not.
+        drawings: where pictures and sheets of attention are drawn, by the number of the picture;
+            None if they are not.
+        num_rows: how many detections such a sheet has at most; None where no points are drawn.
         results: what is kept of each picture; None for nothing.
     """
 
-    painter: Painter | PointPainter
+    painter: Painter
     pixels: PixelRange
     bad: BadFiles
     batch_size: int = 1
-    drawings: Drawings | None = None
+    drawings: Mapping[int, tuple[Path, Path]] | None = None
+    num_rows: int | None = None
     results: ResultFiles | None = None
 
     def run(self, pictures: Sequence[Picture], parts: Parts | None = None) -> int:
@@ -150,7 +140,8 @@ class PictureJob:
                 for picture, image, found in self._detect(batch):
                     with self.bad.skipping(picture.file), image_errors(picture.file):
                         if self.drawings is not None:
-                            bar.write(self._draw(picture, image, found, self.drawings))
+                            files = self.drawings[picture.number]
+                            bar.write(self._draw(picture, image, found, *files))
                         if parts is not None and self.results is not None:
                             parts.add(picture.number, self.results.record(picture, found))
                         used += 1
@@ -174,13 +165,15 @@ class PictureJob:
         for (picture, image), instances in zip(images, found, strict=True):
             yield picture, image, instances
 
-    def _draw(self, picture: Picture, image: Pixels, found: Instances, drawings: Drawings) -> str:
-        out, sheet = drawings.files[picture.number], drawings.sheets[picture.number]
+    def _draw(
+        self, picture: Picture, image: Pixels, found: Instances, out: Path, sheet: Path
+    ) -> str:
         see = str(out)
-        if isinstance(self.painter, PointPainter):
-            drawn, count = self.painter.draw(image, found, picture.file.name, sheet)
-            see += f" and {sheet}" if count else ""
+        if self.num_rows is None:
+            drawn, count = self.painter.draw(image, found, SMALLEST_PICTURE)
         else:
-            drawn, count = self.painter.draw(image, found, min_long_side=SMALLEST_PICTURE)
+            title = picture.file.name
+            drawn, count = self.painter.draw_points(image, found, self.num_rows, title, sheet)
+            see += f" and {sheet}" if count else ""
         Image.fromarray(drawn).save(out)
         return f"{picture.file}: {count} {'object' if count == 1 else 'objects'}, see {see}"

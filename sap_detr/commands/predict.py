@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.config import instantiate
 from omegaconf import DictConfig
 
 from ..bad_files import BadFiles
-from ..checkpoint import SCORED, load_checkpoint_file, load_weights
+from ..checkpoint import load_checkpoint_file
 from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
 from ..data import DatasetError
-from ..detector import Detector, stored_thresholds
-from ..engine import build_model, choose_device, prepare_data
+from ..detector import Detector
+from ..engine import prepare_data
 from ..results import KnownIds, Parts, Picture, Shard, numbered_pictures
 from ..text import listing
 from ..tiles import tile_grid
-from ..visualization import FrameReader, class_name
+from ..visualization import FrameReader, check_points, class_name
 from ..weights_files import find_weights, sha256_of_file
-from .painting import Limits, Painter, PointPainter, detect_in_frames
+from .painting import Painter, detect_in_frames
 from .picture_files import ImageError, PredictError, list_files, output_files, usable
-from .picture_job import Drawings, PictureJob, ResultFiles, digest_of
+from .picture_job import PictureJob, ResultFiles, digest_of
 
 DEFAULT_FOLDER = Path("output/demo")
 # What is drawn, or stands in a table, unless something else is asked for.
@@ -78,13 +77,6 @@ def _check(args: argparse.Namespace) -> None:
         raise PredictError(
             f"--threshold must be from 0 to 1, as scores are, got {args.threshold:g}"
         )
-    for flag, value in (
-        ("--top-k", args.top_k),
-        ("--max-frames", args.max_frames),
-        ("--batch-size", args.batch_size),
-    ):
-        if value is not None and value < 1:
-            raise PredictError(f"{flag} must be positive, got {value}")
     if args.points is not None and (args.input is None or args.points < 1):
         raise PredictError("--points needs images (--input), and at least one detection to draw")
     if args.points is not None and (args.tile is not None or args.batch_size > 1):
@@ -126,7 +118,7 @@ def _painter(args: argparse.Namespace, detector: Detector) -> Painter:
         raise PredictError(f"--{error}") from error
     top_k = DEFAULT_TOP_K if args.top_k is None else args.top_k
     # The best thresholds differ by class: the detector goes by them.
-    shown = Limits(0.0 if threshold == "best" else threshold, top_k)
+    shown = 0.0 if threshold == "best" else threshold, top_k
     if args.json is not None:
         # AP needs all.
         threshold, top_k = args.threshold or 0.0, args.top_k
@@ -137,7 +129,12 @@ def _painter(args: argparse.Namespace, detector: Detector) -> Painter:
         "batch_size": args.batch_size,
         "tile": None if args.tile is None else tuple(args.tile),
     }
-    return Painter(detector, shown, options)
+    if args.points is not None:
+        try:
+            check_points(detector.predictor.model.get_submodule("decoder"))
+        except ValueError as error:
+            raise PredictError(f"--points: {error}") from error
+    return Painter(detector, options, *shown)
 
 
 def _class_numbers(args: argparse.Namespace, detector: Detector) -> list[int] | None:
@@ -179,11 +176,12 @@ def _detect_in_pictures(args: argparse.Namespace) -> int:
     painter = _painter(args, detector)
     results = None if result is None else _result_files(args, painter, known)
     job = PictureJob(
-        painter if args.points is None else PointPainter(painter, args.points),
+        painter,
         pixels,
         bad,
         args.batch_size,
-        _drawings(args, pictures, own),
+        _drawings(args, pictures),
+        args.points,
         results,
     )
     try:
@@ -228,8 +226,9 @@ def _result_files(
         category_ids = None
         number = getattr(painter.detector.predictor.model, "num_classes", len(names or ()))
         category_names = {index: class_name(names, index) for index in range(number)}
-    threshold = painter.shown.threshold
-    return ResultFiles(args.json, args.csv, threshold, category_ids, category_names, known is None)
+    return ResultFiles(
+        args.json, args.csv, painter.threshold, category_ids, category_names, known is None
+    )
 
 
 def _plan(
@@ -252,21 +251,17 @@ def _plan(
 
 
 def _drawings(
-    args: argparse.Namespace, pictures: Sequence[Picture], own: Sequence[Picture]
-) -> Drawings | None:
+    args: argparse.Namespace, pictures: Sequence[Picture]
+) -> dict[int, tuple[Path, Path]] | None:
     """Name the drawings of all, so that no process draws over another's."""
     if args.draw is None and (args.json is not None or args.csv is not None):
         return None
     folder = args.draw or DEFAULT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     files = [picture.file for picture in pictures]
-    numbers = [picture.number for picture in pictures]
-    wanted = {picture.number for picture in own}
-    drawn, sheets = (
-        {n: f for n, f in zip(numbers, output_files(files, place), strict=True) if n in wanted}
-        for place in (folder, folder / "attention")
-    )
-    return Drawings(drawn, sheets)
+    drawn, sheets = (output_files(files, place) for place in (folder, folder / "attention"))
+    numbers = (picture.number for picture in pictures)
+    return dict(zip(numbers, zip(drawn, sheets, strict=True), strict=True))
 
 
 def _fill(parts: Parts, job: PictureJob, pictures: Sequence[Picture]) -> int:
@@ -303,30 +298,13 @@ def build_detector(args: argparse.Namespace) -> Detector:
     cfg = load_config(args.config_file, args.opts)
     if args.device is not None:
         cfg.train.device = args.device
-    choose_device(cfg.train.device)
     checkpoint = None if args.weights is None else load_checkpoint_file(args.weights)
     names: ClassNames = None if checkpoint is None else checkpoint.get("class_names")
     if names is None:
         names = _class_names_of_data(cfg)
-    else:
-        cfg.model.num_classes = len(names)
-    model = build_model(cfg)
-    if checkpoint is not None:
-        report = load_weights(
-            model,
-            checkpoint,
-            class_names=names,
-            source=str(args.weights),
-            weights=cfg.train.get("weights", SCORED),
-        )
-        report.require_complete()
+    detector, report = Detector.from_checkpoint(cfg, checkpoint, str(args.weights), names)
+    if report is not None:
         print(report.headline)
-    mapper = instantiate(cfg.dataloader.test.mapper)
-    detector = Detector.from_model(
-        model, mapper.augmentations, names, mapper.image_format, pixel_range(cfg)
-    )
-    if checkpoint is not None:
-        detector.thresholds = stored_thresholds(checkpoint, names, str(args.weights))
     return detector
 
 

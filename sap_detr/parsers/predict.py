@@ -33,6 +33,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..arguments import positive_int
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr predict``."""
@@ -108,7 +110,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top-k",
-        type=int,
+        type=positive_int,
         metavar="N",
         help="most detections of an image (default: 100; all in what --json writes)",
     )
@@ -123,14 +125,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="cut larger images into tiles; the overlap should be no less than the largest object",
     )
     parser.add_argument(
-        "--max-frames", type=int, metavar="N", help="where to stop a video or webcam"
+        "--max-frames", type=positive_int, metavar="N", help="where to stop a video or webcam"
     )
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=positive_int,
         default=1,
         metavar="N",
         help="images of equal size that are looked at together (default: %(default)s)",

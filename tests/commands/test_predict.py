@@ -164,11 +164,9 @@ def test_where_nothing_is_detected_there_is_no_sheet(tmp_path, sap_detr_argument
         (["--input", "{photo}"], "--random-weights"),
         (["--weights", "{tmp}/none.pth", "--input", "{photo}"], "none.pth"),
         (["--random-weights", "--input", "{photo}", "--output", "{photo}"], "must be a folder"),
-        (["--random-weights", "--input", "{photo}", "--max-frames", "0"], "--max-frames"),
         (["--random-weights", "--input", "{photo}", "--points"], "has a DetrDecoder"),
         (["--random-weights", "--input", "{photo}", "--points", "0"], "--points needs"),
         (["--random-weights", "--webcam", "0", "--points"], "--points needs"),
-        (["--random-weights", "--input", "{photo}", "--top-k", "0"], "--top-k"),
         (["--random-weights", "--input", "{tmp}/none.jpg", "{tmp}/text.jpg"], "text.jpg"),
     ],
 )
@@ -182,6 +180,15 @@ def test_mistakes_are_told_in_one_line(tmp_path, photo, capfd, args, message):
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--top-k", "--max-frames", "--batch-size"])
+def test_counts_must_be_positive(photo, capsys, flag):
+    with pytest.raises(SystemExit) as end:
+        main(arguments("--random-weights", "--input", photo, flag, 0))
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"error: argument {flag}: '0' is not a whole number above 0\n"
 
 
 @pytest.mark.parametrize("threshold", ["-0.1", "1.01", "50", "nan", "inf", "-inf"])

@@ -200,7 +200,6 @@ def test_a_table_without_asking_for_scores_has_those_above_one_half(predict, tmp
         (["--csv", "{tmp}/none/table.csv"], "the folder {tmp}/none does not exist"),
         (["--csv", "{tmp}/photos"], "is a folder, it must be a file"),
         (["--annotations", "{tmp}/none.json"], "there is no such annotation file"),
-        (["--batch-size", "0"], "--batch-size must be positive"),
         (["--points", "--batch-size", "2"], "without --tile, --batch-size"),
         (["--opts", "model.num_classes=3"], "give it with --config-file"),
         (["--tile", "10", "10", "10"], "tile is (height, width, overlap)"),
