@@ -24,7 +24,6 @@ from sap_detr.analysis import (
     coco_val2017_sizes,
     count_parameters,
     count_published_flops,
-    machine_line,
 )
 from sap_detr.analysis.building import PUBLISHED_NUM_CLASSES
 from sap_detr.analysis.reference_body import DESCRIPTION
@@ -34,6 +33,7 @@ from sap_detr.analysis.tables import (
     Record,
     cell,
     format_table,
+    machine_line,
     mebibytes,
     precision_of,
     record_table,

@@ -4,38 +4,14 @@ from .building import build_without_weights
 from .flops import FlopCount, count_detector_flops, count_flops
 from .host_syncs import count_host_syncs
 from .image_sizes import coco_val2017_sizes
-from .loader_speed import folder_records, loader_record, loader_report
-from .memory import MeasureError, memory_record, memory_report
-from .operators import profile_record, profile_report
-from .parameters import (
-    ParameterCount,
-    count_parameters,
-    count_parameters_by_part,
-    parameter_record,
-    parameter_table,
-)
-from .published import (
-    CONVENTION,
-    count_published_flops,
-    flop_records,
-    flop_table,
-    reformulation_savings,
-    uncounted_note,
-)
-from .reference_body import ReferenceBody
-from .speed import speed_record, speed_report
-from .tables import describe_machine, machine_line
-from .timing import PartTimer
-from .workload import BenchmarkModel, Workload, synthetic_batch
+from .parameters import ParameterCount, count_parameters, count_parameters_by_part
+from .published import count_published_flops, reformulation_savings
+from .workload import BenchmarkModel, Workload
 
 __all__ = [
-    "CONVENTION",
     "BenchmarkModel",
     "FlopCount",
-    "MeasureError",
     "ParameterCount",
-    "PartTimer",
-    "ReferenceBody",
     "Workload",
     "build_without_weights",
     "coco_val2017_sizes",
@@ -45,22 +21,5 @@ __all__ = [
     "count_parameters",
     "count_parameters_by_part",
     "count_published_flops",
-    "describe_machine",
-    "flop_records",
-    "flop_table",
-    "folder_records",
-    "loader_record",
-    "loader_report",
-    "machine_line",
-    "memory_record",
-    "memory_report",
-    "parameter_record",
-    "parameter_table",
-    "profile_record",
-    "profile_report",
     "reformulation_savings",
-    "speed_record",
-    "speed_report",
-    "synthetic_batch",
-    "uncounted_note",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,17 +56,18 @@ def loader_record(
         FileNotFoundError, ConfigError: if there is no such config, or its mapper has no reader.
         DatasetError: if an image can't be used.
     """
-    rounds_of = {
-        reader: _Rounds(TrainDataset(records, mapper, seed=0))
+    runs = {
+        reader: partial(_map_all, TrainDataset(records, mapper, seed=0), itertools.count())
         for reader, mapper in _mappers(config, readers, overrides).items()
     }
     measured = {}
-    for reader, samples in in_turns(rounds_of, rounds, warm_up=1).items():
+    for reader, results in in_turns(runs, rounds, warm_up=1).items():
+        samples, sizes = zip(*results, strict=True)
         seconds = statistics(samples)
         measured[reader] = {
             "images_per_second": 1 / seconds["median"],
             "seconds": seconds,
-            "bytes": float(np.mean(rounds_of[reader].sizes)),
+            "bytes": float(np.mean(sizes)),
         }
     return {
         "config": config,
@@ -98,29 +101,21 @@ def loader_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     return f"{record_table(rows, columns, tablefmt, text_columns=2)}\n\n{LOADER_NOTE}"
 
 
-class _Rounds:
-    """Maps every image once per call, at positions of the training stream that no other call has.
+def _map_all(dataset: TrainDataset, positions: Iterator[int]) -> tuple[float, float]:
+    """Map every image once, at positions of the training stream that no other call has.
 
-    Attributes:
-        sizes: bytes of all images that were handed over.
+    Returns:
+        Seconds that the processor worked in this thread, and bytes handed over, both per image.
     """
-
-    def __init__(self, dataset: TrainDataset) -> None:
-        self.dataset = dataset
-        self.sizes: list[int] = []
-        self._position = 0
-
-    def __call__(self) -> float:
-        """Return the seconds that the processor worked in this thread, per image."""
-        # Other processes hardly change them.
-        start = time.thread_time()
-        for index in range(len(self.dataset)):
-            sample = self.dataset[(self._position, index)]
-            if UNREADABLE in sample:
-                raise DatasetError("{}: {}".format(*sample[UNREADABLE][0]))
-            self.sizes.append(sample["image"].numel())
-            self._position += 1
-        return (time.thread_time() - start) / len(self.dataset)
+    size = 0
+    # Other processes hardly change it.
+    start = time.thread_time()
+    for index in range(len(dataset)):
+        sample = dataset[(next(positions), index)]
+        if UNREADABLE in sample:
+            raise DatasetError("{}: {}".format(*sample[UNREADABLE][0]))
+        size += sample["image"].numel()
+    return (time.thread_time() - start) / len(dataset), size / len(dataset)
 
 
 def _mappers(config: str, readers: Sequence[str], overrides: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from .tables import WORKLOAD_COLUMNS, Record, cell, record_table
-from .timing import PartTimer, clock_of, run_statistics
+from .timing import in_turns, run_statistics
 from .workload import BenchmarkModel, Workload
 
 PROFILE_NOTE = (
@@ -37,15 +37,11 @@ def profile_record(
         the whole, the longest first.
     """
     benchmark = BenchmarkModel(workload)
-    timer = PartTimer(clock_of(benchmark.device))
-    parts, own = benchmark.parts(mode)
     # Timers inside of a compiled network would break it into pieces.
-    if not workload.compiled:
-        parts += modules_down_to(benchmark.model, depth)
-    run = benchmark.run(mode, timer)
-    timer.run(run)
-    with timer.follow(parts):
-        seconds = run_statistics([timer.run(run, own) for _ in range(rounds)])["parts"]
+    modules = [] if workload.compiled else modules_down_to(benchmark.model, depth)
+    run = benchmark.run(mode)
+    measured = in_turns({mode: benchmark.timed(mode, run, modules)}, rounds, warm_up=1)
+    seconds = run_statistics(measured[mode])["parts"]
     whole = sum(seconds.values())
     ranked = sorted(seconds.items(), key=lambda item: -item[1])
     return {

@@ -17,9 +17,7 @@ from .host_syncs import count_host_syncs
 from .reference_body import DESCRIPTION, ReferenceBody
 from .tables import WORKLOAD_COLUMNS, Cell, Columns, Record, cell, part_names, record_table
 from .timing import (
-    PartTimer,
     Seconds,
-    clock_of,
     in_turns,
     ratio_of_neighbours,
     run_statistics,
@@ -72,9 +70,7 @@ def speed_record(
         FileNotFoundError, ConfigError: see :class:`BenchmarkModel`.
     """
     benchmark = BenchmarkModel(workload)
-    timer = PartTimer(clock_of(benchmark.device))
-    measured = _measured(benchmark, timer, relative_to_body, training)
-    runs = in_turns(measured, rounds, warm_up)
+    runs = in_turns(_measured(benchmark, relative_to_body, training), rounds, warm_up)
     record = {
         **workload.identity,
         "classes": benchmark.classes,
@@ -96,34 +92,22 @@ def speed_record(
 
 
 def _measured(
-    benchmark: BenchmarkModel, timer: PartTimer, relative_to_body: bool, training: bool
+    benchmark: BenchmarkModel, relative_to_body: bool, training: bool
 ) -> dict[str, Callable[[], Seconds]]:
     """Return what is measured in a round, ordered so that what is compared stands together."""
-    batch, device = benchmark.workload.batch, benchmark.device
+    batch, device, timer = benchmark.workload.batch, benchmark.device, benchmark.timer
     image, images = benchmark.images(1), benchmark.images(batch)
-
-    def in_parts(mode: str, run: Callable[[], object]) -> Callable[[], Seconds]:
-        parts, own = benchmark.parts(mode)
-
-        def measure() -> Seconds:
-            # Changing the mode of a small model takes as long as some of its parts.
-            benchmark.model.train(mode == "training")
-            with timer.follow(parts):
-                return timer.run(run, own)
-
-        return measure
-
     matmul = _matmul(device, benchmark.workload.dtype)
     runs = {"matmul": lambda: timer.run(matmul)}
-    runs["inference"] = in_parts("inference", lambda: benchmark.infer(image))
+    runs["inference"] = benchmark.timed("inference", lambda: benchmark.infer(image))
     if relative_to_body:
         body = ReferenceBody().to(device)
         single, several = _pixels(image, device), _pixels(images, device)
         runs["body_forward"] = lambda: timer.run(lambda: body.infer(single))
     if batch > 1:
-        runs["batch"] = in_parts("inference", lambda: benchmark.infer(images))
+        runs["batch"] = benchmark.timed("inference", lambda: benchmark.infer(images))
     if training:
-        runs["step"] = in_parts("training", benchmark.trainer(timer).run_step)
+        runs["step"] = benchmark.timed("training", benchmark.trainer().run_step)
         if relative_to_body:
             runs["body_step"] = lambda: timer.run(lambda: body.train_step(several))
     return runs

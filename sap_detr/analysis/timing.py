@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,26 +85,19 @@ class PartTimer:
         """
         handles = []
         for name, module in modules:
-
-            def enter(module: nn.Module, args: Any, name: str = name) -> None:
-                self._enter(name)
-
-            def leave(module: nn.Module, args: Any, result: Any) -> None:
-                self._leave()
-
-            handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
+            handles.append(module.register_forward_pre_hook(partial(self._enter, name)))
+            handles.append(module.register_forward_hook(self._leave))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, name: str) -> None:
+    def _enter(self, name: str, *hooked: Any) -> None:
         self._running.append(name)
         self._marks.append((name, self.clock()))
 
-    def _leave(self) -> None:
+    def _leave(self, *hooked: Any) -> None:
         self._running.pop()
         self._marks.append((self._running[-1] if self._running else "", self.clock()))
 

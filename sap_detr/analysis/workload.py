@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from ..data import dataset_class_names, register_folder
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
 from .building import load_with_classes
-from .timing import PartTimer
+from .timing import PartTimer, Seconds, clock_of
 
 DTYPES = ("float32", "bfloat16")
 MODES = ("inference", "training")
@@ -84,6 +83,7 @@ class BenchmarkModel:
     Attributes:
         model: on the workload's device.
         classes: number of classes, if the config says it.
+        timer: tells the parts of a run apart, by the clock of the device.
 
     Raises:
         FileNotFoundError: if there is no such config or data set.
@@ -93,6 +93,7 @@ class BenchmarkModel:
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self.device = torch.device(choose_device(workload.device))
+        self.timer = PartTimer(clock_of(self.device))
         self._cfg, self.classes = _load(workload)
         # A model without its recipe is trained with the common one.
         for key, file in (("optimizer", "common/optim.py"), ("train", "common/train.py")):
@@ -137,26 +138,42 @@ class BenchmarkModel:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             return self.model(images)
 
-    def run(self, mode: str, timer: PartTimer | None = None) -> Callable[[], object]:
-        """Return what infers on one image, or makes a training step, at every call.
-
-        Args:
-            mode: one of ``MODES``.
-            timer: see :meth:`trainer`.
-        """
+    def run(self, mode: str) -> Callable[[], object]:
+        """Return what infers on one image, or makes a training step, at every call."""
         if mode == "training":
-            return self.trainer(timer).run_step
+            return self.trainer().run_step
         images = self.images(1)
         return lambda: self.infer(images)
 
-    def trainer(self, timer: PartTimer | None = None) -> StepTrainer:
-        """Return what makes training steps of the model, while it is in training mode.
+    def timed(
+        self,
+        mode: str,
+        run: Callable[[], object],
+        inner_parts: Sequence[tuple[str, nn.Module]] = (),
+    ) -> Callable[[], Seconds]:
+        """Return what measures the parts of a run at every call.
 
         Args:
-            timer: gets the parts ``data`` and ``backward``. Others are modules, see :meth:`parts`;
-                what is left is the optimizer, with zeroing and clipping of gradients.
+            mode: one of ``MODES``.
+            run: infers or makes a training step.
+            inner_parts: name and module of further parts.
         """
-        timer = timer or PartTimer(time.perf_counter)
+        parts, own = self.parts(mode)
+
+        def measure() -> Seconds:
+            # Changing the mode of a small model takes as long as some of its parts.
+            self.model.train(mode == "training")
+            with self.timer.follow([*parts, *inner_parts]):
+                return self.timer.run(run, own)
+
+        return measure
+
+    def trainer(self) -> StepTrainer:
+        """Return what makes training steps of the model, while it is in training mode.
+
+        It tells the timer of the parts ``data`` and ``backward``. Others are modules, see
+        :meth:`parts`; what is left is the optimizer, with zeroing and clipping of gradients.
+        """
         optimizer = self._cfg.optimizer.copy()
         optimizer.params.model = self.model
         loader: Iterable[list[dict[str, Any]]]
@@ -164,10 +181,11 @@ class BenchmarkModel:
             loader = itertools.repeat(self.images(self.workload.batch))
         else:
             loader = instantiate(self._cfg.dataloader.train)
+        next_batch = self.timer.part("data")(iter(loader).__next__)
         return _TimedTrainer(
-            timer,
+            self.timer,
             self.model,
-            _timed(loader, timer),
+            iter(next_batch, None),
             instantiate(optimizer),
             max_grad_norm=self._cfg.train.clip_grad_norm,
             amp_dtype="bfloat16" if self.workload.dtype == "bfloat16" else None,
@@ -186,17 +204,6 @@ class _TimedTrainer(StepTrainer):
         # The forward pass, a part of its own, runs in here too.
         with self.timer.part("backward"):
             return super()._backward(batches)
-
-
-def _timed(
-    loader: Iterable[list[dict[str, Any]]], timer: PartTimer
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the batches of an endless loader, which are waited for in the part ``data``."""
-    batches = iter(loader)
-    while True:
-        with timer.part("data"):
-            batch = next(batches)
-        yield batch
 
 
 def synthetic_batch(

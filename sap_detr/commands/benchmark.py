@@ -11,29 +11,14 @@ from typing import Any
 
 import torch
 
-from ..analysis import (
-    CONVENTION,
-    Workload,
-    build_without_weights,
-    coco_val2017_sizes,
-    describe_machine,
-    flop_records,
-    flop_table,
-    folder_records,
-    loader_record,
-    loader_report,
-    machine_line,
-    memory_record,
-    memory_report,
-    parameter_record,
-    parameter_table,
-    profile_record,
-    profile_report,
-    speed_record,
-    speed_report,
-    uncounted_note,
-)
-from ..analysis.tables import Record
+from ..analysis import Workload, build_without_weights, coco_val2017_sizes
+from ..analysis.loader_speed import folder_records, loader_record, loader_report
+from ..analysis.memory import memory_record, memory_report
+from ..analysis.operators import profile_record, profile_report
+from ..analysis.parameters import parameter_record, parameter_table
+from ..analysis.published import CONVENTION, flop_records, flop_table, uncounted_note
+from ..analysis.speed import speed_record, speed_report
+from ..analysis.tables import Record, describe_machine, machine_line
 from ..config import ConfigError
 from ..engine.setup import choose_device
 from ..export import runtime_record, runtime_report

@@ -12,7 +12,7 @@ from typing import cast
 from ..analysis import BenchmarkModel, Workload
 from ..analysis.memory import in_new_process, reset_peak_resident, resident
 from ..analysis.tables import Columns, Record, cell, record_table
-from ..analysis.timing import in_turns, statistics
+from ..analysis.timing import PartTimer, in_turns, ratio_of_neighbours, statistics, totals
 from ..data import build_test_augmentations
 from ..detector import Detector
 from ..modeling import DetectionTransformer
@@ -72,17 +72,16 @@ def runtime_record(
             metadata = Metadata.of(detector, precision, None, module.smallest_side)
             examples = calibration if precision == "int8" else []
             FORMATS[suffix].write(program, metadata, files[name], examples)
-        runs = {"eager": _timed(partial(run_eagerly, model, *batch))}
+        timed = PartTimer(time.perf_counter).run
+        runs = {"eager": partial(timed, partial(run_eagerly, model, *batch))}
         for name, file in files.items():
-            runs[name] = _timed(partial(open_exported(file, threads)[0], *batch))
+            runs[name] = partial(timed, partial(open_exported(file, threads)[0], *batch))
         seconds = in_turns(runs, rounds, warm_up)
         record = {**workload.identity, "threads": threads, "rounds": rounds}
         record["runtimes"] = {
             name: {
-                "seconds": statistics(of_runtime),
-                "times_as_fast": statistics(
-                    [a / b for a, b in zip(seconds["eager"], of_runtime, strict=True)]
-                ),
+                "seconds": statistics(totals(of_runtime)),
+                "times_as_fast": ratio_of_neighbours(seconds["eager"], of_runtime),
                 "bytes": _file_size(files[name]) if name in files else None,
                 "memory": _memory(workload, files.get(name), threads),
             }
@@ -114,15 +113,6 @@ def runtime_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
 def _parts(name: str) -> tuple[str, str]:
     kind, _, precision = name.partition("-")
     return _SUFFIXES[kind], precision
-
-
-def _timed(run: Callable[[], object]) -> Callable[[], float]:
-    def measure() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    return measure
 
 
 def _file_size(file: Path) -> int:

@@ -7,12 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from sap_detr.analysis import (
-    FlopCount,
-    build_without_weights,
-    count_detector_flops,
-    count_flops,
-)
+from sap_detr.analysis import FlopCount, build_without_weights, count_detector_flops, count_flops
 from sap_detr.analysis.flops import FORMULAS, PER_MULTIPLY_ADD, mean_flops
 from sap_detr.layers import MultiheadAttention
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sap_detr.analysis import loader_record, loader_report
+from sap_detr.analysis.loader_speed import loader_record, loader_report
 from sap_detr.config import ConfigError
 from sap_detr.data import DatasetError
 

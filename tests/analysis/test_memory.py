@@ -5,8 +5,11 @@ import sys
 
 import pytest
 
-from sap_detr.analysis import MeasureError, Workload, memory, memory_record, memory_report
+from sap_detr.analysis import Workload, memory
 from sap_detr.analysis.memory import (
+    MeasureError,
+    memory_record,
+    memory_report,
     peak_memory,
     reset_peak_resident,
     resident,

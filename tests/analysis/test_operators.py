@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.analysis import Workload, profile_record, profile_report
-from sap_detr.analysis.operators import fold, modules_down_to, operator_table
+from sap_detr.analysis import Workload
+from sap_detr.analysis.operators import (
+    fold,
+    modules_down_to,
+    operator_table,
+    profile_record,
+    profile_report,
+)
 
 SMALL = "common/models/detr_small.py"
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.analysis import ReferenceBody, count_flops, count_parameters
+from sap_detr.analysis import count_flops, count_parameters
+from sap_detr.analysis.reference_body import ReferenceBody
 
 
 @pytest.fixture(scope="module")

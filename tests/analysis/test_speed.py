@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.analysis import Workload, speed, speed_record, speed_report
-from sap_detr.analysis.speed import roofline, summary
+from sap_detr.analysis import Workload, speed
+from sap_detr.analysis.speed import roofline, speed_record, speed_report, summary
 
 SMALL = "common/models/sap_detr_small.py"
 

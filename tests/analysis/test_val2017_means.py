@@ -2,7 +2,8 @@
 
 import pytest
 
-from sap_detr.analysis import build_without_weights, coco_val2017_sizes, flop_records
+from sap_detr.analysis import build_without_weights, coco_val2017_sizes
+from sap_detr.analysis.published import flop_records
 
 
 @pytest.mark.slow

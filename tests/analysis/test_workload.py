@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 
-from sap_detr.analysis import BenchmarkModel, PartTimer, Workload, synthetic_batch
+from sap_detr.analysis import BenchmarkModel, Workload
+from sap_detr.analysis.workload import synthetic_batch
 from sap_detr.config import ConfigError
 from sap_detr.data.shapes import generate_shapes
 
@@ -31,15 +30,12 @@ def test_synthetic_batch():
 
 def test_parts_of_inference_and_step():
     benchmark = BenchmarkModel(Workload(SMALL, num_classes=3, size=(64, 64)))
-    timer = PartTimer(time.perf_counter)
-    with timer.follow(benchmark.parts("inference")[0]):
-        split = timer.run(lambda: benchmark.infer(benchmark.images(1)))
+    split = benchmark.timed("inference", benchmark.run("inference"))()
     names = {"other", "backbone", "neck", "encoder", "decoder", "postprocessor"}
     assert split.keys() == names
-    trainer = benchmark.trainer(timer)
+    step = benchmark.timed("training", benchmark.run("training"))
     before = [p.detach().clone() for p in benchmark.model.parameters()]
-    with timer.follow(benchmark.parts("training")[0]):
-        split = timer.run(trainer.run_step, own="optimizer")
+    split = step()
     assert split.keys() == {"data", "forward", "matching", "losses", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in split.values())
     changed = [
@@ -84,10 +80,9 @@ def test_images_of_a_folder(tmp_path, tiny_overrides):
     )
     benchmark = BenchmarkModel(workload)
     assert workload.images == "my_shapes"
-    timer = PartTimer(time.perf_counter)
-    trainer = benchmark.trainer(timer)
+    step = benchmark.timed("training", benchmark.trainer().run_step)
     for _ in range(2):
-        assert timer.run(trainer.run_step)["data"] > 0
+        assert step()["data"] > 0
     with pytest.raises(ConfigError, match="classes"):
         BenchmarkModel(Workload(SMALL, num_classes=1, data=str(tmp_path / "my_shapes")))
     with pytest.raises(ConfigError, match="no dataloader"):
@@ -111,10 +106,7 @@ def test_compiled_network_is_timed_as_a_whole(tiny_overrides):
     before = graphs()
     scores = [s.infer(images)[0]["instances"].scores for s in (plain, compiled)]
     assert torch.allclose(*scores)
-    timer = PartTimer(time.perf_counter)
-    followed, own = compiled.parts("inference")
-    with timer.follow(followed):
-        parts = timer.run(lambda: compiled.infer(images), own)
+    parts = compiled.timed("inference", lambda: compiled.infer(images))()
     assert parts.keys() == {"network", "postprocessor"}
     assert graphs() == before + 1
 
