@@ -34,8 +34,8 @@ class Ranking:
         self._segment = level * num_classes + cls[self._order][self._place]
         self._starts = np.searchsorted(self._segment, np.arange(self._shape[0] * num_classes + 1))
 
-    def precision(self, positives: Ints, weight: Ints | None = None) -> Floats:
-        """Return precision (T, C, R) at the R recalls, made to fall as pycocotools does.
+    def average_precision(self, positives: Ints, weight: Ints | None = None) -> Floats:
+        """Return AP (T, C), 0..1, with precision made to fall as pycocotools does.
 
         Args:
             positives: (C,), objects that count. NaN is returned where there is none.
@@ -57,13 +57,8 @@ class Ranking:
         at = np.searchsorted(self._segment * step + found, (numbers * step + wanted).ravel())
         at = at.reshape(wanted.shape)
         reached = at < self._starts[1:, None]
-        result = np.where(reached, np.r_[precision, 0][at], 0.0).reshape(*self._shape, -1)
-        result[:, positives == 0] = np.nan
-        return result
-
-    def average_precision(self, positives: Ints, weight: Ints | None = None) -> Floats:
-        """Return AP (T, C), 0..1; NaN for classes without objects. Arguments: `precision`."""
-        ap: Floats = self.precision(positives, weight).mean(-1)
+        ap: Floats = np.where(reached, np.r_[precision, 0][at], 0.0).mean(-1).reshape(self._shape)
+        ap[:, positives == 0] = np.nan
         return ap
 
     def _rank(self, weight: Ints) -> Ints:

@@ -114,7 +114,7 @@ def encode(array: NDArray[Any], dtype: str) -> str:
 
 def _precision(evaluation: Evaluation) -> list[list[list[float]]]:
     """Return precision at the recalls, per class: at overlaps of 0.5, of 0.75, and their mean."""
-    precision = evaluation.precision
+    precision = evaluation.numbers.precision
     shown = np.stack([precision[0], precision[5], precision.mean(0)], 1)
     rounded: list[list[list[float]]] = shown.round(4).tolist()
     return rounded

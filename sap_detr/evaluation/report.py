@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import Calibration, calibrate
+from .calibration import calibrate
 from .coco_numbers import PER_CLASS, CocoNumbers, coco_numbers
 from .confusion import Confusion, confusion_matrix, find_confusion
-from .curves import Ranking, Threshold, best_threshold
+from .curves import Threshold, best_threshold
 from .dataset import Bools, EvaluationData, Floats, Ints, evaluation_data
 from .error_kinds import CORRECT, FOUND_FROM, IGNORED, KINDS, NEAR_FROM, ErrorKinds, find_errors
 from .groups import ap_by_object_count, ap_by_position, mean_ap
-from .matching import Matches, find_pairs, match
+from .matching import Matches, find_matches, find_pairs
 
 FORMAT = 1
 NUM_WORST = 20
@@ -32,7 +32,6 @@ class Evaluation:
         errors: by kind.
         confusion: of classes.
         numbers: COCO's.
-        precision: (T, C, R), at COCO's overlaps and recalls.
         overall: the best threshold of all classes together; None if nothing is found.
         thresholds: the best of each class.
     """
@@ -42,7 +41,6 @@ class Evaluation:
     errors: ErrorKinds
     confusion: Confusion
     numbers: CocoNumbers
-    precision: Floats
     overall: Threshold | None
     thresholds: list[Threshold | None]
 
@@ -77,9 +75,9 @@ def evaluate(
     data = evaluation_data(annotations, results, annotations_name, results_name)
     found = data.detections
     pairs = find_pairs(data, NEAR_FROM)
-    matches = match(data, pairs)
+    numbers = coco_numbers(annotations, results)
+    matches = find_matches(data, numbers)
     errors = find_errors(data, pairs, matches)
-    ranking = Ranking(found.cls, matches.correct, matches.ignored, data.num_classes)
     positives = data.count_objects()
     counted, correct = errors.kind != IGNORED, errors.kind == CORRECT
     chosen = [counted & (found.cls == number) for number in range(data.num_classes)]
@@ -88,8 +86,7 @@ def evaluate(
         matches,
         errors,
         find_confusion(data, pairs, matches),
-        coco_numbers(annotations, results),
-        ranking.precision(positives),
+        numbers,
         best_threshold(found.score[counted], correct[counted], int(positives.sum())),
         [
             best_threshold(found.score[of_class], correct[of_class], int(number))
@@ -122,9 +119,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
             "overlap": FOUND_FROM,
             **asdict(evaluation.overall or Threshold(math.nan, 0.0, 0.0, 0.0)),
         },
-        "calibration": _calibration(
-            calibrate(data.detections.score[counted], evaluation.correct[counted])
-        ),
+        "calibration": calibrate(data.detections.score[counted], evaluation.correct[counted]),
         "errors": {
             "found_from": FOUND_FROM,
             "near_from": NEAR_FROM,
@@ -161,7 +156,6 @@ def _classes(evaluation: Evaluation, counts: Ints, cost: Floats) -> list[dict[st
     positives = data.count_objects()
     for number, name in enumerate(data.class_names):
         chosen = evaluation.counted & (data.detections.cls == number)
-        calibration = calibrate(data.detections.score[chosen], evaluation.correct[chosen])
         best = evaluation.thresholds[number]
         ap = 100 * evaluation.numbers.per_class[number]
         rows.append(
@@ -172,7 +166,7 @@ def _classes(evaluation: Evaluation, counts: Ints, cost: Floats) -> list[dict[st
                 "detections": int(chosen.sum()),
                 **dict(zip(PER_CLASS, ap.tolist(), strict=True)),
                 "threshold": None if best is None else asdict(best),
-                "calibration": _calibration(calibration),
+                "calibration": calibrate(data.detections.score[chosen], evaluation.correct[chosen]),
                 "errors": {
                     kind: {"count": int(counts[k, number]), "cost": float(cost[k, number])}
                     for k, kind in enumerate(KINDS)
@@ -180,15 +174,6 @@ def _classes(evaluation: Evaluation, counts: Ints, cost: Floats) -> list[dict[st
             }
         )
     return rows
-
-
-def _calibration(found: Calibration) -> dict[str, Any]:
-    return {
-        "count": found.count.tolist(),
-        "score": found.score.tolist(),
-        "precision": found.precision.tolist(),
-        "error": found.error,
-    }
 
 
 def image_rows(evaluation: Evaluation, threshold: float) -> list[dict[str, Any]]:

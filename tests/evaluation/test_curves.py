@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from generated_detections import generate
 
+from sap_detr.evaluation import evaluate
 from sap_detr.evaluation.coco_numbers import coco_numbers
 from sap_detr.evaluation.curves import Ranking, best_threshold
 from sap_detr.evaluation.dataset import MAX_DETECTIONS, evaluation_data
-from sap_detr.evaluation.matching import find_pairs, match
 
 
 def average_precision(truth, results, repeat=None):
-    data = evaluation_data(truth, results)
-    matches = match(data, find_pairs(data, 0.1))
+    evaluation = evaluate(truth, results)
+    data, matches = evaluation.data, evaluation.matches
     found = data.detections
     ranking = Ranking(found.cls, matches.correct, matches.ignored, data.num_classes)
     if repeat is None:
