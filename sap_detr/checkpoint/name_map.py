@@ -29,6 +29,9 @@ _FIELDS = {
     "p": "weight|bias",
     "norm": "weight|bias|running_mean|running_var",
     "attention": r"in_proj_weight|in_proj_bias|out_proj\.weight|out_proj\.bias",
+    "deformable": (
+        r"(?:sampling_offsets|attention_weights|value_proj|output_proj)\.(?:weight|bias)"
+    ),
     "any": ".*",
 }
 """What the fields of a template stand for: i, j, k are indices, the others ends of names."""
@@ -66,7 +69,8 @@ class NameMap:
     """How the parameters of one published form are called, there and here.
 
     Templates may hold `{i}`, `{j}`, `{k}` (indices), `{p}` (weight, bias), `{norm}` (the four
-    vectors of a batch norm) and `{attention}` (the four tensors of `nn.MultiheadAttention`).
+    vectors of a batch norm), `{attention}` (the four tensors of `nn.MultiheadAttention`) and
+    `{deformable}` (the eight of a deformable attention).
 
     Attributes:
         method: what the form is called on the command line and by `detect_format`.

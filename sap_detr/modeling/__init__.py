@@ -1,25 +1,19 @@
 """The detector: meta-architecture and the parts it is made of."""
 
+from . import efficientnet_name_map
 from .activation_checkpointing import checkpoint_activations
 from .backbone import build_resnet, build_small_resnet
 from .box_ops import cxcywh_to_xyxy, iou_and_giou, xyxy_to_cxcywh
 from .criterion import SetCriterion, layer_keys, object_normalizer
-from .decoders import (
-    DETECTRON2_DETR,
-    DETR,
-    SAP_DETR,
-    Comparison,
-    DetrDecoder,
-    DetrDecoderLayer,
-    DinoDecoder,
-    LayerMemory,
-    MemoryAttention,
-    PostNormDecoderLayer,
-    SapDetrDecoder,
-)
+from .decoders import hugging_face_detr_name_map
+from .decoders.detr import DetrDecoder, DetrDecoderLayer
+from .decoders.detr_name_map import DETR, transformer_pairs
+from .decoders.dino import DinoDecoder
+from .decoders.layer import Comparison, LayerMemory, MemoryAttention, PostNormDecoderLayer
+from .decoders.sap_detr import SapDetrDecoder
+from .decoders.sap_detr_name_map import SAP_DETR
 from .deformable_encoder import DeformableEncoder
 from .denoising import ContrastiveDenoiser, DenoisingQueries
-from .efficientnet_name_map import EFFICIENTNET_LITE0
 from .encoder import TransformerEncoder
 from .losses import (
     CardinalityError,
@@ -27,14 +21,11 @@ from .losses import (
     FocalClassLoss,
     GIoULoss,
     L1BoxLoss,
-    LossTerm,
-    MetricTerm,
     ObjectnessLoss,
     OutsidePoints,
     SoftmaxClassLoss,
 )
 from .matcher import (
-    CostTerm,
     FocalClassCost,
     GIoUCost,
     HungarianMatcher,
@@ -52,9 +43,7 @@ from .postprocessing import (
 )
 from .reference_points import inverse_sigmoid
 from .references import BoxReference, Reference
-from .resnet_name_map import (
-    torchvision_resnet_pairs,
-)
+from .resnet_name_map import torchvision_resnet_pairs
 from .structures import (
     FeatureMap,
     Matches,
@@ -66,16 +55,13 @@ from .structures import (
 )
 
 __all__ = [
-    "DETECTRON2_DETR",
     "DETR",
-    "EFFICIENTNET_LITE0",
     "SAP_DETR",
     "BoxReference",
     "CardinalityError",
     "ClassError",
     "Comparison",
     "ContrastiveDenoiser",
-    "CostTerm",
     "DeformableEncoder",
     "DenoisingQueries",
     "DetectionTransformer",
@@ -91,10 +77,8 @@ __all__ = [
     "L1BoxCost",
     "L1BoxLoss",
     "LayerMemory",
-    "LossTerm",
     "Matches",
     "MemoryAttention",
-    "MetricTerm",
     "NamedBackbone",
     "ObjectnessLoss",
     "OutsidePointCost",
@@ -125,6 +109,7 @@ __all__ = [
     "padded_image_sizes",
     "padding_mask_at",
     "torchvision_resnet_pairs",
+    "transformer_pairs",
     "without_non_finite",
     "xyxy_to_cxcywh",
 ]

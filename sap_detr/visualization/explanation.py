@@ -23,7 +23,7 @@ from ..modeling import (
     SapDetrDecoder,
     cxcywh_to_xyxy,
 )
-from ..modeling.decoders import DeformableDecoderLayer
+from ..modeling.decoders.dino import DeformableDecoderLayer
 from ..modeling.decoders.point_attention import QueryPosition
 from ..modeling.reference_points import corners_from_sides
 from .pixels import Pixels

@@ -1,29 +1,38 @@
-"""Parameter names of published DETR checkpoints."""
+"""Parameter names of published DETR checkpoints, and what those of its successors share."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from ...checkpoint import NameMap, NamePairs, register_name_map
 from ..resnet_name_map import detectron2_resnet_pairs, torchvision_resnet_pairs
 
+_LAYER = {
+    "self_attn.{attention}": "self_attn.{attention}",
+    "self_attn.{deformable}": "self_attn.{deformable}",
+    "linear{j}.{p}": "ffn.linear{j}.{p}",
+    "norm{j}.{p}": "norm{j}.{p}",
+}
+
+
+def transformer_pairs(decoder_layer: Mapping[str, str]) -> NamePairs:
+    """Return the names in encoder and decoder of a method whose code is made from DETR's.
+
+    Args:
+        decoder_layer: names in a layer, published to ours, besides those that all have.
+    """
+    layers = (
+        (f"transformer.{part}.layers.{{i}}.{theirs}", f"{part}.layers.{{i}}.{ours}")
+        for part, names in (("encoder", {}), ("decoder", decoder_layer))
+        for theirs, ours in {**names, **_LAYER}.items()
+    )
+    norm = ("transformer.decoder.norm.{p}", "decoder.norm.{p}")
+    return (*layers, norm)
+
+
 _TRANSFORMER: NamePairs = (
+    *transformer_pairs({"multihead_attn.{attention}": "cross_attn.{attention}"}),
     ("input_proj.{p}", "neck.projections.0.{p}"),
-    (
-        "transformer.encoder.layers.{i}.self_attn.{attention}",
-        "encoder.layers.{i}.self_attn.{attention}",
-    ),
-    ("transformer.encoder.layers.{i}.linear{j}.{p}", "encoder.layers.{i}.ffn.linear{j}.{p}"),
-    ("transformer.encoder.layers.{i}.norm{j}.{p}", "encoder.layers.{i}.norm{j}.{p}"),
-    (
-        "transformer.decoder.layers.{i}.self_attn.{attention}",
-        "decoder.layers.{i}.self_attn.{attention}",
-    ),
-    (
-        "transformer.decoder.layers.{i}.multihead_attn.{attention}",
-        "decoder.layers.{i}.cross_attn.{attention}",
-    ),
-    ("transformer.decoder.layers.{i}.linear{j}.{p}", "decoder.layers.{i}.ffn.linear{j}.{p}"),
-    ("transformer.decoder.layers.{i}.norm{j}.{p}", "decoder.layers.{i}.norm{j}.{p}"),
-    ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
     ("query_embed.weight", "decoder.query_embed.weight"),
     ("class_embed.{p}", "decoder.class_head.{p}"),
     ("bbox_embed.layers.{i}.{p}", "decoder.box_head.layers.{i}.{p}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...checkpoint import NameMap, NamePairs, register_name_map
 from ..resnet_name_map import torchvision_resnet_pairs
+from .detr_name_map import transformer_pairs
 
 _SELF_ATTENTION = {
     "sa_qcontent_proj": "query_content",
@@ -13,7 +14,6 @@ _SELF_ATTENTION = {
     "sa_point_kpos_proj": "key_positions.0",
     "sa_bbox_kpos_proj": "key_positions.1",
     "sa_v_proj": "value",
-    "self_attn.out_proj": "out_proj",
 }
 _CROSS_ATTENTION = {
     "ca_qcontent_proj": "query_content",
@@ -25,46 +25,22 @@ _CROSS_ATTENTION = {
     "cross_attn.out_proj": "out_proj",
     "gaussian_proj.layers.{j}": "gaussian_head.layers.{j}",
 }
-_ATTENTION: NamePairs = tuple(
-    (
-        f"transformer.decoder.layers.{{i}}.{theirs}.{{p}}",
-        f"decoder.layers.{{i}}.{attention}.{ours}.{{p}}",
-    )
-    for attention, names in (
-        ("self_attn", _SELF_ATTENTION),
-        ("cross_attn", _CROSS_ATTENTION),
-    )
+_DECODER_LAYER = {
+    f"{theirs}.{{p}}": f"{attention}.{ours}.{{p}}"
+    for attention, names in (("self_attn", _SELF_ATTENTION), ("cross_attn", _CROSS_ATTENTION))
     for theirs, ours in names.items()
-)
-_TRANSFORMER: NamePairs = (
+}
+_PAIRS: NamePairs = (
+    *torchvision_resnet_pairs("backbone.0.body."),
+    *transformer_pairs(_DECODER_LAYER),
     ("input_proj.{p}", "neck.projections.0.{p}"),
-    (
-        "transformer.encoder.layers.{i}.self_attn.{attention}",
-        "encoder.layers.{i}.self_attn.{attention}",
-    ),
     (
         "transformer.encoder.query_scales.{i}.layers.{j}.{p}",
         "encoder.layers.{i}.position_scale.layers.{j}.{p}",
     ),
-    *(
-        pair
-        for part in ("encoder", "decoder")
-        for pair in (
-            (
-                f"transformer.{part}.layers.{{i}}.linear{{j}}.{{p}}",
-                f"{part}.layers.{{i}}.ffn.linear{{j}}.{{p}}",
-            ),
-            (
-                f"transformer.{part}.layers.{{i}}.norm{{j}}.{{p}}",
-                f"{part}.layers.{{i}}.norm{{j}}.{{p}}",
-            ),
-        )
-    ),
-    *_ATTENTION,
     ("transformer.decoder.layers.0.ca_point_qpos_proj.{p}", "decoder.first_query_point.{p}"),
     ("transformer.decoder.layers.0.ca_bbox_qpos_proj.{p}", "decoder.first_query_sides.{p}"),
     ("transformer.decoder.query_scale.layers.{i}.{p}", "decoder.sine_scale.layers.{i}.{p}"),
-    ("transformer.decoder.norm.{p}", "decoder.norm.{p}"),
     *(
         (f"transformer.point_transfer.{3 * i + j}.{{p}}", f"decoder.content_init.{part}.{i}.{{p}}")
         for i in range(3)
@@ -83,7 +59,7 @@ _TRANSFORMER: NamePairs = (
 SAP_DETR = register_name_map(
     NameMap(
         method="sap_detr",
-        pairs=(*torchvision_resnet_pairs("backbone.0.body."), *_TRANSFORMER),
+        pairs=_PAIRS,
         aliases=(
             *(
                 (f"transformer.decoder.{name}", name)

@@ -16,7 +16,7 @@ from sap_detr.modeling import (
     SapDetrDecoder,
     build_small_resnet,
 )
-from sap_detr.modeling.decoders import LayerMemory
+from sap_detr.modeling.decoders.layer import LayerMemory
 from sap_detr.modeling.decoders.point_attention import (
     PointCrossAttention,
     QueryPosition,
