@@ -28,20 +28,25 @@ demo: export OMP_NUM_THREADS := 1
 demo: $(STAMP) ## Train a small model on generated images and draw what it finds
 	$(PY) tools/make_demo.py
 
+# Processes that take one file of tests after another, on one thread each: most tests are too small for more.
+WORKERS ?= 2
+RUN_TESTS := -m pytest -q --numprocesses $(WORKERS) --dist loadfile
+
+test test-slow: export OMP_NUM_THREADS := 1
 test: lint ## Linter, types, and the tests that take seconds; SLOW=1 runs all, COVERAGE=1 measures branches
-	$(if $(COVERAGE),$(RUN_WITH_COVERAGE),$(PY) -m pytest -q)
-	$(if $(SLOW),$(PY) -m pytest -q -m slow --durations=15)
+	$(if $(COVERAGE),$(RUN_WITH_COVERAGE),$(PY) $(RUN_TESTS))
+	$(if $(SLOW),$(PY) $(RUN_TESTS) -m slow --durations=15)
 
 # Python before 3.14 follows branches by a trace function, which makes the tests half as slow again.
 define RUN_WITH_COVERAGE
 rm -f .coverage .coverage.*
-	$(PY) -m coverage run -m pytest -q
+	$(PY) -m coverage run $(RUN_TESTS)
 	$(PY) -m coverage combine -q
 	$(PY) -m coverage report
 endef
 
 test-slow: $(STAMP) ## The tests that take minutes
-	$(PY) -m pytest -q -m slow
+	$(PY) $(RUN_TESTS) -m slow
 
 lint: $(STAMP) ## Linter, formatting, and types, without changing anything
 	$(PY) -m ruff check .

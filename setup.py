@@ -132,6 +132,7 @@ setup(
             'mkdocstrings[python]>=0.26 ; python_version >= "3.11"',
             "mypy>=1.10",
             "pytest>=8",
+            "pytest-xdist>=3.5",
             "ruff>=0.6",
             *EXPORT,
             *OPENVINO,
