@@ -294,24 +294,24 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
     def _read(self, path: str) -> dict[str, Any]:
         """Read a file in all processes, which fail together if one of them does."""
         checkpoint: dict[str, Any] = {}
-        content: int | CheckpointError
+        outcome: int | CheckpointError
         local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         try:
             checkpoint = load_checkpoint_file(local)
-            content = fingerprint(Path(local))
+            outcome = fingerprint(Path(local))
         except CheckpointError as error:
-            content = error
+            outcome = error
         # A process that fails alone would leave the others waiting.
-        contents = comm.all_gather(content)
-        failed = [found for found in contents if isinstance(found, CheckpointError)]
-        if isinstance(content, CheckpointError) and len(failed) == len(contents):
-            raise content
+        outcomes = comm.all_gather(outcome)
+        failed = [found for found in outcomes if isinstance(found, CheckpointError)]
+        if len(failed) == len(outcomes):
+            raise failed[0]
         if failed:
             raise CheckpointError(
-                f"{path} can be read by {len(contents) - len(failed)} of {len(contents)} processes "
+                f"{path} can be read by {len(outcomes) - len(failed)} of {len(outcomes)} processes "
                 f"only; put it on a shared disk. {failed[0]}"
             )
-        if len(set(contents)) > 1:
+        if len(set(outcomes)) > 1:
             raise CheckpointError(
                 f"{path} is not the same file for all processes; put it on a shared disk."
             )

@@ -25,6 +25,9 @@ from .weight_sets import SCORED, describe_weights, model_state
 
 logger = logging.getLogger(__name__)
 
+# Of batches, which batch norms count and nobody needs.
+_COUNTER = "num_batches_tracked"
+
 
 @dataclass
 class LoadReport:
@@ -61,9 +64,14 @@ class LoadReport:
         return f"Weights from {self.source} ({self.format} names): {self.weights}"
 
     @property
+    def unfilled(self) -> list[str]:
+        """Tensors of the model that keep initial values, or some of them."""
+        return [*self.partially_loaded, *self.reinitialised, *self.missing]
+
+    @property
     def complete(self) -> bool:
         """Whether every tensor of the model came from the checkpoint, as evaluation needs."""
-        return not (self.partially_loaded or self.reinitialised or self.missing)
+        return not self.unfilled
 
     def require_complete(self) -> None:
         """Raise if the model would give meaningless detections: for evaluation and export.
@@ -71,8 +79,7 @@ class LoadReport:
         Raises:
             CheckpointError: some tensor keeps (some of) its initial values.
         """
-        if not self.complete:
-            names = [*self.partially_loaded, *self.reinitialised, *self.missing]
+        if names := self.unfilled:
             raise CheckpointError(
                 f"{self.source} does not fill the whole model, whose results would be meaningless: "
                 f"{len(names)} tensors are left at initial values, e.g. {', '.join(names[:3])}. "
@@ -167,32 +174,22 @@ def load_weights(
                 f"{listing(sorted(target), 5)}"
             )
 
-    state = model_state(checkpoint, weights)
-    adopted = _of_backbone(model, state)
-    form = "the backbone's library's" if adopted else detect_format(state)
-    report = LoadReport(source, form, describe_weights(checkpoint, weights))
+    given = state = model_state(checkpoint, weights)
+    unused: list[str] = []
     # Of ImageNet weights the rest of a detector is missing as a matter of course.
     needed = ""
-    if adopted:
-        needed = "backbone."
-        report.ignored += [
-            name
-            for name in state
-            if f"backbone.body.{name}" not in adopted and not name.endswith("num_batches_tracked")
-        ]
-        state = adopted
-    elif form != "ours":
+    if adopted := _of_backbone(model, given):
+        form, state, needed = "the backbone's library's", adopted, "backbone."
+        unused = [name for name in given if f"backbone.body.{name}" not in adopted]
+    elif (form := detect_format(given)) != "ours":
         name_map = NAME_MAPS[form]
         needed = "backbone." if name_map.backbone_only else ""
-        report.ignored += [
-            name
-            for name in state
-            if name_map.is_dropped(name) and not name.endswith("num_batches_tracked")
-        ]
-        state = name_map.to_ours(state)
+        unused = [name for name in given if name_map.is_dropped(name)]
+        state = name_map.to_ours(given)
+    report = LoadReport(source, form, describe_weights(checkpoint, weights))
     _check_same_kind(report, state.keys(), target.keys())
     surplus = [name for name in state if name not in target]
-    report.ignored += surplus
+    report.ignored = [name for name in unused if not name.endswith(_COUNTER)] + surplus
 
     rows: RowMatch | None = None
     num_classes = getattr(model, "num_classes", None)
@@ -213,7 +210,7 @@ def load_weights(
         if name not in state:
             if any(known.is_training_only(name) for known in NAME_MAPS.values()):
                 report.training_only.append(name)
-            elif not name.endswith("num_batches_tracked"):
+            elif not name.endswith(_COUNTER):
                 report.missing.append(name)
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in reinitialise):
             report.reinitialised.append(name)
@@ -249,8 +246,7 @@ def load_weights(
             "training that it comes from diverged. Take an earlier checkpoint"
         )
     model.load_state_dict(new_values, strict=False)
-    kept = [*report.partially_loaded, *report.reinitialised, *report.missing]
-    is_expected = not surplus and not any(name.startswith(needed) for name in kept)
+    is_expected = not surplus and not any(name.startswith(needed) for name in report.unfilled)
     logger.log(logging.INFO if is_expected else logging.WARNING, "%s", report)
     return report
 

@@ -7,18 +7,19 @@ right. The tables stand beside their methods, in modules called `..._name_map`, 
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..text import listing
 from .safe_load import CheckpointError
 
-Value = TypeVar("Value")
 NamePairs = tuple[tuple[str, str], ...]
 """Templates of a name on two sides."""
 StackedNames = tuple[tuple[tuple[str, ...], str], ...]
@@ -55,13 +56,11 @@ def _matches_any(name: str, templates: Iterable[str]) -> bool:
     return any(_pattern(template).fullmatch(name) for template in templates)
 
 
-def _translate(name: str, pairs: Iterable[tuple[str, str]]) -> str | None:
-    """Return the name on the right of the first pair whose left template it matches."""
+def _translations(name: str, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield the names on the right of the pairs whose left template it matches."""
     for source, target in pairs:
-        found = _pattern(source).fullmatch(name)
-        if found is not None:
-            return target.format(**found.groupdict())
-    return None
+        if found := _pattern(source).fullmatch(name):
+            yield target.format(**found.groupdict())
 
 
 @dataclass(frozen=True)
@@ -108,28 +107,22 @@ class NameMap:
 
     def ours(self, name: str) -> str | None:
         """Return our name of a published one or of an alias, or None."""
-        return _translate(self.canonical(name) or name, (*self.pairs, *self._parts))
+        name = next(_translations(name, self.aliases), name)
+        return next(_translations(name, (*self.pairs, *self._parts)), None)
 
     def published(self, name: str) -> str | None:
         """Return the published name of one of ours, the first if it is several, or None."""
-        pairs = (*self.pairs, *self._parts)
-        return _translate(name, ((ours, theirs) for theirs, ours in pairs))
+        return next(iter(self._all_published(name)), None)
 
     @property
     def _parts(self) -> NamePairs:
         return tuple((part, ours) for parts, ours in self.stacked for part in parts)
 
-    def _part_names(self, name: str) -> list[str]:
-        """Return the published names of the parts of one of ours; none if it has no parts."""
-        for parts, ours in self.stacked:
-            found = _pattern(ours).fullmatch(name)
-            if found is not None:
-                return [part.format(**found.groupdict()) for part in parts]
-        return []
-
-    def canonical(self, alias: str) -> str | None:
-        """Return the published name whose tensor is repeated under `alias`; None if it is none."""
-        return _translate(alias, self.aliases)
+    def _all_published(self, name: str) -> list[str]:
+        """Return the published name of one of ours, or those of its parts; [] if it has none."""
+        whole = _translations(name, ((ours, theirs) for theirs, ours in self.pairs))
+        parts = _translations(name, ((ours, theirs) for theirs, ours in self._parts))
+        return list(itertools.islice(whole, 1)) or list(parts)
 
     def is_dropped(self, name: str) -> bool:
         """Return whether a published name is left out on purpose."""
@@ -147,7 +140,7 @@ class NameMap:
         """Return those of our names whose first dimension counts classes."""
         return [name for name in names if _matches_any(name, self.class_rows)]
 
-    def to_ours(self, state: Mapping[str, Value]) -> dict[str, Value]:
+    def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename published to ours; aliases are merged, parts stacked, dropped names left out.
 
         Raises:
@@ -155,10 +148,11 @@ class NameMap:
                 its original, or parts of which some are missing or of other shapes.
         """
         self._check_names(name for name in state if not self.knows(name))
-        renamed: dict[str, Value] = {}
+        renamed: dict[str, Tensor] = {}
         for name, value in state.items():
-            original = self.canonical(name)
-            if original is not None and original in state and not _equal(value, state[original]):
+            original = next(_translations(name, self.aliases), "")
+            same = state.get(original, value)
+            if value is not same and not torch.equal(value, same):
                 raise CheckpointError(
                     f"{name} and {original} should be the same tensor in a {self.method} "
                     "checkpoint, but differ."
@@ -167,11 +161,11 @@ class NameMap:
             if ours is not None:
                 renamed.setdefault(ours, value)
         for ours in renamed:
-            if parts := self._part_names(ours):
+            if len(parts := self._all_published(ours)) > 1:
                 renamed[ours] = self._stack(state, parts)
         return renamed
 
-    def _stack(self, state: Mapping[str, Any], parts: Sequence[str]) -> Any:
+    def _stack(self, state: Mapping[str, Tensor], parts: Sequence[str]) -> Tensor:
         absent = [name for name in parts if name not in state]
         if absent:
             raise CheckpointError(f"{listing(absent)} is missing beside {parts[0]}.")
@@ -179,24 +173,22 @@ class NameMap:
             raise CheckpointError(f"{listing(parts)} should have the same shape, but differ.")
         return torch.cat([state[name] for name in parts])
 
-    def to_published(self, state: Mapping[str, Value]) -> dict[str, Value]:
+    def to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename ours to published, aliases included (the same tensor under both names).
 
         Raises:
             CheckpointError: names outside the table (all are listed).
         """
-        self._check_names(name for name in state if self.published(name) is None)
-        renamed: dict[str, Any] = {}
+        published = {name: self._all_published(name) for name in state}
+        self._check_names(name for name, found in published.items() if not found)
+        renamed: dict[str, Tensor] = {}
         for name, value in state.items():
-            if parts := self._part_names(name):
-                assert isinstance(value, torch.Tensor)
-                renamed |= zip(parts, value.chunk(len(parts)), strict=True)
-            else:
-                renamed[self.published(name) or name] = value
+            count = len(published[name])
+            parts = value.chunk(count) if count > 1 else [value]
+            renamed |= zip(published[name], parts, strict=True)
         for alias, original in self.aliases:
             for name in list(renamed):
-                again = _translate(name, [(original, alias)])
-                if again is not None:
+                for again in _translations(name, [(original, alias)]):
                     renamed[again] = renamed[name]
         return renamed
 
@@ -204,12 +196,6 @@ class NameMap:
         names = list(unknown)
         if names:
             raise CheckpointError(f"Not parameters of {self.method}: {listing(names, 20)}.")
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if a is b:
-        return True
-    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
 
 
 NAME_MAPS: dict[str, NameMap] = {}

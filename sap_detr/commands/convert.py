@@ -13,7 +13,6 @@ import torch
 from .. import modeling  # noqa: F401  (its methods register their names of parameters)
 from ..checkpoint import (
     NAME_MAPS,
-    SCORED,
     UNUSED_CLASS_BIAS,
     CheckpointError,
     NameMap,
@@ -42,128 +41,87 @@ def run(args: argparse.Namespace) -> int:
     """Convert a file, and print what was done.
 
     Raises:
-        CheckpointError, ConfigError, OSError: if that is not possible.
+        CheckpointError: the file can't be read, or can't be converted like this.
+        ConfigError: the config's model can't be described.
+        OSError: the output can't be written.
     """
     # They register their names of parameters, too.
     load_projects()
-    for line in convert(
-        args.input,
-        args.output,
-        args.to,
-        args.method,
-        args.classes,
-        args.drop_training_only,
-        args.weights,
-        args.config_file,
-        args.thresholds,
-    ):
-        print(line)
-    return 0
-
-
-def convert(
-    input: Path,
-    output: Path,
-    to: str,
-    method: str | None,
-    classes: str,
-    drop_training_only: bool = False,
-    weights: str = SCORED,
-    config_file: str | None = None,
-    thresholds: Path | None = None,
-) -> list[str]:
-    """Convert one file.
-
-    Args:
-        input: file to read.
-        output: file to write.
-        to: "ours" or "published".
-        method: published form, or None to recognise it.
-        classes: "keep", "coco80" or "coco91".
-        drop_training_only: leave out what inference does not read.
-        weights: "scored", or "raw" for those of which a moving average was scored.
-        config_file: a config of the model, to describe it in the file; None for none.
-        thresholds: a report on these weights, whose best thresholds are put into the file.
-
-    Returns:
-        What was done, in lines for a reader.
-
-    Raises:
-        CheckpointError: the file can't be read, or can't be converted like this.
-        ConfigError: the config's model can't be described.
-    """
-    if method is not None and method not in NAME_MAPS:
-        raise CheckpointError(
-            f"There is no published form --method {method}: choose from {', '.join(NAME_MAPS)}."
-        )
-    if output.suffix not in (".pth", ".safetensors"):
-        raise CheckpointError(f"OUTPUT must end in .pth or .safetensors, not {output.name!r}.")
-    if not output.parent.is_dir():
-        raise CheckpointError(f"The folder of OUTPUT does not exist: {output.parent}.")
-    if output.exists() and input.exists() and output.samefile(input):
-        raise CheckpointError("INPUT and OUTPUT are the same file.")
-    if config_file is not None and (to != "ours" or output.suffix != ".safetensors"):
-        raise CheckpointError("--config-file is for a .safetensors file with names of ours.")
-    if thresholds is not None and (to != "ours" or output.suffix != ".safetensors"):
-        raise CheckpointError("--thresholds is for a .safetensors file with names of ours.")
-    checkpoint = load_checkpoint_file(input)
-    state = model_state(checkpoint, weights)
+    _check_arguments(args)
+    checkpoint = load_checkpoint_file(args.input)
+    state = model_state(checkpoint, args.weights)
     form = detect_format(state)
-    done = [f"{input}: {len(state)} tensors, {form} names: {describe_weights(checkpoint, weights)}"]
+    which = describe_weights(checkpoint, args.weights)
+    done = [f"{args.input}: {len(state)} tensors, {form} names: {which}"]
     surplus = [n for n in state if any(known.is_training_only(n) for known in NAME_MAPS.values())]
-    if surplus and drop_training_only:
+    if surplus and args.drop_training_only:
         state = {name: value for name, value in state.items() if name not in surplus}
         done.append(f"left out, as only training reads them: {', '.join(surplus)}")
-    elif surplus and to == "published":
+    elif surplus and args.to == "published":
         raise CheckpointError(
             f"There are no published names for {', '.join(surplus)}, which only training reads. "
             "--drop-training-only leaves them out."
         )
-    name_map = _find_name_map(state, form, method, needed=to == "published" or classes != "keep")
-    if form != "ours":
-        assert name_map is not None
+    names: Names = checkpoint.get("class_names")
+    names = None if names is None else list(names)
+    name_map = _find_name_map(state, form, args)
+    if name_map is not None and form != "ours":
         dropped = [name for name in state if name_map.is_dropped(name)]
         if dropped:
             done.append(
                 f"left out: {len(dropped)} tensors without use here ({', '.join(dropped[:3])})"
             )
         state = name_map.to_ours(state)
-
-    names = _class_names(checkpoint, state, form, name_map)
-    if classes != "keep":
-        assert name_map is not None
-        state, names, line = _convert_classes(state, names, name_map, classes)
+        if names is None:
+            names = coco_class_names(_num_classes(state, name_map))
+    if name_map is not None and args.classes != "keep":
+        state, names, line = _convert_classes(state, names, name_map, args.classes)
         done.append(line)
 
-    content: dict[str, Any]
-    if to == "published":
-        assert name_map is not None
-        content = {"model": name_map.to_published(state)}
-        left_out = [
-            key for key in _extra_keys(checkpoint) if key != "class_names" or names != _coco(names)
-        ]
+    content: dict[str, Any] = {"model": state}
+    kept = {"class_names"} if _are_coco(names) else set()
+    written = "our"
+    if name_map is not None and args.to == "published":
+        content["model"] = name_map.to_published(state)
+        written = name_map.method
     else:
-        content = {"model": state}
         if names is not None:
             content["class_names"] = names
             if "class_names" not in checkpoint:
                 done.append("class names: stored COCO's, as the number of classes suggests")
-        left_out = _extra_keys(checkpoint)
-        if "description" in checkpoint and classes == "keep":
+        if "description" in checkpoint and args.classes == "keep":
             content["description"] = checkpoint["description"]
-        if config_file is not None:
-            content["description"] = _describe(config_file, content)
-            done.append(f"described: the model of {config_file}")
-        if thresholds is not None:
-            content["description"] = _with_thresholds(content, thresholds, input)
-            done.append(f"thresholds: the best ones of {thresholds}")
-        left_out = [key for key in left_out if key not in content]
+        if args.config_file is not None:
+            content["description"] = _describe(args.config_file, content)
+            done.append(f"described: the model of {args.config_file}")
+        if args.thresholds is not None:
+            content["description"] = _with_thresholds(content, args.thresholds, args.input)
+            done.append(f"thresholds: the best ones of {args.thresholds}")
+    left_out = [key for key in _extra_keys(checkpoint) if key not in content.keys() | kept]
     if left_out:
         done.append(f"left out, as only weights are converted: {', '.join(left_out)}")
-    save_checkpoint_file(content, output)
-    written = name_map.method if to == "published" and name_map else "our"
-    done.append(f"{output}: {len(content['model'])} tensors, {written} names")
-    return done
+    save_checkpoint_file(content, args.output)
+    print(*done, f"{args.output}: {len(content['model'])} tensors, {written} names", sep="\n")
+    return 0
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Refuse what is known to be impossible before anything is read."""
+    if args.method is not None and args.method not in NAME_MAPS:
+        raise CheckpointError(
+            f"There is no published form --method {args.method}: choose from "
+            f"{', '.join(NAME_MAPS)}."
+        )
+    output = args.output
+    if output.suffix not in (".pth", ".safetensors"):
+        raise CheckpointError(f"OUTPUT must end in .pth or .safetensors, not {output.name!r}.")
+    if not output.parent.is_dir():
+        raise CheckpointError(f"The folder of OUTPUT does not exist: {output.parent}.")
+    if output.exists() and args.input.exists() and output.samefile(args.input):
+        raise CheckpointError("INPUT and OUTPUT are the same file.")
+    for option, given in (("config-file", args.config_file), ("thresholds", args.thresholds)):
+        if given is not None and (args.to != "ours" or output.suffix != ".safetensors"):
+            raise CheckpointError(f"--{option} is for a .safetensors file with names of ours.")
 
 
 def _describe(config_file: str, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,15 +169,15 @@ def _extra_keys(checkpoint: Mapping[str, Any]) -> list[str]:
     return [key for key in checkpoint if key != nested[0]] if nested else []
 
 
-def _find_name_map(state: State, form: str, method: str | None, needed: bool) -> NameMap | None:
-    """Return the table of the published side."""
+def _find_name_map(state: State, form: str, args: argparse.Namespace) -> NameMap | None:
+    """Return the table of the published side; None if none is needed."""
     if form != "ours":
-        if method not in (None, form):
-            raise CheckpointError(f"INPUT has {form} names, not those of --method {method}.")
+        if args.method not in (None, form):
+            raise CheckpointError(f"INPUT has {form} names, not those of --method {args.method}.")
         return NAME_MAPS[form]
-    if method is not None:
-        return NAME_MAPS[method]
-    if not needed:
+    if args.method is not None:
+        return NAME_MAPS[args.method]
+    if args.to == "ours" and args.classes == "keep":
         return None
     for name_map in NAME_MAPS.values():
         if all(name_map.published(name) is not None for name in state):
@@ -230,26 +188,15 @@ def _find_name_map(state: State, form: str, method: str | None, needed: bool) ->
     )
 
 
-def _class_names(
-    checkpoint: Mapping[str, Any], state: State, form: str, name_map: NameMap | None
-) -> Names:
-    """Return the file's class names, else COCO's for published files of 80 or 91 classes."""
-    stored = checkpoint.get("class_names")
-    if stored is not None:
-        return list(stored)
-    if form == "ours" or name_map is None:
-        return None
-    rows = _num_classes(state, name_map)
-    return None if rows is None else coco_class_names(rows)
+def _are_coco(names: Names) -> bool:
+    """Whether classes are COCO's, as far as they are named."""
+    return names is None or names == coco_class_names(len(names))
 
 
-def _coco(names: Names) -> Names:
-    return None if names is None else coco_class_names(len(names))
-
-
-def _num_classes(state: State, name_map: NameMap) -> int | None:
+def _num_classes(state: State, name_map: NameMap) -> int:
+    """Return the number of classes; 0 without a class head."""
     rows = {len(state[name]) for name in name_map.class_row_names(state)}
-    return min(rows) - name_map.no_object_row if rows else None
+    return min(rows) - name_map.no_object_row if rows else 0
 
 
 def _convert_classes(
@@ -257,12 +204,10 @@ def _convert_classes(
 ) -> tuple[State, Names, str]:
     """Select the rows of COCO's 80 ids from 91, or put them back."""
     rows, wanted = _num_classes(state, name_map), int(classes.removeprefix("coco"))
-    if rows is None:
+    if not rows:
         raise CheckpointError(f"INPUT has no class head, so --classes {classes} has no meaning.")
-    if names is not None and names != _coco(names):
-        raise CheckpointError(
-            f"INPUT's classes are not COCO's ({', '.join(map(str, names[:3]))}, ...)."
-        )
+    if not _are_coco(names):
+        raise CheckpointError(f"INPUT's classes are not COCO's ({listing(names or (), 3)}).")
     if rows == wanted:
         return state, names, f"classes: {rows} already"
     if {rows, wanted} != {80, 91}:

@@ -9,6 +9,7 @@ import torch
 from detectron2.config import instantiate
 from safetensors.torch import save_file
 
+from sap_detr import cli
 from sap_detr.checkpoint import (
     NAME_MAPS,
     CheckpointError,
@@ -16,7 +17,6 @@ from sap_detr.checkpoint import (
     load_checkpoint_file,
     load_weights,
 )
-from sap_detr.commands.convert import convert
 from sap_detr.config import load_config
 
 CASES = json.loads(recorded.FILE.read_text())
@@ -72,18 +72,23 @@ def test_names_there_and_back(form):
         assert torch.equal(again[name], value), name
 
 
+def convert(*arguments):
+    assert cli.main(["convert", *map(str, arguments)]) == 0
+
+
 def test_files_are_converted_both_ways(tmp_path):
     names = ("theirs", "ours", "again", "facebook")
     files = {name: tmp_path / f"{name}.safetensors" for name in names}
     state = make_state("hugging_face_detr_resnet")
     save_file(state, files["theirs"])
-    convert(files["theirs"], files["ours"], "ours", None, "keep")
-    convert(files["ours"], files["again"], "published", "hugging_face_detr_resnet", "keep")
+    published = ("--to", "published")
+    convert(files["theirs"], files["ours"])
+    convert(files["ours"], files["again"], *published, "--method", "hugging_face_detr_resnet")
     again = load_checkpoint_file(files["again"])["model"]
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], value) for name, value in state.items())
     # One method has several published forms: without a name, its authors' is meant.
-    convert(files["ours"], files["facebook"], "published", None, "keep")
+    convert(files["ours"], files["facebook"], *published)
     assert detect_format(load_checkpoint_file(files["facebook"])["model"]) == "detr"
 
 
