@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -60,37 +59,43 @@ def find_weights(weights: str | os.PathLike[str]) -> Path:
         return path
     file = weights_folder() / known.file
     if not file.is_file():
-        raise WeightsError(f"{file} is not there. {how_to_get(known)}")
+        raise WeightsError(f"{file} is not there. {how_to_get(name)}")
     return file
 
 
-def candidates(config: str) -> Iterator[Path]:
-    """Return where the weights of a config are looked for, in this order.
+def weights_of(config: str) -> Path:
+    """Return the file of a config's weights, from the folder of all weights or fetched.
 
     Args:
         config: name of a config.
+
+    Raises:
+        WeightsError: it is not there, and has no plain address or can't be fetched.
     """
-    stem = config.removeprefix("configs/").removesuffix(".py")
-    folder = weights_folder()
-    for suffix in (".safetensors", ".pth"):
-        yield folder / (stem + suffix)
-    for known in PUBLISHED:
-        if known.config == f"{stem}.py":
-            yield folder / known.file
-
-
-def how_to_get(known: PublishedWeights) -> str:
-    """Say in a sentence how to get published weights."""
-    if known.address:
-        return f"Fetch it with: sap-detr weights get {known.name}"
-    return (
-        f"Its authors hand it out by hand, see {known.where}: save it in {weights_folder()} as "
-        f"{known.file}, or name it with --weights"
+    stem, folder = config.removeprefix("configs/").removesuffix(".py"), weights_folder()
+    known = published(config)
+    names = [f"{stem}.safetensors", f"{stem}.pth", *([known.file] if known is not None else [])]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    if known is not None and known.address:
+        return fetch(known, folder)
+    raise WeightsError(
+        f"no weights of {config} ({FOLDER_VARIABLE} names their folder): looked for "
+        f"{', '.join(str(folder / name) for name in names)}. {how_to_get(config)}"
     )
 
 
-def how_to_get_any(name: str) -> str:
-    """Say in a sentence what to do for weights that are not known by name."""
+def how_to_get(name: str) -> str:
+    """Say in a sentence how to get the weights of a name, which may be unknown."""
+    known = published(name)
+    if known is not None and known.address:
+        return f"Fetch it with: sap-detr weights get {known.name}"
+    if known is not None:
+        return (
+            f"Its authors hand it out by hand, see {known.where}: save it in {weights_folder()} as "
+            f"{known.file}, or name it with --weights"
+        )
     method = name.removeprefix("configs/").partition("/")[0]
     if method in PLACES:
         return (
@@ -124,7 +129,7 @@ def fetch(known: PublishedWeights, folder: Path, progress: bool = True) -> Path:
     if file.is_file():
         return file
     if not known.address:
-        raise WeightsError(how_to_get(known))
+        raise WeightsError(how_to_get(known.name))
     # Names are listed without waiting for it.
     from torch.hub import download_url_to_file
 

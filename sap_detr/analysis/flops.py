@@ -24,7 +24,7 @@ import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,9 +51,9 @@ class FlopCount:
         uncounted: name to number of calls, of operators that nothing is known about.
     """
 
-    modules: Mapping[str, float] = field(default_factory=dict)
-    operators: Mapping[str, float] = field(default_factory=dict)
-    uncounted: Mapping[str, float] = field(default_factory=dict)
+    modules: Mapping[str, float]
+    operators: Mapping[str, float]
+    uncounted: Mapping[str, float]
 
     @property
     def total(self) -> float:

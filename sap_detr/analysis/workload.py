@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, load_config
 from ..data import dataset_class_names, register_folder
+from ..engine import DetectionTrainer
 from ..engine.setup import accelerate, choose_device
 from ..engine.step import StepTrainer
 from .building import load_with_classes
@@ -174,31 +175,28 @@ class BenchmarkModel:
         It tells the timer of the parts ``data`` and ``backward``. Others are modules, see
         :meth:`parts`; what is left is the optimizer, with zeroing and clipping of gradients.
         """
-        optimizer = self._cfg.optimizer.copy()
-        optimizer.params.model = self.model
         loader: Iterable[list[dict[str, Any]]]
         if self.workload.data is None:
             loader = itertools.repeat(self.images(self.workload.batch))
         else:
             loader = instantiate(self._cfg.dataloader.train)
         next_batch = self.timer.part("data")(iter(loader).__next__)
-        return _TimedTrainer(
-            self.timer,
+        trainer = _TimedTrainer(
             self.model,
             iter(next_batch, None),
-            instantiate(optimizer),
+            DetectionTrainer.build_optimizer(self._cfg, self.model),
             max_grad_norm=self._cfg.train.clip_grad_norm,
             amp_dtype="bfloat16" if self.workload.dtype == "bfloat16" else None,
             metric_period=sys.maxsize,
         )
+        trainer.timer = self.timer
+        return trainer
 
 
 class _TimedTrainer(StepTrainer):
     """A trainer that tells a timer when it goes backward."""
 
-    def __init__(self, timer: PartTimer, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.timer = timer
+    timer: PartTimer
 
     def _backward(self, batches: list[list[dict[str, Any]]]) -> dict[str, Tensor]:
         # The forward pass, a part of its own, runs in here too.

@@ -44,8 +44,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
 
     Args:
         model: model, also wrapped by DistributedDataParallel or torch.compile.
-        save_dir: folder of the run.
-        save_to_disk: by default whether this is the main process.
+        save_dir: folder of the run; empty to write nothing.
         class_names: the model's class names, stored in every checkpoint, compared on resuming, and
             used to copy class rows by name on loading weights.
         max_to_keep: numbered checkpoints (`model_0000999.pth`) to keep; older ones are removed.
@@ -67,7 +66,6 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
         model: nn.Module,
         save_dir: str | os.PathLike[str] = "",
         *,
-        save_to_disk: bool | None = None,
         class_names: ClassNames | None = None,
         max_to_keep: int | None = None,
         description: Mapping[str, Any] | None = None,
@@ -75,9 +73,7 @@ class SafeCheckpointer(DetectionCheckpointer):  # type: ignore[misc]
     ) -> None:
         if max_to_keep is not None and max_to_keep < 1:
             raise ValueError(f"max_to_keep must be at least 1 or None, got {max_to_keep}")
-        super().__init__(
-            unwrap_model(model), os.fspath(save_dir), save_to_disk=save_to_disk, **checkpointables
-        )
+        super().__init__(unwrap_model(model), os.fspath(save_dir), **checkpointables)
         self.class_names = None if class_names is None else list(class_names)
         self.max_to_keep = max_to_keep
         self.description = description

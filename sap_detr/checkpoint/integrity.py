@@ -7,7 +7,9 @@ archives, and lets a pickle ask for any number of empty bytes. Safetensors files
 from __future__ import annotations
 
 import hashlib
+import os
 import pickletools
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -22,7 +24,6 @@ _ZIP_MAGIC = b"PK\x03\x04"
 # Earlier versions of this code wrote one.
 _END_RECORD_MAGIC = b"PK\x05\x06"
 _END_RECORD_SIZE = 22
-_LONGEST_COMMENT = 0xFFFF
 # The mark of folders in the attributes of a part; torch reads nothing of a part that has it.
 _FOLDER_ATTRIBUTE = 0x10
 # Before the tensors, torch's format of 2019 and earlier has this many pickles.
@@ -61,9 +62,14 @@ def check_torch_file(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    if not _ends_like_an_archive(path):
-        raise DamagedFileError("the end of the archive is missing or changed")
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
+        comment = archive.comment
+        opened.seek(-_END_RECORD_SIZE - len(comment), os.SEEK_END)
+        record = opened.read(_END_RECORD_SIZE)
+        if not record.startswith(_END_RECORD_MAGIC) or record[-2:] != struct.pack(
+            "<H", len(comment)
+        ):
+            raise DamagedFileError("the end of the archive is changed, or there is more behind it")
         parts = archive.infolist()
         unpacked = sum(part.file_size for part in parts)
         if unpacked > path.stat().st_size or any(part.compress_type for part in parts):
@@ -80,17 +86,6 @@ def _check_archive(path: Path) -> None:
                 with archive.open(part) as file:
                     if not _check_pickle(file):
                         raise DamagedFileError(f"its part {part.filename} is no pickle")
-
-
-def _ends_like_an_archive(path: Path) -> bool:
-    """Return whether the last record, and the comment that may be in it, end with the file."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _END_RECORD_SIZE - _LONGEST_COMMENT, 0))
-        tail = file.read()
-    record = tail[tail.rfind(_END_RECORD_MAGIC) :]
-    comment = len(record) - _END_RECORD_SIZE
-    recorded = int.from_bytes(record[_END_RECORD_SIZE - 2 : _END_RECORD_SIZE], "little")
-    return record.startswith(_END_RECORD_MAGIC) and comment == recorded
 
 
 def _check_pickle(file: IO[bytes]) -> bool:

@@ -262,14 +262,6 @@ def apply_edits(package: Path, edits: Sequence[Edit] = EDITS) -> None:
         file.write_text(text.replace(edit.old, edit.new), encoding="utf-8")
 
 
-def prepare_source(source: Path, version: str) -> None:
-    """Turn the unpacked sdist at `source` into a pure-Python source tree of `detectron2`."""
-    apply_edits(source / "detectron2")
-    for leftover in ("setup.py", "setup.cfg", "PKG-INFO"):
-        (source / leftover).unlink(missing_ok=True)
-    (source / "pyproject.toml").write_text(PYPROJECT.format(version=version), encoding="utf-8")
-
-
 def _run_python(arguments: Sequence[str], cwd: Path, what: str) -> None:
     result = subprocess.run(
         [sys.executable, *arguments],
@@ -315,7 +307,11 @@ def install(sdist: Path | None) -> str:
         check_sha256(archive, SDIST_SHA256)
         shutil.unpack_archive(archive, folder / "source")
         (source,) = (folder / "source").iterdir()
-        prepare_source(source, version)
+        apply_edits(source / "detectron2")
+        for leftover in ("setup.py", "setup.cfg", "PKG-INFO"):
+            (source / leftover).unlink(missing_ok=True)
+        pyproject = PYPROJECT.format(version=version)
+        (source / "pyproject.toml").write_text(pyproject, encoding="utf-8")
         _run_python(
             [
                 *("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"),

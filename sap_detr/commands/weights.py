@@ -13,7 +13,7 @@ from ..weights_files import (
     WeightsError,
     fetch,
     find_weights,
-    how_to_get_any,
+    how_to_get,
     published,
     weights_folder,
 )
@@ -47,7 +47,7 @@ def get(name: str, folder: Path | None = None) -> Path:
         return fetch(known, folder or weights_folder())
     file = find_weights(name)
     if not file.is_file():
-        raise WeightsError(how_to_get_any(name))
+        raise WeightsError(how_to_get(name))
     return file
 
 
@@ -73,6 +73,6 @@ def table(part: str = "") -> str:
         rows.append((known.name, known.config, str(known.megabytes or unknown), digits, where))
     found = [row for row in rows if part in row[0] or part in row[1]]
     if not found:
-        raise WeightsError(how_to_get_any(part))
+        raise WeightsError(how_to_get(part))
     columns = ("name", "config", "MB", "SHA-256", "where")
     return str(tabulate(found, headers=columns, disable_numparse=True))

@@ -12,17 +12,7 @@ from torch import nn
 from ..checkpoint import SCORED, load_checkpoint_file, load_weights
 from ..config import get_config_file, list_configs, load_config
 from ..engine import build_model
-from ..weights_files import (
-    FOLDER_VARIABLE,
-    WeightsError,
-    candidates,
-    fetch,
-    find_weights,
-    how_to_get,
-    how_to_get_any,
-    published,
-    weights_folder,
-)
+from ..weights_files import find_weights, weights_of
 
 __all__ = ["get", "get_config", "get_config_file", "list_configs"]
 
@@ -87,20 +77,9 @@ def get(
 
 
 def _checkpoint_for(name: str, trained: _Source) -> str:
-    if trained is not True:
-        path = find_weights(trained)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no checkpoint file {os.fspath(trained)!r}")
-        return str(path)
-    looked = list(candidates(name))
-    for candidate in looked:
-        if candidate.is_file():
-            return str(candidate)
-    known = published(name)
-    if known is not None and known.address:
-        return str(fetch(known, weights_folder()))
-    remedy = how_to_get_any(name) if known is None else how_to_get(known)
-    raise WeightsError(
-        f"no weights of {name} ({FOLDER_VARIABLE} names their folder): looked for "
-        f"{', '.join(map(str, looked))}. {remedy}"
-    )
+    if trained is True:
+        return str(weights_of(name))
+    path = find_weights(trained)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint file {os.fspath(trained)!r}")
+    return str(path)

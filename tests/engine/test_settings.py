@@ -101,7 +101,7 @@ def test_an_evaluators_tasks_are_names():
 
 
 def test_a_best_metric_that_is_missing_is_told_at_the_first_evaluation(caplog):
-    hook = BestCheckpoint(SafeCheckpointer(nn.Linear(1, 1), save_to_disk=False), "mine/F1")
+    hook = BestCheckpoint(SafeCheckpointer(nn.Linear(1, 1)), "mine/F1")
     hook.trainer = SimpleNamespace()
     with EventStorage() as hook.trainer.storage:
         hook.trainer.storage.put_scalar("total_loss", 1.0)
