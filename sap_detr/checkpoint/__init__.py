@@ -2,38 +2,22 @@
 
 from . import package_weights, timm_weights
 from .checkpointer import SafeCheckpointer
-from .class_rows import (
-    COCO_CATEGORY_IDS,
-    UNUSED_CLASS_BIAS,
-    ClassNames,
-    coco_class_names,
-    convert_class_rows,
-    match_class_rows,
-)
+from .class_rows import ClassNames, coco_class_names
 from .loading import LoadReport, load_weights, non_finite_names, unwrap_model
-from .name_map import (
-    NAME_MAPS,
-    NameMap,
-    NamePairs,
-    StackedNames,
-    detect_format,
-    register_name_map,
-)
+from .name_map import NAME_MAPS, NameMap, NamePairs, StackedNames, register_name_map
 from .processes import by_one_process
 from .run_files import BEST, FINAL, step_name
 from .run_lock import lock_run_folder, release_run_folder
 from .safe_load import CheckpointError, UntrustedCheckpointError, load_checkpoint_file
 from .safe_save import save_checkpoint_file, write_atomically
-from .weight_sets import RAW, SCORED, describe_weights, model_state
+from .weight_sets import RAW, SCORED
 
 __all__ = [
     "BEST",
-    "COCO_CATEGORY_IDS",
     "FINAL",
     "NAME_MAPS",
     "RAW",
     "SCORED",
-    "UNUSED_CLASS_BIAS",
     "CheckpointError",
     "ClassNames",
     "LoadReport",
@@ -44,14 +28,9 @@ __all__ = [
     "UntrustedCheckpointError",
     "by_one_process",
     "coco_class_names",
-    "convert_class_rows",
-    "describe_weights",
-    "detect_format",
     "load_checkpoint_file",
     "load_weights",
     "lock_run_folder",
-    "match_class_rows",
-    "model_state",
     "non_finite_names",
     "register_name_map",
     "release_run_folder",

@@ -13,19 +13,16 @@ import torch
 from .. import modeling  # noqa: F401  (its methods register their names of parameters)
 from ..checkpoint import (
     NAME_MAPS,
-    UNUSED_CLASS_BIAS,
     CheckpointError,
     NameMap,
     coco_class_names,
-    convert_class_rows,
-    describe_weights,
-    detect_format,
     load_checkpoint_file,
     load_weights,
-    match_class_rows,
-    model_state,
     save_checkpoint_file,
 )
+from ..checkpoint.class_rows import UNUSED_CLASS_BIAS, convert_class_rows, match_class_rows
+from ..checkpoint.name_map import detect_format
+from ..checkpoint.weight_sets import describe_weights, model_state
 from ..config import load_config
 from ..engine import ModelDescription
 from ..evaluation import best_thresholds, read_summary

@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.checkpoint import (
+from sap_detr.checkpoint import CheckpointError, coco_class_names
+from sap_detr.checkpoint.class_rows import (
     COCO_CATEGORY_IDS,
     UNUSED_CLASS_BIAS,
-    CheckpointError,
-    coco_class_names,
     convert_class_rows,
     match_class_rows,
 )

@@ -6,13 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sap_detr.checkpoint import (
-    COCO_CATEGORY_IDS,
-    CheckpointError,
-    load_weights,
-    save_checkpoint_file,
-    unwrap_model,
-)
+from sap_detr.checkpoint import CheckpointError, load_weights, save_checkpoint_file, unwrap_model
+from sap_detr.checkpoint.class_rows import COCO_CATEGORY_IDS
 from sap_detr.modeling import DETR
 
 HEAD = "decoder.class_head.weight"

@@ -3,13 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sap_detr.checkpoint import (
-    NAME_MAPS,
-    CheckpointError,
-    NameMap,
-    detect_format,
-    register_name_map,
-)
+from sap_detr.checkpoint import NAME_MAPS, CheckpointError, NameMap, register_name_map
+from sap_detr.checkpoint.name_map import detect_format
 from sap_detr.modeling import DETR
 
 TOY = NameMap(

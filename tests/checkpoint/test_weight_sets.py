@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sap_detr.checkpoint import CheckpointError, describe_weights, model_state
-from sap_detr.checkpoint.weight_sets import raw_first, scored_first
+from sap_detr.checkpoint import CheckpointError
+from sap_detr.checkpoint.weight_sets import describe_weights, model_state, raw_first, scored_first
 
 RAW = {"a.weight": torch.ones(1), "b": torch.ones(1)}
 AVERAGE = {name: value + 1 for name, value in RAW.items()}

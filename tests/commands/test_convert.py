@@ -8,12 +8,8 @@ import torch
 from detectron2.config import LazyConfig
 
 from sap_detr import cli
-from sap_detr.checkpoint import (
-    COCO_CATEGORY_IDS,
-    UNUSED_CLASS_BIAS,
-    coco_class_names,
-    load_checkpoint_file,
-)
+from sap_detr.checkpoint import coco_class_names, load_checkpoint_file
+from sap_detr.checkpoint.class_rows import COCO_CATEGORY_IDS, UNUSED_CLASS_BIAS
 from sap_detr.engine import ModelDescription, build_model
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from sap_detr import model_zoo
-from sap_detr.checkpoint import (
-    NAME_MAPS,
-    coco_class_names,
-    convert_class_rows,
-    match_class_rows,
-)
+from sap_detr.checkpoint import NAME_MAPS, coco_class_names
+from sap_detr.checkpoint.class_rows import convert_class_rows, match_class_rows
 from sap_detr.modeling import DenoisingQueries, Targets
 from sap_detr.modeling.denoising import positive_matches
 from sap_detr.projects import dino, sam_detr  # noqa: F401, for their names of parameters

@@ -17,7 +17,8 @@ import torch
 from builders import CONFIGS, build
 from detectron2.structures import Boxes, Instances
 
-from sap_detr.checkpoint import COCO_CATEGORY_IDS, NAME_MAPS
+from sap_detr.checkpoint import NAME_MAPS
+from sap_detr.checkpoint.class_rows import COCO_CATEGORY_IDS
 from sap_detr.modeling import Predictions, layer_keys, object_normalizer
 from sap_detr.modeling.criterion import query_sets
 

@@ -10,13 +10,8 @@ from detectron2.config import instantiate
 from safetensors.torch import save_file
 
 from sap_detr import cli
-from sap_detr.checkpoint import (
-    NAME_MAPS,
-    CheckpointError,
-    detect_format,
-    load_checkpoint_file,
-    load_weights,
-)
+from sap_detr.checkpoint import NAME_MAPS, CheckpointError, load_checkpoint_file, load_weights
+from sap_detr.checkpoint.name_map import detect_format
 from sap_detr.config import load_config
 
 CASES = json.loads(recorded.FILE.read_text())

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from sap_detr import model_zoo
 from sap_detr.analysis import build_without_weights, count_published_flops
-from sap_detr.checkpoint import NAME_MAPS, CheckpointError, detect_format, load_checkpoint_file
+from sap_detr.checkpoint import NAME_MAPS, CheckpointError, load_checkpoint_file
+from sap_detr.checkpoint.name_map import detect_format
 from sap_detr.engine.main import main
 from sap_detr.layers import DeformableAttention, linear_side_by_side
 from sap_detr.modeling import BoxReference, ContrastiveDenoiser, Targets
