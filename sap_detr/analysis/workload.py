@@ -113,23 +113,6 @@ class BenchmarkModel:
             batch, self.workload.size, self.classes or 1, self.workload.num_objects
         )
 
-    def parts(self, mode: str) -> tuple[list[tuple[str, nn.Module]], str]:
-        """Return what takes time in one of ``MODES``, as far as modules tell it apart.
-
-        Returns:
-            Name and module of each part, and what to call the time that belongs to none of them.
-        """
-        if mode == "training":
-            criterion = getattr(self.model, "criterion", None)
-            parts = [("forward", self.model)]
-            if criterion is not None:
-                parts += [("losses", criterion), ("matching", criterion.get_submodule("matcher"))]
-            return parts, "optimizer"
-        if self.workload.compiled:
-            return [("postprocessor", self.model.get_submodule("postprocessor"))], "network"
-        children = self.model.named_children()
-        return [(name, module) for name, module in children if name != "criterion"], "other"
-
     @torch.no_grad()
     def infer(self, images: list[dict[str, Any]]) -> Any:
         """Detect in images, from the loader's output to detections."""
@@ -152,14 +135,26 @@ class BenchmarkModel:
         run: Callable[[], object],
         inner_parts: Sequence[tuple[str, nn.Module]] = (),
     ) -> Callable[[], Seconds]:
-        """Return what measures the parts of a run at every call.
+        """Return what measures a run at every call: what takes time, as far as modules tell it.
 
         Args:
             mode: one of ``MODES``.
             run: infers or makes a training step.
             inner_parts: name and module of further parts.
         """
-        parts, own = self.parts(mode)
+        if mode == "training":
+            # The time that belongs to none of the parts.
+            own = "optimizer"
+            parts = [("forward", self.model)]
+            criterion = getattr(self.model, "criterion", None)
+            if criterion is not None:
+                parts += [("losses", criterion), ("matching", criterion.get_submodule("matcher"))]
+        elif self.workload.compiled:
+            own = "network"
+            parts = [("postprocessor", self.model.get_submodule("postprocessor"))]
+        else:
+            own = "other"
+            parts = [part for part in self.model.named_children() if part[0] != "criterion"]
 
         def measure() -> Seconds:
             # Changing the mode of a small model takes as long as some of its parts.
@@ -172,8 +167,8 @@ class BenchmarkModel:
     def trainer(self) -> StepTrainer:
         """Return what makes training steps of the model, while it is in training mode.
 
-        It tells the timer of the parts ``data`` and ``backward``. Others are modules, see
-        :meth:`parts`; what is left is the optimizer, with zeroing and clipping of gradients.
+        It tells the timer of the parts ``data`` and ``backward``. Others are modules; what is left
+        is the optimizer, with zeroing and clipping of gradients.
         """
         loader: Iterable[list[dict[str, Any]]]
         if self.workload.data is None:
