@@ -75,15 +75,12 @@ class FlopCount:
 def mean_flops(counts: Sequence[FlopCount]) -> FlopCount:
     """Return the mean of counts, at least one."""
 
-    def mean(mappings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    def mean(of: str) -> dict[str, float]:
+        mappings: list[Mapping[str, float]] = [getattr(count, of) for count in counts]
         names = dict.fromkeys(itertools.chain.from_iterable(mappings))
         return {name: sum(m.get(name, 0) for m in mappings) / len(mappings) for name in names}
 
-    return FlopCount(
-        mean([count.modules for count in counts]),
-        mean([count.operators for count in counts]),
-        mean([count.uncounted for count in counts]),
-    )
+    return FlopCount(mean("modules"), mean("operators"), mean("uncounted"))
 
 
 def count_flops(model: nn.Module, run: Callable[[], object]) -> FlopCount:

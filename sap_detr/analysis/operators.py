@@ -93,13 +93,13 @@ def fold(name: str) -> str:
     return ".".join("*" if piece.isdigit() else piece for piece in name.split("."))
 
 
-def profile_report(records: Sequence[Record], top: int = 20, tablefmt: str = "simple") -> str:
+def profile_report(records: Sequence[Record], tablefmt: str = "simple", top: int = 20) -> str:
     """Format what :func:`profile_record` returned.
 
     Args:
         records: the records.
-        top: how many modules to show.
         tablefmt: tabulate's, of the modules; "github" puts the operators into a block of code.
+        top: how many modules to show.
     """
     blocks = []
     for record in records:

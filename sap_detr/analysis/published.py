@@ -129,10 +129,11 @@ def flop_records(
     return records
 
 
-def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
+def flop_report(records: Sequence[Record], tablefmt: str = "simple") -> str:
     """Format what :func:`flop_records` returned, with ``config`` and ``classes`` added.
 
-    Numbers are in units of 1e9. Parts are those of "all heads", as executed.
+    Numbers are in units of 1e9. Parts are those of "all heads", as executed. What was neither
+    counted nor free is listed by config.
     """
     columns: Columns = {
         "config": cell("config"),
@@ -144,19 +145,16 @@ def flop_table(records: Sequence[Record], tablefmt: str = "simple") -> str:
     }
     names = part_names(record["all_heads"]["parts"] for record in records)
     parts = {name or "(own)": _giga("all_heads", "parts", name) for name in names}
-    return record_table(records, {**columns, **parts}, tablefmt, text_columns=2)
-
-
-def _giga(*path: str) -> Cell:
-    return cell(*path, form=lambda flops: f"{flops / 1e9:.2f}", missing="0.00")
-
-
-def uncounted_note(records: Sequence[Record]) -> str:
-    """One line per config on operators that were neither counted nor free; "" if there are none."""
-    lines = {
+    uncounted = {
         f"{record['config']}: not counted: "
         + ", ".join(f"{name} ({calls:g} calls)" for name, calls in record["uncounted"].items())
         for record in records
         if record["uncounted"]
     }
-    return "\n".join(sorted(lines))
+    table = record_table(records, {**columns, **parts}, tablefmt, text_columns=2)
+    blocks = [table, "\n".join(sorted(uncounted)), f"GFLOPs. {CONVENTION}"]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _giga(*path: str) -> Cell:
+    return cell(*path, form=lambda flops: f"{flops / 1e9:.2f}", missing="0.00")

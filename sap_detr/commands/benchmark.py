@@ -6,6 +6,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from ..analysis.loader_speed import folder_records, loader_record, loader_report
 from ..analysis.memory import memory_record, memory_report
 from ..analysis.operators import profile_record, profile_report
 from ..analysis.parameters import parameter_record, parameter_table
-from ..analysis.published import CONVENTION, flop_records, flop_table, uncounted_note
+from ..analysis.published import CONVENTION, flop_records, flop_report
 from ..analysis.speed import speed_record, speed_report
 from ..analysis.tables import Record, describe_machine, machine_line
 from ..config import ConfigError
 from ..engine.setup import choose_device
 from ..export import runtime_record, runtime_report
+
+Measured = tuple[list[Record], Callable[..., str], dict[str, Any]]
+"""Records; what makes tables of them, in a format of tabulate's; and what else is to be written."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,21 +37,27 @@ def run(args: argparse.Namespace) -> int:
     for path in filter(None, (args.json, args.markdown)):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
-    MEASURES[args.measure](args)
+    records, report, about = MEASURES[args.measure](args)
+    heading = f"{machine_line(about['machine'])}\n\n" if "machine" in about else ""
+    print(heading + report(records))
+    if args.json is not None:
+        content = {"kind": args.measure, "torch": torch.__version__, **about, "records": records}
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(f"{heading}{report(records, 'github')}\n", encoding="utf-8")
     return 0
 
 
-def run_params(args: argparse.Namespace) -> None:
+def run_params(args: argparse.Namespace) -> Measured:
     """``benchmark params``."""
     records = [
         parameter_record(name, args.num_classes, args.overrides, args.depth)
         for name in args.config_file
     ]
-    print(parameter_table(records))
-    _write(args, records, parameter_table(records, "github"))
+    return records, parameter_table, {}
 
 
-def run_flops(args: argparse.Namespace) -> None:
+def run_flops(args: argparse.Namespace) -> Measured:
     """``benchmark flops``."""
     images = {}
     if args.size or not args.coco_val2017:
@@ -65,12 +75,10 @@ def run_flops(args: argparse.Namespace) -> None:
         for name, model, classes in models
         for record in flop_records(model, images, args.depth)
     ]
-    notes = "\n\n".join(filter(None, [uncounted_note(records), f"GFLOPs. {CONVENTION}"]))
-    print(flop_table(records), notes, sep="\n\n")
-    _write(args, records, f"{flop_table(records, 'github')}\n\n{notes}", convention=CONVENTION)
+    return records, flop_report, {"convention": CONVENTION}
 
 
-def run_speed(args: argparse.Namespace) -> None:
+def run_speed(args: argparse.Namespace) -> Measured:
     """``benchmark speed``."""
     machine = _prepare(args)
     if args.data is not None and args.relative_to_body:
@@ -79,19 +87,19 @@ def run_speed(args: argparse.Namespace) -> None:
         speed_record(
             workload, args.repeats, args.warm_up, args.relative_to_body, not args.inference_only
         )
-        for workload in _workloads(args, batch=args.batch, data=args.data)
+        for workload in _workloads(args)
     ]
-    _report(args, machine, records, speed_report)
+    return records, speed_report, {"machine": machine}
 
 
-def run_memory(args: argparse.Namespace) -> None:
+def run_memory(args: argparse.Namespace) -> Measured:
     """``benchmark memory``."""
     machine = _prepare(args)
-    records = [memory_record(w, args.threads) for w in _workloads(args, batch=args.batch)]
-    _report(args, machine, records, memory_report)
+    records = [memory_record(w, args.threads) for w in _workloads(args)]
+    return records, memory_report, {"machine": machine}
 
 
-def run_runtimes(args: argparse.Namespace) -> None:
+def run_runtimes(args: argparse.Namespace) -> Measured:
     """``benchmark runtimes``."""
     if args.compile or args.dtype != "float32" or args.device == "cuda":
         raise ConfigError("runtimes are compared on the CPU with the eager model in float32")
@@ -100,23 +108,23 @@ def run_runtimes(args: argparse.Namespace) -> None:
     threads = torch.get_num_threads()
     records = [
         runtime_record(workload, args.runtimes, threads, args.repeats)
-        for workload in _workloads(args, batch=args.batch)
+        for workload in _workloads(args)
     ]
-    _report(args, machine, records, runtime_report)
+    return records, runtime_report, {"machine": machine}
 
 
-def run_profile(args: argparse.Namespace) -> None:
+def run_profile(args: argparse.Namespace) -> Measured:
     """``benchmark profile``."""
     machine = _prepare(args)
     records = [
         profile_record(workload, mode, args.depth, top=args.top)
-        for workload in _workloads(args, batch=args.batch)
+        for workload in _workloads(args)
         for mode in args.mode
     ]
-    _report(args, machine, records, lambda records, *fmt: profile_report(records, args.top, *fmt))
+    return records, partial(profile_report, top=args.top), {"machine": machine}
 
 
-def run_loader(args: argparse.Namespace) -> None:
+def run_loader(args: argparse.Namespace) -> Measured:
     """``benchmark loader``."""
     torch.set_num_threads(1)
     records, data = folder_records(args.folder), Path(args.folder).name
@@ -125,7 +133,7 @@ def run_loader(args: argparse.Namespace) -> None:
         loader_record(name, chosen, data, args.readers, args.repeats, args.overrides)
         for name in args.config_file
     ]
-    _report(args, describe_machine(torch.device("cpu")), results, loader_report)
+    return results, loader_report, {"machine": describe_machine(torch.device("cpu"))}
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
@@ -138,7 +146,7 @@ def _prepare(args: argparse.Namespace) -> dict[str, str | int]:
     return describe_machine(torch.device(args.device))
 
 
-def _workloads(args: argparse.Namespace, **others: Any) -> list[Workload]:
+def _workloads(args: argparse.Namespace) -> list[Workload]:
     sizes = [(side, side) for side in args.sizes] or [tuple(args.size)]
     return [
         Workload(
@@ -150,33 +158,15 @@ def _workloads(args: argparse.Namespace, **others: Any) -> list[Workload]:
             device=args.device,
             dtype=args.dtype,
             compiled=args.compile,
-            **others,
+            batch=args.batch,
+            data=getattr(args, "data", None),
         )
         for name in args.config_file
         for size in sizes
     ]
 
 
-def _report(
-    args: argparse.Namespace,
-    machine: dict[str, str | int],
-    records: list[Record],
-    report: Callable[..., str],
-) -> None:
-    line = machine_line(machine)
-    print(line, report(records), sep="\n\n")
-    _write(args, records, f"{line}\n\n{report(records, 'github')}", machine=machine)
-
-
-def _write(args: argparse.Namespace, records: list[Record], markdown: str, **about: object) -> None:
-    if args.json is not None:
-        content = {"kind": args.measure, "torch": torch.__version__, **about, "records": records}
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if args.markdown is not None:
-        args.markdown.write_text(markdown + "\n", encoding="utf-8")
-
-
-MEASURES: dict[str, Callable[[argparse.Namespace], None]] = {
+MEASURES: dict[str, Callable[[argparse.Namespace], Measured]] = {
     "params": run_params,
     "flops": run_flops,
     "speed": run_speed,
