@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -116,31 +115,14 @@ class SkippedSteps:
             setattr(self, name, value)
 
 
-class RunningStatistics:
-    """Keep the running averages of batch norms, which change before anyone knows the step's loss.
-
-    Args:
-        model: its normalisations that keep averages are looked after.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers = [
-            buffer
-            for module in model.modules()
-            if getattr(module, "track_running_stats", False)
-            for buffer in module.buffers(recurse=False)
-        ]
-        self._kept: list[Tensor] = []
-
-    def keep(self) -> None:
-        """Remember the averages; before the forward pass."""
-        self._kept = [buffer.clone() for buffer in self._buffers]
-
-    def restore_where(self, skip: Tensor) -> None:
-        """Put back what was kept if ``skip``, a boolean tensor (), is true."""
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(torch.where(skip, kept, buffer))
-        self._kept = []
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the running averages of batch norms, which a forward pass changes."""
+    return [
+        buffer
+        for module in model.modules()
+        if getattr(module, "track_running_stats", False)
+        for buffer in module.buffers(recurse=False)
+    ]
 
 
 def step_unless(skip: Tensor, optimizer: Optimizer) -> None:
@@ -192,12 +174,12 @@ def describe_images(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list
 
 def describe_gradients(norms: Mapping[str, float]) -> dict[str, Any]:
     """Summarise the gradients' norms by parameter; the worst ones by name, NaN first."""
-    worst = sorted(norms.items(), key=_badness, reverse=True)[:_NUM_WORST]
+    worst = sorted(norms.items(), key=lambda n: (math.isnan(n[1]), n[1]), reverse=True)
     not_finite = sum(not math.isfinite(norm) for norm in norms.values())
     return {
         "parameters": len(norms),
         "parameters_not_finite": not_finite,
-        "largest": dict(worst),
+        "largest": dict(worst[:_NUM_WORST]),
     }
 
 
@@ -214,24 +196,13 @@ def write_report(folder: Path, iteration: int, rank: int, **content: Any) -> Pat
         The file ``non_finite/iteration_N_rank_R.json``; None if it could not be written.
     """
     path = folder / REPORT_FOLDER / f"iteration_{iteration}_rank_{rank}.json"
-    report = _as_json({"iteration": iteration, "rank": rank, **content})
+    text = json.dumps({"iteration": iteration, "rank": rank, **content}, default=str)
+    report = json.loads(text, parse_constant=lambda name: str(float(name)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:
-            temporary.write_text(json.dumps(report, indent=2, default=str) + "\n")
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
     except OSError as error:
         logger.warning("could not write %s: %s", path, error)
         return None
     return path
-
-
-def _badness(item: tuple[str, float]) -> tuple[int, float]:
-    """Sort NaN above infinity above numbers."""
-    value = item[1]
-    return (2, 0.0) if math.isnan(value) else (1, 0.0) if math.isinf(value) else (0, value)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_json(part) for key, part in value.items()}
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

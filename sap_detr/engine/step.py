@@ -24,11 +24,11 @@ from ..checkpoint import unwrap_model
 from ..text import listing
 from .non_finite import (
     NonFinitePolicy,
-    RunningStatistics,
     SkippedSteps,
     describe_gradients,
     describe_images,
     non_finite_weights,
+    running_statistics,
     step_unless,
     write_report,
 )
@@ -128,7 +128,7 @@ class StepTrainer(SimpleTrainer):  # type: ignore[misc]
         self._trained = [
             (names.get(p, "?"), p) for group in optimizer.param_groups for p in group["params"]
         ]
-        self._statistics = RunningStatistics(bare)
+        self._statistics = running_statistics(bare)
         self.report_dir = report_dir
         self.skip = torch.zeros((), dtype=torch.bool, device=next(model.parameters()).device)
         self.skipped = SkippedSteps(non_finite or NonFinitePolicy())
@@ -144,7 +144,8 @@ class StepTrainer(SimpleTrainer):  # type: ignore[misc]
         batches = list(itertools.islice(self._batches, self.accumulation))
         data_time = time.perf_counter() - start
 
-        self._statistics.keep()
+        # They change before anyone knows the step's loss.
+        statistics = [buffer.clone() for buffer in self._statistics]
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._backward(batches)
         self.grad_scaler.unscale_(self.optimizer)
@@ -154,7 +155,8 @@ class StepTrainer(SimpleTrainer):  # type: ignore[misc]
         # The same in all processes, as the mean over them is.
         self.skip = ~unread.mean.isfinite().all()
         step_unless(self.skip, self.optimizer)
-        self._statistics.restore_where(self.skip)
+        for buffer, before in zip(self._statistics, statistics, strict=True):
+            buffer.copy_(torch.where(self.skip, before, buffer))
         self.grad_scaler.update()
         if (self.iter + 1) % self.metric_period == 0:
             self.flush_metrics()
