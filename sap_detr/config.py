@@ -35,6 +35,13 @@ logger = logging.getLogger(__name__)
 COCO_NUM_CLASSES = 80
 # Last parts of keys whose values are paths.
 _PATH_KEYS = ("folder", "output_dir", "init_checkpoint", "import_from")
+# Kinds of values that a change keeps. A bool is an int too.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "true or false": (bool,),
+    "a number": (int, float),
+    "a list": (list, tuple, ListConfig),
+    "a part with keys of its own": (dict, DictConfig),
+}
 # Keys that earlier versions had, and what does the same now.
 _RENAMED = {
     "schedule.epochs": "train.max_iter, or train.epochs in the recipes for one's own data",
@@ -214,21 +221,15 @@ def _suits(value: Any, before: Any) -> bool:
         return True
     if isinstance(value, str) and "${" in value:
         return True
-    kinds = (bool, (int, float), (list, tuple, ListConfig), (dict, DictConfig))
-    return next((isinstance(value, k) for k in kinds if isinstance(before, k)), True) and (
-        isinstance(value, bool) == isinstance(before, bool)
-    )
+    return _kind(before) in ("", _kind(value))
 
 
 def _kind(value: Any) -> str:
-    """Name what :func:`_suits` compares."""
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, list | tuple | ListConfig):
-        return "a list"
-    return "a part with keys of its own"
+    """Name the kind of a value; "" for one of no kind that has to stay."""
+    for kind, types in _KINDS.items():
+        if isinstance(value, types):
+            return kind
+    return ""
 
 
 def register_data(cfg: DictConfig) -> None:
@@ -290,13 +291,18 @@ def find_target(key: str, described: Mapping[str, Any]) -> Any:
         described: the part.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: it names none, or nothing that can be called.
     """
-    target = described["_target_"]
+    target = described.get("_target_") if isinstance(described, Mapping) else None
+    if target is None:
+        raise ConfigError(f"{key}: a part with _target_, the name of a class, is expected")
     try:
-        return locate(target) if isinstance(target, str) else target
+        found = locate(target) if isinstance(target, str) else target
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{key}._target_={target}: there is nothing of this name") from error
+    if not callable(found):
+        raise ConfigError(f"{key}._target_={target} is not a class")
+    return found
 
 
 def _surplus_arguments(described: DictConfig) -> list[str]:

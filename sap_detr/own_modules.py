@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils.registry import locate
 
 from .config_files import ConfigError
+from .config_values import walk
 
 
 def make_importable(folder: Path) -> None:
@@ -33,19 +35,24 @@ def check_callables(content: Any, config: Path) -> bool:
             module has.
     """
     beside = False
-    for found in _callables(content):
+    for _, found in walk(content):
+        if not (callable(found) and hasattr(found, "__qualname__")):
+            continue
         module, name = found.__module__, found.__qualname__
-        if _named(f"{module}.{name}") is not found:
+        named = None
+        with suppress(ImportError):
+            named = locate(f"{module}.{name}")
+        if named is not found:
             raise ConfigError(
                 f"{config} defines {name}, which no file of a run and no other process could "
                 f"find there: move it into a module beside the config, such as "
                 f"{config.with_name('my_parts.py')}, and write: from my_parts import {name}"
             )
         top = module.partition(".")[0]
-        own = _own_file(config.parent, top)
-        if own is None:
+        spec = PathFinder.find_spec(top, [str(config.parent)])
+        if spec is None or spec.origin is None:
             continue
-        used = getattr(sys.modules[top], "__file__", None)
+        own, used = Path(spec.origin).resolve(), getattr(sys.modules[top], "__file__", None)
         if used is None or Path(used).resolve() != own:
             raise ConfigError(
                 f"{config} names {module}.{name}, but beside it lies {own.name} while {used} was "
@@ -53,30 +60,3 @@ def check_callables(content: Any, config: Path) -> bool:
             )
         beside = True
     return beside
-
-
-def _callables(node: Any) -> Iterator[Any]:
-    """Find all classes and functions."""
-    if isinstance(node, dict):
-        for value in node.values():
-            yield from _callables(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _callables(value)
-    elif callable(node) and hasattr(node, "__qualname__") and hasattr(node, "__module__"):
-        yield node
-
-
-def _named(name: str) -> Any:
-    try:
-        return locate(name)
-    except ImportError:
-        return None
-
-
-def _own_file(folder: Path, name: str) -> Path | None:
-    """Return the file of a module or package of this name in a folder, if there is one."""
-    for path in (folder / f"{name}.py", folder / name / "__init__.py"):
-        if path.is_file():
-            return path.resolve()
-    return None

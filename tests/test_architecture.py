@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "bad_files",
         "check_env",
         "config_files",
+        "config_values",
         "projects",
         "published_weights",
         "small_models",

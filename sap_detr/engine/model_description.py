@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.data import transforms as T
-from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from ..checkpoint import CheckpointError
 from ..config import ConfigError, pixel_range
+from ..config_values import TARGET, plain, walk
 from ..data import PixelRange
 from ..text import shorten
 from .setup import choose_device
 
 _FORMAT = 1
-_TARGET = "_target_"
 # Packages whose public classes and build_... functions take numbers, and make parts of models or
 # augmentations of them.
 _OURS = re.compile(r"sap_detr\.(modeling|layers|projects\.\w+|data\.transforms)(\.\w+)*")
@@ -62,10 +61,11 @@ class ModelDescription:
 
     def __post_init__(self) -> None:
         for part, described in (("model", self.model), ("augmentations", self.augmentations)):
-            for where, target in _targets(described, part):
-                _check_target(target, where)
-        if _TARGET not in self.model:
-            raise CheckpointError(f"its description of the model has no {_TARGET}")
+            for where, node in walk(described, part):
+                if isinstance(node, dict) and TARGET in node:
+                    _check_target(node[TARGET], where)
+        if TARGET not in self.model:
+            raise CheckpointError(f"its description of the model has no {TARGET}")
         if self.image_format not in ("RGB", "BGR"):
             raise CheckpointError(f"its image_format is {shorten(self.image_format)}: RGB or BGR")
         if self.thresholds is not None and not _are_scores(self.thresholds):
@@ -162,34 +162,13 @@ def _build(described: Any) -> Any:
         raise CheckpointError(f"its model can't be built as described: {text[:300]}") from error
 
 
-def _as_data(node: Any, where: str) -> Any:
-    """Resolve a part of a config into plain containers, with targets by name."""
-    if OmegaConf.is_config(node):
-        node = OmegaConf.to_container(node, resolve=True)
-    if where.endswith(f".{_TARGET}"):
-        # A yaml config may have the name by which it is imported.
-        found = locate(node) if isinstance(node, str) else node
-        named = hasattr(found, "__qualname__")
-        return f"{found.__module__}.{found.__qualname__}" if named else str(node)
-    if isinstance(node, dict):
-        return {str(key): _as_data(value, f"{where}.{key}") for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_as_data(value, f"{where}[{index}]") for index, value in enumerate(node)]
-    if node is None or isinstance(node, str | int | float):
-        return node
-    raise CheckpointError(f"{where} is a {type(node).__qualname__}, not a number or text")
-
-
-def _targets(node: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Find all targets, each with where it stands."""
-    if isinstance(node, dict):
-        if _TARGET in node:
-            yield where, node[_TARGET]
-        for key, value in node.items():
-            yield from _targets(value, f"{where}.{key}")
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _targets(value, f"{where}[{index}]")
+def _as_data(part: Any, where: str) -> Any:
+    """Return a part of a config as data that JSON can hold."""
+    data = plain(part)
+    for place, value in walk(data, where):
+        if not (value is None or isinstance(value, dict | list | str | int | float)):
+            raise CheckpointError(f"{place} is a {type(value).__qualname__}, not a number or text")
+    return data
 
 
 def _check_target(name: Any, where: str) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig
-from detectron2.utils.registry import locate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ..config import ConfigError, load_config
+from ..config_values import plain
 
 logger = logging.getLogger(__name__)
 
@@ -74,18 +73,14 @@ def changed_settings(before: DictConfig, after: DictConfig) -> list[tuple[str, A
     return [(key, was, now) for key, was, now in pairs if was != now]
 
 
-def leaves(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Return the values of a config, after its interpolations, by their keys; targets by name."""
-    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from leaves(value, f"{name}.")
-        elif key == "_target_":
-            # A file has the name by which it was imported, or that of where it is defined.
-            with suppress(ImportError):
-                value = locate(value) if isinstance(value, str) else value
-            named = hasattr(value, "__qualname__")
-            yield name, f"{value.__module__}.{value.__qualname__}" if named else value
-        else:
-            yield name, list(value) if isinstance(value, tuple) else value
+def leaves(cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Return the values of a config, as :func:`plain` makes them, by their keys; lists whole."""
+
+    def of(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from of(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return of(plain(cfg), "")

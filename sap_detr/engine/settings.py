@@ -14,7 +14,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from ..checkpoint import RAW, SCORED
 from ..config import COCO_NUM_CLASSES, ConfigError, as_list, build_part, find_target
 from ..modeling import DetectionTransformer
-from .named_parts import check_named
 from .non_finite import NonFinitePolicy
 from .step import AMP_DTYPES
 
@@ -151,7 +150,9 @@ def check_settings(cfg: DictConfig) -> None:
             shown = "null" if value is None else value
             raise ConfigError(f"{key}={shown}: {rule.allowed}{null} is expected")
     NonFinitePolicy(**cfg.train.non_finite)
-    check_named(cfg.train)
+    for key in ("hooks", "writers"):
+        for index, described in enumerate(cfg.train.get(key) or ()):
+            find_target(f"train.{key}[{index}]", described)
     _try_to_build(cfg)
 
 

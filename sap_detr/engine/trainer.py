@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from detectron2.config import instantiate
@@ -41,7 +41,7 @@ from ..checkpoint import (
     release_run_folder,
     unwrap_model,
 )
-from ..config import ConfigError, as_list
+from ..config import ConfigError, as_list, build_part
 from ..data import EpochSampler, TrainLoader
 from .bad_images import BadImageCount
 from .ema import EmaHook, ModelEma
@@ -50,7 +50,6 @@ from .hooks import BestCheckpoint, EarlyStopping, Evaluation, Pace, ProgressBar,
 from .hyperparameters import Hyperparameters
 from .metrics_file import METRICS_FILE, ForgivingWriter, trim_metrics
 from .model_description import ModelDescription
-from .named_parts import build_named
 from .non_finite import NonFinitePolicy
 from .preemption import PreemptionHook, StopSignals
 from .run_config import log_changes, save_config
@@ -59,6 +58,8 @@ from .setup import accelerate, build_model
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
+
+Part = TypeVar("Part", HookBase, EventWriter)
 
 # Values of a metric that are kept: plenty for what is logged, medians of 20 and the time left.
 _HISTORY = 200
@@ -344,6 +345,29 @@ class DetectionTrainer(DefaultTrainer):  # type: ignore[misc]
                 logger.info(f"results on {name} in csv format:")
                 print_csv_format(found)
         return next(iter(results.values())) if len(results) == 1 else results
+
+
+def build_named(train: DictConfig, key: str, kind: type[Part]) -> list[Part]:
+    """Build what ``train.hooks`` or ``train.writers`` lists.
+
+    Args:
+        train: the part of the config.
+        key: "hooks" or "writers".
+        kind: what each must be.
+
+    Raises:
+        ConfigError: if one can't be built, or is something else.
+    """
+    built = []
+    for index, described in enumerate(train.get(key) or ()):
+        where = f"train.{key}[{index}]"
+        part = build_part(where, described)
+        if not isinstance(part, kind):
+            raise ConfigError(
+                f"{where} is a {type(part).__name__}, not one of Detectron2's {kind.__name__}"
+            )
+        built.append(part)
+    return built
 
 
 def describe(cfg: DictConfig) -> dict[str, Any] | None:
