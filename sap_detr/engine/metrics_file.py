@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.json"
 
 
-def trim_metrics(path: Path, first_iteration: int) -> int:
+def trim_metrics(path: Path, first_iteration: int) -> None:
     """Remove what a killed run logged beyond its checkpoint, and a line that it left incomplete.
 
     A resumed run logs these iterations again. The file is changed in place, because Detectron2's
@@ -23,9 +23,6 @@ def trim_metrics(path: Path, first_iteration: int) -> int:
     Args:
         path: file with one JSON object per line; it may be missing.
         first_iteration: the iteration that the run goes on with.
-
-    Returns:
-        The number of lines that were removed.
     """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -34,12 +31,10 @@ def trim_metrics(path: Path, first_iteration: int) -> int:
             with path.open("r+b") as file:
                 file.writelines(kept)
                 file.truncate()
-        return len(lines) - len(kept)
     except FileNotFoundError:
-        return 0
+        return
     except OSError as error:
         logger.warning("could not trim %s: %s", path, error)
-        return 0
 
 
 def _belongs(line: bytes, first_iteration: int) -> bool:
