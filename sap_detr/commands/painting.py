@@ -19,7 +19,6 @@ from tqdm import tqdm
 from ..detector import Detector
 from ..engine import NonFiniteDetectionsError
 from ..visualization import (
-    BoxSet,
     FrameReader,
     FrameWriter,
     QueryTrace,
@@ -84,8 +83,8 @@ class Painter:
         drawn = self.detector.draw(image, shown, min_long_side=SMALLEST_WITH_POINTS)
         drawn = draw_points(drawn, traces, queries.pred_classes.tolist())
         if traces:
-            best = BoxSet.from_instances(queries[:num_rows])
-            attention_sheet(image, best, traces[:num_rows], sheet, names, title=title)
+            best, best_traces = queries[:num_rows], traces[:num_rows]
+            attention_sheet(image, best, best_traces, sheet, names, title=title)
         return drawn, len(shown)
 
     def _shown(self, found: Instances) -> Instances:

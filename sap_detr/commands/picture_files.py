@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..bad_files import BadFiles
-from ..data import BadImageError, PixelRange, inspect_image
-from ..data import find_images as list_images
+from ..data import BadImageError, PixelRange, find_images, inspect_image
 from ..data.findings import Kind
 from ..engine import NonFiniteDetectionsError
 from ..errors import UserError
@@ -41,14 +39,7 @@ def list_files(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         with bad.skipping(path):
-            if path.is_dir():
-                images += _images_of_folder(path)
-            elif path.is_file():
-                images.append(path)
-            elif glob.has_magic(str(path)):
-                images += _images_of(path)
-            else:
-                raise ImageError(f"there is no file or folder {path}")
+            images += _images_of(path)
     return images
 
 
@@ -71,23 +62,18 @@ def usable(files: Iterable[Path], pixels: PixelRange, bad: BadFiles) -> list[Pat
     return found
 
 
-def _images_of_folder(folder: Path) -> list[Path]:
-    try:
-        files = {path for path in folder.iterdir() if path.is_file()}
-    except OSError as error:
-        raise ImageError(f"the folder {folder} can't be read: {error.strerror}") from error
-    images = _images_of(folder)
-    if others := sorted(files.difference(images)):
-        names = listing((file.name for file in others), most=3)
-        print(f"{folder}: left out, as hidden or not named like an image: {names}")
-    return images
-
-
 def _images_of(path: Path) -> list[Path]:
     try:
-        return [found.content for found in list_images(path)]
+        images = [found.content for found in find_images(path)]
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
     except ValueError as error:
         raise ImageError(str(error)) from error
+    except OSError as error:
+        raise ImageError(f"the folder {path} can't be read: {error.strerror}") from error
+    if others := sorted(set(files).difference(images)):
+        names = listing((file.name for file in others), most=3)
+        print(f"{path}: left out, as hidden or not named like an image: {names}")
+    return images
 
 
 @contextlib.contextmanager

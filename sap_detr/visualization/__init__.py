@@ -9,7 +9,7 @@ from .curves import (
     read_by_epoch,
     read_metrics,
 )
-from .detections import BoxSet, class_name, draw_detections
+from .detections import class_name, draw_detections
 from .explanation import EncoderSamples, Explanation, explain
 from .page import ShownModel, ShownPicture, write_page
 from .palette import class_color
@@ -20,7 +20,6 @@ from .traces import QueryTrace, check_points
 from .video import FrameReader, FrameWriter, VideoError, plays_in_browsers
 
 __all__ = [
-    "BoxSet",
     "Curve",
     "EncoderSamples",
     "Explanation",

@@ -8,7 +8,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..bad_files import BadFiles
 from ..engine.metrics_file import METRICS_FILE
@@ -178,24 +177,22 @@ def _placed(
 
     Between known places, and after the last, they are interpolated.
     """
-    if x == "iteration":
-        done, places = np.array([0.0, 1.0]), np.array([0.0, 1.0])
-    elif x == "epoch" and iterations_per_epoch is not None:
+    done, places = np.array([0.0, 1.0]), np.array([0.0, 1.0])
+    if x == "epoch" and iterations_per_epoch is not None:
         if iterations_per_epoch < 1:
             raise ValueError(
                 f"iterations_per_epoch must be positive, got {iterations_per_epoch} for {label!r}"
             )
-        done, places = np.array([0.0, iterations_per_epoch]), np.array([0.0, 1.0])
-    else:
+        done[1] = iterations_per_epoch
+    elif x != "iteration":
         key = "epoch" if x == "epoch" else "time"
-        iterations, values = metrics.get(key, Curve(np.zeros(0, np.int64), np.zeros(0)))
-        known = np.isfinite(values)
-        if not known.any():
+        iterations, values = _finite(metrics, key)
+        if not len(values):
             remedy = ": give iterations_per_epoch" if x == "epoch" else ""
             raise MetricsError(
                 f"the run {label!r} has not logged {key!r}, which x={x!r} needs{remedy}"
             )
-        done, places = np.append(0.0, iterations[known] + 1.0), np.append(0.0, values[known])
+        done, places = np.append(0.0, iterations + 1.0), np.append(0.0, values)
         if key == "time":
             places[1:] = np.cumsum(np.diff(done) * places[1:]) / 60
 
@@ -209,7 +206,7 @@ def _placed(
     return {key: (place(curve.iterations), curve.values) for key, curve in metrics.items()}
 
 
-def _finite(curves: Mapping[str, Points], key: str) -> Points:
+def _finite(curves: Mapping[str, tuple[NDArray[Any], NDArray[np.float64]]], key: str) -> Points:
     """Return what of a curve is finite; nothing where there is no such curve."""
     places, values = curves.get(key, _NOTHING)
     keep = np.isfinite(values)
@@ -249,7 +246,7 @@ def plot_curves(
     if x not in _X_LABELS:
         raise ValueError(f"x must be one of {', '.join(_X_LABELS)}, got {x!r}")
     drawn: list[Run] = []
-    for (label, path), look in zip(runs.items(), cycle(_LOOKS), strict=False):
+    for (label, path), look in zip(runs.items(), _LOOKS(), strict=False):
         steps = iterations_per_epoch
         steps = steps.get(label) if isinstance(steps, Mapping) else steps
         with (bad or BadFiles()).skipping(path):
@@ -312,12 +309,9 @@ def plot_by_epoch(
         for axes, (title, lines) in zip(row, panels.items(), strict=True):
             axes.set_title(title)
             axes.set_xlabel(_X_LABELS["epoch"])
-            for line in lines:
-                line.set(marker=_marker(line.get_ydata()), markersize=3.2, clip_on=False)
-                axes.add_line(line)
+            _draw_evaluated(axes, lines)
             axes.set_xlim(0, axes.dataLim.x1)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            _name_ends(axes, [(line, f"{line.get_label()} {_last(line):.1f}") for line in lines])
         lowest, highest = min(a.dataLim.y0 for a in row), max(a.dataLim.y1 for a in row)
         row[0].set_ylim(5 * math.floor(lowest / 5), 5 * math.ceil((highest + 1) / 5))
         return _save(figure, out_png)
@@ -355,25 +349,28 @@ def _draw_losses(axes: Axes, key: str, runs: Sequence[Run]) -> None:
 def _draw_ap(axes: Axes, runs: Sequence[Run]) -> None:
     """Draw AP as a strong line, AP50 as a thin dashed one."""
     axes.set_title("Box AP on the validation set, in %")
-    ends = []
+    lines = []
     for curves, look in runs:
         for name, own in (("AP", {"linewidth": 1.8}), ("AP50", {"linestyle": "--"})):
             places, values = _finite(curves, f"bbox/{name}")
             if len(values):
-                marks = {"marker": _marker(values), "markersize": 3.2, "clip_on": False}
-                (line,) = axes.plot(places, values, **{"linewidth": 1.1, **marks, **look, **own})
-                ends.append((line, f"{name} {values[-1]:.1f}"))
-    if not ends:
+                own = {"linewidth": 1.1, **look, **own, "label": name}
+                lines.append(Line2D(places, values, **own))
+    if not lines:
         axes.set_ylim(0, 100)
         _write(axes, "not evaluated yet")
         return
+    _draw_evaluated(axes, lines)
     axes.set_ylim(0, max(1.0, min(100.0, 1.08 * axes.dataLim.y1)))
-    _name_ends(axes, ends)
 
 
-def _marker(values: ArrayLike) -> str:
-    """Return the marker of a curve's points, which are shown where they are few."""
-    return "o" if np.size(values) < 40 else ""
+def _draw_evaluated(axes: Axes, lines: Sequence[Line2D]) -> None:
+    """Draw what was computed now and then, with its points where they are few, and name it."""
+    for line in lines:
+        marker = "o" if np.size(line.get_ydata()) < 40 else ""
+        line.set(marker=marker, markersize=3.2, clip_on=False)
+        axes.add_line(line)
+    _name_ends(axes, [(line, f"{line.get_label()} {_last(line):.1f}") for line in lines])
 
 
 def _last(line: Line2D) -> float:

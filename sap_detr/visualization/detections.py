@@ -7,12 +7,11 @@ close boxes cover each other, where here a label looks for the place at which it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -20,80 +19,21 @@ from .palette import RGB, class_color, load_font, shorten, text_color_on
 from .pixels import Pixels, check_image
 
 Labels = Literal["full", "none"]
+Corners = tuple[int, int, int, int]
+Label = tuple[Corners, str, RGB]
 
 _SMALLEST_FONT = 7
 
 
-@dataclass(frozen=True)
-class BoxSet:
-    """Boxes of one image, found or true.
-
-    Attributes:
-        boxes: (N, 4), XYXY in pixels.
-        classes: (N,), class indices.
-        scores: (N,), 0..1; None for ground truth.
-    """
-
-    boxes: NDArray[np.float64]
-    classes: NDArray[np.int64]
-    scores: NDArray[np.float64] | None = None
-
-    @classmethod
-    def from_instances(cls, instances: Instances) -> BoxSet:
-        """From ``pred_boxes``, ``pred_classes`` and ``scores``, or ``gt_boxes`` and ``gt_classes``.
-
-        Raises:
-            ValueError: if the instances have neither.
-        """
-        for prefix in ("pred", "gt"):
-            if instances.has(f"{prefix}_boxes") and instances.has(f"{prefix}_classes"):
-                boxes = instances.get(f"{prefix}_boxes").tensor.detach().cpu().double().numpy()
-                classes = instances.get(f"{prefix}_classes").detach().cpu().long().numpy()
-                scores = None
-                if prefix == "pred" and instances.has("scores"):
-                    scores = instances.scores.detach().cpu().double().numpy()
-                return cls(boxes.reshape(-1, 4), classes, scores)
-        raise ValueError(
-            "instances need pred_boxes and pred_classes, or gt_boxes and gt_classes; these have "
-            f"{sorted(instances.get_fields()) or 'nothing'}"
-        )
-
-    @classmethod
-    def from_annotations(cls, annotations: Iterable[Mapping[str, Any]]) -> BoxSet:
-        """From the ``annotations`` of a standard dataset dict; crowds are left out."""
-        objects = [a for a in annotations if not a.get("iscrowd", 0)]
-        boxes = [
-            BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in objects
-        ]
-        return cls(
-            np.array(boxes, np.float64).reshape(-1, 4),
-            np.array([a["category_id"] for a in objects], np.int64),
-        )
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def select(self, score_threshold: float) -> BoxSet:
-        """Return the boxes of this score or more, best first; all without scores."""
-        if self.scores is None:
-            return self
-        order = np.argsort(-self.scores, kind="stable")
-        order = order[self.scores[order] >= score_threshold]
-        return BoxSet(self.boxes[order], self.classes[order], self.scores[order])
-
-    def scaled(self, factor: float) -> BoxSet:
-        """Return the boxes in an image that is this much larger."""
-        return BoxSet(self.boxes * factor, self.classes, self.scores)
-
-
 def draw_detections(
     image: Pixels,
-    detections: Instances | BoxSet,
+    detections: Instances,
     class_names: Sequence[str | None] | None = None,
     *,
     score_threshold: float = 0.0,
     labels: Labels = "full",
     min_long_side: int = 0,
+    width: int | None = None,
 ) -> Pixels:
     """Draw boxes in the colours of their classes.
 
@@ -102,43 +42,64 @@ def draw_detections(
 
     Args:
         image: (H, W, 3), RGB; it is not changed.
-        detections: found or true boxes, in pixels of ``image``.
+        detections: boxes in pixels of ``image``: ``pred_boxes``, ``pred_classes`` and, where they
+            are known, ``scores``; or those that are true, ``gt_boxes`` and ``gt_classes``.
         class_names: by class index; the index is written where there is no name.
         score_threshold: boxes with lower scores are left out.
         labels: what is written at the boxes: name and score, or nothing.
         min_long_side: smaller images are enlarged to this length of the long side, so that labels
             are readable.
+        width: what the image is resized to instead.
 
     Returns:
-        (H, W, 3), RGB; larger than ``image`` only if it was enlarged.
+        (H, W, 3), RGB.
 
     Raises:
-        ValueError: if the image is not an 8-bit RGB image.
+        ValueError: if the image is not an 8-bit RGB image, or the boxes are none of these.
     """
     check_image(image)
-    if isinstance(detections, Instances):
-        detections = BoxSet.from_instances(detections)
-    shown = detections.select(score_threshold)
+    boxes, classes, scores = box_arrays(detections)
     canvas = Image.fromarray(np.ascontiguousarray(image))
-    factor = min_long_side / max(canvas.size)
-    if factor > 1:
-        size = (max(1, round(canvas.width * factor)), max(1, round(canvas.height * factor)))
-        canvas = canvas.resize(size, Image.Resampling.BICUBIC)
-        shown = shown.scaled(factor)
-
+    factor = width / canvas.width if width else max(1, min_long_side / max(canvas.size))
+    if factor != 1:
+        size = [max(1, round(factor * side)) for side in canvas.size]
+        canvas = canvas.resize(
+            size, Image.Resampling.LANCZOS if width else Image.Resampling.BICUBIC
+        )
+    visible: list[Label] = []
+    for box, number, score in zip(factor * boxes, classes, scores, strict=True):
+        corners = _corners_inside(box, canvas.size)
+        # Scores of NaN, of boxes without one, are below no threshold.
+        if corners is not None and not score < score_threshold:
+            text = class_name(class_names, number) + ("" if np.isnan(score) else f" {score:.2f}")
+            visible.append((corners, text, class_color(number)))
     draw = ImageDraw.Draw(canvas, "RGBA")
-    width = line_width(canvas.size)
-    drawn = [(i, _corners_inside(box, canvas.size)) for i, box in enumerate(shown.boxes)]
-    visible = [(i, corners) for i, corners in drawn if corners is not None]
-    for i, corners in reversed(visible):  # the best on top
-        _draw_outline(draw, corners, class_color(int(shown.classes[i])), width)
+    for corners, _, color in reversed(visible):  # the best on top
+        _draw_outline(draw, corners, color, line_width(canvas.size))
     if labels != "none":
-        labeler = _Labeler(draw, canvas.size, [corners for _, corners in visible])
-        for i, corners in visible:
-            number = int(shown.classes[i])
-            score = "" if shown.scores is None else f" {shown.scores[i]:.2f}"
-            labeler.draw(class_name(class_names, number) + score, corners, class_color(number))
+        _write_labels(draw, canvas.size, visible)
     return np.asarray(canvas)
+
+
+def box_arrays(found: Instances) -> tuple[NDArray[np.float64], list[int], NDArray[np.float64]]:
+    """Return boxes (N, 4), classes and scores (N,), the best first; true boxes have scores of NaN.
+
+    Raises:
+        ValueError: there are no boxes or no classes.
+    """
+    for prefix in ("pred", "gt"):
+        if found.has(f"{prefix}_boxes") and found.has(f"{prefix}_classes"):
+            boxes = found.get(f"{prefix}_boxes").tensor.detach().cpu().double().numpy()
+            classes = found.get(f"{prefix}_classes").cpu().numpy()
+            scores = np.full(len(found), np.nan)
+            if prefix == "pred" and found.has("scores"):
+                scores = found.scores.detach().cpu().double().numpy()
+            order = np.argsort(-scores, kind="stable")
+            return boxes[order], classes[order].tolist(), scores[order]
+    raise ValueError(
+        "instances need pred_boxes and pred_classes, or gt_boxes and gt_classes; these have "
+        f"{sorted(found.get_fields()) or 'nothing'}"
+    )
 
 
 def class_name(class_names: Sequence[str | None] | None, index: int) -> str:
@@ -157,9 +118,7 @@ def font_size(size: tuple[int, int]) -> int:
     return int(np.clip(round((size[0] * size[1]) ** 0.5 / 46), 11, 40))
 
 
-def _corners_inside(
-    box: NDArray[np.float64], size: tuple[int, int]
-) -> tuple[int, int, int, int] | None:
+def _corners_inside(box: NDArray[np.float64], size: tuple[int, int]) -> Corners | None:
     """First and last column and row of a box's outline as x0, y0, x1, y1; None if not visible."""
     if not np.isfinite(box).all():
         return None
@@ -172,9 +131,7 @@ def _corners_inside(
     return left, top, max(left, right), max(top, bottom)
 
 
-def _draw_outline(
-    draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], color: RGB, width: int
-) -> None:
+def _draw_outline(draw: ImageDraw.ImageDraw, corners: Corners, color: RGB, width: int) -> None:
     """Draw an outline inside the corners, with a faint dark edge against light images."""
     x0, y0, x1, y1 = corners
     draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0, 90), width=1)
@@ -184,71 +141,63 @@ def _draw_outline(
     draw.rectangle(corners, outline=color, width=min(width, max(1, min(x1 - x0, y1 - y0) // 2)))
 
 
-class _Labeler:
-    """Writes labels where they hide least: other labels first of all, then small boxes.
+def _write_labels(
+    draw: ImageDraw.ImageDraw, room: tuple[int, int], labels: Sequence[Label]
+) -> None:
+    """Write labels on plates of their boxes' colours, wholly inside an image (width, height).
 
-    Args:
-        draw: of the image.
-        size: the image's (width, height).
-        boxes: corners of all boxes.
+    They go where they hide least: other labels first of all, then small boxes.
     """
-
-    def __init__(
-        self,
-        draw: ImageDraw.ImageDraw,
-        size: tuple[int, int],
-        boxes: Sequence[tuple[int, int, int, int]],
-    ) -> None:
-        self._draw = draw
-        self._size = size
-        self._boxes = np.array(boxes, np.float64).reshape(-1, 4)
-        self._areas = (self._boxes[:, 2:] - self._boxes[:, :2] + 1).prod(1)
-        self._taken = np.zeros((0, 4))
-
-    def draw(self, text: str, corners: tuple[int, int, int, int], color: RGB) -> None:
-        """Write one label on a plate of the box's colour, wholly inside the image."""
-        room_x, room_y = self._size
-        for size in range(font_size(self._size), _SMALLEST_FONT - 1, -1):  # small enough to fit
+    boxes = np.array([corners for corners, _, _ in labels]).reshape(-1, 4)
+    taken = np.zeros((0, 4))
+    for box, (_, text, color) in zip(boxes, labels, strict=True):
+        for size in range(font_size(room), _SMALLEST_FONT - 1, -1):  # small enough to fit
             font, pad = load_font(size, bold=True), max(2, size // 5)
             height = sum(font.getmetrics()) + max(0, pad - 2)
-            if font.getlength(text) + 2 * pad < room_x and height + 2 < room_y:
+            if font.getlength(text) + 2 * pad < room[0] and height + 2 < room[1]:
                 break
-        text = shorten(text, font, room_x - 2 * pad - 1)
+        text = shorten(text, font, room[0] - 2 * pad - 1)
         width = math.ceil(font.getlength(text)) + 2 * pad
-        x, y = self._best_place(corners, width, height)
-        self._taken = np.append(self._taken, [(x, y, x + width, y + height)], axis=0)
-        self._draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+        plate = _best_plate(box, (width, height), room, boxes, taken)
+        taken = np.vstack([taken, plate])
+        x, y = plate[:2].tolist()
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
         middle = (x + width / 2, y + height / 2)
-        self._draw.text(middle, text, font=font, fill=text_color_on(color), anchor="mm")
+        draw.text(middle, text, font=font, fill=text_color_on(color), anchor="mm")
 
-    def _best_place(
-        self, corners: tuple[int, int, int, int], width: int, height: int
-    ) -> tuple[int, int]:
-        """Upper left corner of a label: above the box, or else where it is in the way least."""
-        x0, y0, x1, y1 = corners
-        left, right = x0, x1 + 1 - width
-        wanted = [
-            (left, y0 - height),
-            (left, y0),
-            (left, y1 + 1),
-            (right, y0 - height),
-            (left, y1 + 1 - height),
-            (right, y1 + 1),
-            (right, y0),
-            (right, y1 + 1 - height),
-            (x1 + 1, y0),
-            (x0 - width, y0),
-        ]
-        size = np.array([width, height])
-        places = np.clip(wanted, 0, np.maximum(np.array(self._size) - size, 0))
-        plates = np.hstack([places, places + size])
-        hidden = _overlaps(plates, self._taken).sum(1) / size.prod()
-        # To cover a corner of a box does no harm.
-        covered = (_overlaps(plates, self._boxes) / self._areas - 0.25).clip(0).sum(1)
-        moved = np.abs(places - wanted).sum(1)
-        cost = 20 * hidden + 8 * covered + 0.12 * np.arange(len(wanted)) + 0.01 * moved
-        x, y = places[cost.argmin()].tolist()
-        return x, y
+
+def _best_plate(
+    box: NDArray[np.int64],
+    size: tuple[int, int],
+    room: tuple[int, int],
+    boxes: NDArray[np.int64],
+    taken: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Return the plate of a label: above the box, or else where it is in the way least."""
+    (x0, y0, x1, y1), (width, height) = box, size
+    left, right = x0, x1 + 1 - width
+    wanted = [
+        (left, y0 - height),
+        (left, y0),
+        (left, y1 + 1),
+        (right, y0 - height),
+        (left, y1 + 1 - height),
+        (right, y1 + 1),
+        (right, y0),
+        (right, y1 + 1 - height),
+        (x1 + 1, y0),
+        (x0 - width, y0),
+    ]
+    places = np.clip(wanted, 0, np.maximum(np.subtract(room, size), 0))
+    plates = np.hstack([places, places + size])
+    hidden = _overlaps(plates, taken).sum(1) / (width * height)
+    # To cover a corner of a box does no harm.
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(1)
+    covered = (_overlaps(plates, boxes) / areas - 0.25).clip(0).sum(1)
+    moved = np.abs(places - wanted).sum(1)
+    cost = 20 * hidden + 8 * covered + 0.12 * np.arange(len(wanted)) + 0.01 * moved
+    best: NDArray[np.int64] = plates[cost.argmin()]
+    return best
 
 
 def _overlaps(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -16,7 +18,7 @@ from ..data import BadImageError, Finding, Findings, read_image
 from ..data.findings import Example, Severity
 from ..data.pixels import FULL_RANGE, PixelRange
 from .canvas import View
-from .detections import BoxSet, draw_detections
+from .detections import draw_detections
 from .layout import beside
 from .palette import class_color
 from .pixels import Pixels
@@ -33,8 +35,6 @@ _BEYOND = 0.5
 _CAPTION_LETTERS = 64
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _COLOR = 8  # red, in the palette of classes
-
-_NO_BOXES = BoxSet(np.zeros((0, 4)), np.zeros(0, np.int64))
 
 
 def findings_sheet(
@@ -73,7 +73,7 @@ def _rows_of(finding: Finding, pixel_range: PixelRange) -> list[SheetRow]:
             text = f"{file}: {example.what}" if example.what else file
             lines = textwrap.wrap(text, _CAPTION_LETTERS)[:2]
             caption = "\n".join([f"{finding.kind.severity}: {finding.kind.title}", *lines])
-            rows.append(SheetRow(picture, _NO_BOXES, caption=caption))
+            rows.append(SheetRow(picture, _in_color(np.zeros((0, 4))), caption=caption))
     return rows
 
 
@@ -108,8 +108,13 @@ def _draw_boxes(image: Pixels, boxes: NDArray[np.float64]) -> Pixels:
 
 def _draw_in_view(image: Pixels, boxes: NDArray[np.float64], view: View) -> Pixels:
     """Draw boxes (N, 4), XYXY in fractions of the image, into a view of it."""
-    shown = BoxSet(view.to_pixels(boxes), np.full(len(boxes), _COLOR, np.int64))
+    shown = _in_color(view.to_pixels(boxes))
     return draw_detections(view.show(image, _EMPTY), shown, labels="none")
+
+
+def _in_color(boxes: NDArray[np.float64]) -> Instances:
+    classes = torch.full((len(boxes),), _COLOR)
+    return Instances(_SIZE[::-1], gt_boxes=Boxes(torch.from_numpy(boxes)), gt_classes=classes)
 
 
 def _add_inset(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from detectron2.structures import Instances
 from PIL import Image
 
 from .canvas import Canvas, Floats, View
-from .detections import BoxSet, class_name, line_width
+from .detections import class_name, line_width
 from .layout import (
     GAP,
     INK,
@@ -66,7 +67,7 @@ def draw_points(image: Pixels, traces: Sequence[QueryTrace], classes: Sequence[i
 
 def attention_sheet(
     image: Pixels,
-    detections: BoxSet,
+    detections: Instances,
     traces: Sequence[QueryTrace],
     out_png: str | os.PathLike[str],
     class_names: Sequence[str | None] | None = None,
@@ -83,7 +84,7 @@ def attention_sheet(
 
     Args:
         image: (H, W, 3), RGB.
-        detections: N boxes.
+        detections: N detected objects, with ``pred_classes`` and ``scores``.
         traces: of the N queries that the detections are of, from one model.
         out_png: file to write.
         class_names: by class index.
@@ -111,12 +112,12 @@ def attention_sheet(
     width = columns * (tile_width + GAP) - GAP
     blocks = [_header(title, traces[0], width)]
     regular, bold = load_font(13), load_font(15, bold=True)
-    for i, trace in enumerate(traces):
-        color = class_color(int(detections.classes[i]))
+    classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
+    for trace, number, score in zip(traces, classes, scores, strict=True):
+        color = class_color(number)
         view = _view_of_detection(image, trace, size)
         path = path_view(image, trace, size)
-        score = "" if detections.scores is None else f" {detections.scores[i]:.2f}"
-        name = class_name(class_names, int(detections.classes[i])) + score
+        name = f"{class_name(class_names, number)} {score:.2f}"
         caption = [swatch(color), text_line(name, bold)]
         tiles = {
             "detection": _detection_tile(image, trace, overview, color),
@@ -129,7 +130,7 @@ def attention_sheet(
             tiles[f"layer {layer + 1}"] = tile
         details = f"query {trace.query}"
         blocks.append(_row([*caption, text_line(details, regular, MUTED)], tiles, columns))
-        if i == 0:
+        if trace is traces[0]:
             details += f", the heads of layer {num_layers}"
             tiles = {
                 f"head {head + 1}": _attention_tile(

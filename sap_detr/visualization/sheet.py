@@ -7,17 +7,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
 from ..data.images import read_image
 from ..data.pixels import FULL_RANGE, PixelRange
-from .detections import BoxSet, class_name, draw_detections
+from ..data.standard_dict import objects
+from .detections import box_arrays, class_name, draw_detections
 from .layout import (
     GAP,
     INK,
@@ -32,7 +36,7 @@ from .layout import (
     text_line,
 )
 from .palette import class_color, load_font
-from .pixels import Pixels, check_image
+from .pixels import Pixels
 from .predictor import check_finite
 
 _LEGEND_CLASSES = 12
@@ -44,14 +48,14 @@ class SheetRow:
 
     Attributes:
         image: (H, W, 3), uint8 RGB.
-        detections: found boxes, in pixels of the image.
+        detections: found boxes, see :func:`draw_detections`.
         truth: true boxes; None if they are not known.
         caption: to stand below; lines that are too long are cut off.
     """
 
     image: Pixels
-    detections: BoxSet
-    truth: BoxSet | None = None
+    detections: Instances
+    truth: Instances | None = None
     caption: str = ""
 
 
@@ -129,8 +133,12 @@ def validation_rows(
                 inputs = {"height": image.shape[0], "width": image.shape[1], **mapper({**record})}
                 instances = model([inputs])[0]["instances"]
                 check_finite(instances)
-                found = BoxSet.from_instances(instances).select(score_threshold)
-                truth = BoxSet.from_annotations(record.get("annotations", ()))
+                found = instances[instances.scores >= score_threshold].to("cpu")
+                boxes = [
+                    {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
+                    for annotation in objects(record)
+                ]
+                truth = annotations_to_instances(boxes, image.shape[:2])
                 name = Path(record["file_name"]).name
                 caption = f"{name}: {len(truth)} true, {len(found)} detected"
                 rows.append(SheetRow(image, found, truth, caption))
@@ -148,16 +156,9 @@ def draw_row(
 
     The arguments are those of :func:`detection_sheet`.
     """
-    check_image(row.image)
-    height, width = row.image.shape[:2]
-    factor = tile_width / width
-    size = (tile_width, max(1, round(height * factor)))
-    image = np.asarray(Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS))
-    found = row.detections.scaled(factor)
-    pictures = [draw_detections(image, found, class_names)]
-    if row.truth is not None:
-        truth = BoxSet(row.truth.boxes * factor, row.truth.classes)
-        pictures.insert(0, draw_detections(image, truth, class_names, labels="none"))
+    draw = partial(draw_detections, row.image, class_names=class_names, width=tile_width)
+    pictures = [] if row.truth is None else [draw(row.truth, labels="none")]
+    pictures.append(draw(row.detections))
     tile = beside([Image.fromarray(picture) for picture in pictures], 4)
     lines = row.caption.splitlines()
     colors = [INK if len(lines) > 1 else MUTED, *[MUTED] * len(lines)]
@@ -176,7 +177,7 @@ def _legend(
 ) -> Picture:
     """Return the title, and the colours of the classes that occur most."""
     given = [boxes for row in rows for boxes in (row.detections, row.truth) if boxes is not None]
-    counts = Counter(index for boxes in given for index in boxes.classes.tolist())
+    counts = Counter(index for boxes in given for index in box_arrays(boxes)[1])
     entries = [text_line(title, load_font(15, bold=True), INK, width)]
     for index in sorted(index for index, _ in counts.most_common(_LEGEND_CLASSES)):
         name = text_line(class_name(class_names, index), load_font(15), INK, width - 22)

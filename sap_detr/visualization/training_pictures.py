@@ -23,7 +23,6 @@ from ..config import as_list, pixel_range
 from ..data import dataset_records
 from ..engine.finite_detections import NonFiniteDetectionsError
 from ..layers import resize_pixels
-from .detections import BoxSet
 from .sheet import SheetRow, detection_sheet, draw_row, validation_rows
 
 logger = logging.getLogger(__name__)
@@ -89,8 +88,7 @@ def training_row(inputs: dict[str, Any], swapped: bool) -> SheetRow:
         image = resize_pixels(image, inputs["resize_to"])
     pixels = image.permute(1, 2, 0).numpy()
     pixels = np.ascontiguousarray(pixels[:, :, ::-1] if swapped else pixels)
-    truth = BoxSet.from_instances(inputs["instances"])
-    height, width = pixels.shape[:2]
+    truth, (height, width) = inputs["instances"], pixels.shape[:2]
     name = Path(inputs["file_name"]).name
     return SheetRow(pixels, truth, caption=f"{name}: {width}x{height}, {len(truth)} boxes")
 

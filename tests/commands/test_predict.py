@@ -141,8 +141,8 @@ def test_points_and_sheet_are_of_the_queries_that_are_detected(
     assert main(["--points", "4", *sap_detr_arguments]) == 0
     boxes, traces = shown["boxes"], shown["traces"]
     assert len({trace.query for trace in traces}) == len(traces) == 4
-    assert (np.diff(boxes.scores) <= 0).all()
-    for box, trace in zip(boxes.boxes, traces, strict=True):
+    assert (np.diff(boxes.scores.numpy()) <= 0).all()
+    for box, trace in zip(boxes.pred_boxes.tensor.numpy(), traces, strict=True):
         assert box == pytest.approx(trace.boxes[-1] * (96, 64, 96, 64), abs=1e-2)
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, Instances
 
-from sap_detr.visualization import BoxSet, class_color, class_name, draw_detections
+from sap_detr.visualization import class_color, class_name, draw_detections
+from sap_detr.visualization.detections import box_arrays
 from sap_detr.visualization.palette import load_font, shorten, text_color_on
 
 GREY = 100
@@ -16,9 +17,13 @@ def blank(height=120, width=160):
 
 
 def box_set(boxes, classes=None, scores=None):
-    classes = range(len(boxes)) if classes is None else classes
-    scores = None if scores is None else np.array(scores, float)
-    return BoxSet(np.array(boxes, float), np.array(list(classes)), scores)
+    prefix = "gt" if scores is None else "pred"
+    found = Instances((120, 160))
+    found.set(f"{prefix}_boxes", Boxes(torch.tensor(boxes, dtype=torch.float32)))
+    found.set(f"{prefix}_classes", torch.tensor(classes or range(len(boxes))))
+    if scores is not None:
+        found.scores = torch.tensor(scores)
+    return found
 
 
 def is_color(image, color):
@@ -112,7 +117,7 @@ def test_boxes_that_cannot_be_seen_are_left_out():
     nan, inf = float("nan"), float("inf")
     boxes = [[nan, 0, 10, 10], [0, 0, inf, 10], [200, 10, 300, 20], [-9, -9, -1, -1], [9, 9, 5, 5]]
     assert (draw_detections(blank(), box_set(boxes)) == GREY).all()
-    assert (draw_detections(blank(), box_set(np.zeros((0, 4)))) == GREY).all()
+    assert (draw_detections(blank(), box_set([])) == GREY).all()
 
 
 def test_tiny_images_and_boxes_can_be_drawn():
@@ -131,29 +136,20 @@ def test_small_images_are_enlarged_with_their_boxes():
 
 
 def test_detections_and_truth_are_read_from_instances():
-    boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
-    found = Instances((10, 10), pred_boxes=Boxes(boxes), pred_classes=torch.tensor([4]))
-    found.scores = torch.tensor([0.5])
-    result = BoxSet.from_instances(found)
-    assert result.boxes.tolist() == [[1, 2, 3, 4]]
-    assert result.classes.tolist() == [4]
-    assert result.scores.tolist() == [0.5]
-    true = Instances((10, 10), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([4]))
-    assert BoxSet.from_instances(true).scores is None
+    boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    found = Instances((10, 10), pred_boxes=Boxes(boxes), pred_classes=torch.tensor([4, 2]))
+    assert np.isnan(box_arrays(found)[2]).all()
+    found.scores = torch.tensor([0.25, 0.5])
+    result = [list(array) for array in box_arrays(found)]
+    assert np.array(result[0]).tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
+    assert result[1:] == [[2, 4], [0.5, 0.25]]
+    true = Instances((10, 10), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([4, 2]))
+    corners, classes, scores = box_arrays(true)
+    assert corners.tolist() == boxes.tolist()
+    assert classes == [4, 2]
+    assert np.isnan(scores).all()
     with pytest.raises(ValueError, match="gt_boxes"):
-        BoxSet.from_instances(Instances((10, 10), scores=torch.zeros(0)))
-
-
-def test_truth_is_read_from_annotations():
-    true = BoxSet.from_annotations(
-        [
-            {"bbox": [1, 2, 3, 4], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1},
-            {"bbox": [0, 0, 9, 9], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "iscrowd": 1},
-        ]
-    )
-    assert true.boxes.tolist() == [[1, 2, 4, 6]]
-    assert true.classes.tolist() == [1]
-    assert BoxSet.from_annotations([]).boxes.shape == (0, 4)
+        draw_detections(blank(), Instances((10, 10), scores=torch.zeros(0)))
 
 
 def test_only_8_bit_rgb_images_are_taken():

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from sap_detr.visualization import (
-    BoxSet,
     QueryTrace,
     attention_sheet,
     class_color,
@@ -42,8 +43,9 @@ def make_trace(num_layers=3, num_heads=4, path=((0.55, 0.5), (0.55, 0.6), (0.7, 
 
 
 def make_boxes(count=1):
-    box = [36.0, 18, 108, 72]
-    return BoxSet(np.array([box] * count), np.arange(count), np.full(count, 0.9))
+    box = torch.tensor([[36.0, 18, 108, 72]] * count)
+    classes, scores = torch.arange(count), torch.full((count,), 0.9)
+    return Instances((90, 120), pred_boxes=Boxes(box), pred_classes=classes, scores=scores)
 
 
 def pixels_of(picture, color):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from small_detectors import make_predictor
 from tiny_models import make_batch, make_model, predict
 
 from sap_detr.layers import DeformableAttention
 from sap_detr.modeling import Pyramid, cxcywh_to_xyxy
-from sap_detr.visualization import BoxSet, QueryTrace, attention_sheet, draw_points, explain
+from sap_detr.visualization import QueryTrace, attention_sheet, draw_points, explain
 from sap_detr.visualization.explanation import explain_decoder
 from sap_detr.visualization.recording import DecoderRecorder
 
@@ -69,8 +70,9 @@ def test_pictures(tmp_path):
     drawn = draw_points(image, traces, [0, 1])
     assert drawn.shape == image.shape
     assert (drawn != image).any()
-    boxes = np.array([[8.0, 8, 40, 40], [4, 4, 30, 60]])
-    detections = BoxSet(boxes, np.array([0, 1]), np.array([0.9, 0.5]))
+    boxes = Boxes(torch.tensor([[8.0, 8, 40, 40], [4, 4, 30, 60]]))
+    classes, scores = torch.tensor([0, 1]), torch.tensor([0.9, 0.5])
+    detections = Instances((80, 64), pred_boxes=boxes, pred_classes=classes, scores=scores)
     file = attention_sheet(image, detections, traces, tmp_path / "sheet.png", ["a", "b"])
     with Image.open(file) as sheet:
         # The columns of layers differ, since layers sample at different places.

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 from sap_detr.visualization import (
-    BoxSet,
     SheetRow,
     class_color,
     layout,
@@ -20,8 +19,11 @@ from sap_detr.visualization import (
 )
 
 detection_sheet = partial(sheet.detection_sheet, title="a title")
-NONE = BoxSet(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
-TRUE = BoxSet(np.array([[10.0, 10, 40, 30]]), np.array([1]))
+NOTHING = {"pred_boxes": Boxes(torch.zeros(0, 4)), "pred_classes": torch.zeros(0).long()}
+NONE = Instances((60, 80), **NOTHING, scores=torch.zeros(0))
+TRUE = Instances(
+    (60, 80), gt_boxes=Boxes(torch.tensor([[10.0, 10, 40, 30]])), gt_classes=torch.tensor([1])
+)
 
 
 def row(height=60, width=80, truth=None, caption=""):
@@ -81,7 +83,11 @@ def test_a_validation_sheet_shows_images_spread_over_the_data(tmp_path):
         file = tmp_path / f"{i}.png"
         Image.new("RGB", (80, 60), (100, 100, 100)).save(file)
         box = {"bbox": [10, 10, 30, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
-        records.append({"file_name": str(file), "height": 60, "width": 80, "annotations": [box]})
+        crowd = {**box, "bbox": [0, 0, 9, 9], "category_id": 0, "iscrowd": 1, "segmentation": {}}
+        annotations = [crowd, {**box, "segmentation": [[]]}]
+        records.append(
+            {"file_name": str(file), "height": 60, "width": 80, "annotations": annotations}
+        )
     model = FindsTheTruth().train()
     shown = validation_rows(
         model,
@@ -96,7 +102,9 @@ def test_a_validation_sheet_shows_images_spread_over_the_data(tmp_path):
         "0.png: 1 true, 1 detected",
         "2.png: 1 true, 1 detected",
     ]
-    assert shown[0].truth.boxes.tolist() == shown[0].detections.boxes.tolist()
+    true, found = shown[0].truth.gt_boxes, shown[0].detections.pred_boxes
+    assert true.tensor.tolist() == found.tensor.tolist()
+    assert shown[0].truth.gt_classes.tolist() == [1]
     picture = Image.open(out)
     assert count(picture, class_color(1)) > 1000
     assert count(picture, class_color(0)) == 0
