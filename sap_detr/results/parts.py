@@ -128,9 +128,7 @@ class Parts:
         said = {"pictures": len(self.done), "left_out": dict(left_out)}
         self._write_whole(self._path(self.shard.number, "done"), said)
 
-    def merge(
-        self, write: Callable[[Callable[[], Iterator[Record]]], None]
-    ) -> dict[str, str] | None:
+    def merge(self, write: Callable[[Records], None]) -> dict[str, str] | None:
         """Turn all parts into the result and remove them, if all shards were gone through.
 
         Args:

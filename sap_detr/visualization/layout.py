@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
@@ -21,23 +22,19 @@ MARGIN, LINE, GAP, WIDE_GAP = 24, 24, 8, 20
 
 def below(pictures: Sequence[Picture], gap: int = 0) -> Picture:
     """Return pictures, at least one, below each other, with their left edges in line."""
-    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    paper = Image.new("RGB", (max(picture.width for picture in pictures), height), PAPER)
-    y = 0
-    for picture in pictures:
+    starts = [0, *accumulate(picture.height + gap for picture in pictures)]
+    paper = Image.new("RGB", (max(p.width for p in pictures), starts[-1] - gap), PAPER)
+    for picture, y in zip(pictures, starts, strict=False):
         paper.paste(picture, (0, y))
-        y += picture.height + gap
     return paper
 
 
 def beside(pictures: Sequence[Picture], gap: int = 0) -> Picture:
     """Return pictures, at least one, beside each other, with their upper edges in line."""
-    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
-    paper = Image.new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
-    x = 0
-    for picture in pictures:
+    starts = [0, *accumulate(picture.width + gap for picture in pictures)]
+    paper = Image.new("RGB", (starts[-1] - gap, max(p.height for p in pictures)), PAPER)
+    for picture, x in zip(pictures, starts, strict=False):
         paper.paste(picture, (x, 0))
-        x += picture.width + gap
     return paper
 
 

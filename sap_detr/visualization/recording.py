@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from ..layers import MultiheadAttention, PositionedSelfAttention, full_precision
 from ..modeling import (
@@ -103,7 +103,7 @@ class LayerRecord:
     comparison: Comparison | None
 
 
-class DecoderRecorder:
+class DecoderRecorder(ExitStack):
     """A context in which a decoder's forward passes are recorded; only the last one is kept.
 
     Attentions run once more: the second time their dot products are seen. Inside, the decoder
@@ -128,27 +128,25 @@ class DecoderRecorder:
                 f"the layers of {type(decoder).__name__} can't be explained: derive them from "
                 "sap_detr.modeling.PostNormDecoderLayer"
             )
+        super().__init__()
         self.decoder = decoder
         self.memory: Sequence[FeatureMap]
         self.layers: list[LayerRecord] = []
         self.predictions: Predictions
         self._attentions: list[DotProductAttention] = []
         self._comparison: Comparison | None = None
-        self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> DecoderRecorder:
-        self._handles = [
+        handles = [
             self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
             self.decoder.register_forward_hook(self._end),
         ]
         for module in self.decoder.modules():
             if isinstance(module, _RECORDED):
-                self._handles.append(module.register_forward_hook(self._add))
+                handles.append(module.register_forward_hook(self._add))
+        for handle in handles:
+            self.callback(handle.remove)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
 
     def _begin(
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

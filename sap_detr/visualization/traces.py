@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -54,26 +55,20 @@ class QueryTrace:
             ValueError: if queries have no points.
         """
         query = int(found.queries[index])
-        if found.cells is None or found.points is None or found.entering_points is None:
+        if found.cells is None:
             raise ValueError(f"the queries of a {found.method} have no points")
-        assert found.entering_boxes is not None
-        cell, centres, attention, samples = (
-            found.cells[query],
-            found.centres,
-            found.attention,
-            found.samples,
-        )
+        moving: dict[str, Any] = {
+            name: None if (array := getattr(found, name)) is None else array[..., query, :]
+            for name in ("points", "boxes", "entering_points", "entering_boxes", "centres")
+        }
+        cell, attention, samples = found.cells[query], found.attention, found.samples
         return cls(
             query=query,
             cell=cell,
             start=cell[:2] if samples is None else (cell[:2] + cell[2:]) / 2,
-            points=found.points[:, query],
-            boxes=found.boxes[:, query],
-            entering_points=found.entering_points[:, query],
-            entering_boxes=found.entering_boxes[:, query],
-            centres=None if centres is None else centres[:, :, query],
             attention=None if attention is None else np.stack([x[index] for x in attention]),
             samples=None if samples is None else samples[:, index],
+            **moving,
         )
 
 
@@ -83,13 +78,10 @@ def check_points(decoder: nn.Module) -> None:
     Raises:
         ValueError: if they have none.
     """
-    if isinstance(decoder, DinoDecoder) and not decoder.reference.salient:
+    if isinstance(decoder, SapDetrDecoder):
+        return
+    if not isinstance(decoder, DinoDecoder) or not decoder.reference.salient:
         raise ValueError(
-            "points can be drawn for models whose queries have some; this one's are boxes "
-            f"({decoder.reference.__name__})"
-        )
-    if not isinstance(decoder, SapDetrDecoder | DinoDecoder):
-        raise ValueError(
-            "points and their attention can be drawn for models with a SapDetrDecoder; this "
-            f"one has a {type(decoder).__name__}, whose queries have no points in a grid"
+            "points and their attention can be drawn for SAP-DETR and SAP-DINO-DETR; this model "
+            f"has a {type(decoder).__name__}, whose queries are boxes or have no place"
         )
