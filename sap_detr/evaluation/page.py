@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -49,7 +49,10 @@ def make_page(
         "files": [row["file_name"] or str(row["image_id"]) for row in summary["per_image"]],
         "arrays": _arrays(evaluation),
         "precision": _precision(evaluation),
-        "pictures": _pictures(evaluation, summary["worst_images"], images, pixel_range),
+        "pictures": [
+            _picture(evaluation, evaluation.data.image_ids.index(number), images, pixel_range)
+            for number in summary["worst_images"]
+        ],
     }
     # Nothing in the data can end the element that it stands in.
     data = json.dumps(without_nan(content), separators=(",", ":"), allow_nan=False)
@@ -120,17 +123,10 @@ def _precision(evaluation: Evaluation) -> list[list[list[float]]]:
     return rounded
 
 
-def _pictures(
-    evaluation: Evaluation, image_ids: Sequence[int], folder: Path | None, pixel_range: PixelRange
-) -> list[dict[str, Any]]:
-    """Return images with their boxes, in fractions of the image."""
-    index = {number: place for place, number in enumerate(evaluation.data.image_ids)}
-    return [_picture(evaluation, index[number], folder, pixel_range) for number in image_ids]
-
-
 def _picture(
     evaluation: Evaluation, image: int, folder: Path | None, pixel_range: PixelRange
 ) -> dict[str, Any]:
+    """Return an image with its boxes, in fractions of the image."""
     data = evaluation.data
     size = data.sizes[image]
     scale = np.tile(np.maximum(size, 1), 2)

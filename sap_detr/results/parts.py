@@ -38,11 +38,7 @@ class PartsError(UserError, ValueError):
     """The parts of a result can't be used; the message says why and what to do."""
 
 
-class _InUseError(PartsError):
-    """Another process has the lock."""
-
-
-class Parts:
+class Parts(contextlib.ExitStack):
     """The part of one shard, to be used in a ``with`` statement, which locks it.
 
     Args:
@@ -65,7 +61,7 @@ class Parts:
         self.resume = resume
         self.done: set[int] = set()
         self._file: BinaryIO | None = None
-        self._closing = contextlib.ExitStack()
+        super().__init__()
 
     @staticmethod
     def folder_of(result: Path) -> Path:
@@ -82,7 +78,13 @@ class Parts:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as opening:
-            opening.enter_context(self._lock(self._path(self.shard.number, "lock")))
+            try:
+                opening.enter_context(self._lock(self._path(self.shard.number, "lock")))
+            except Timeout as error:
+                raise PartsError(
+                    f"another process writes shard {self.shard} in {self.folder}: every process "
+                    "needs a shard of its own"
+                ) from error
             path = self._path(self.shard.number, "jsonl")
             if not self.resume and path.exists() and path.stat().st_size:
                 raise PartsError(
@@ -94,11 +96,8 @@ class Parts:
             self.done = {number for number, _ in _lines(self._file)}
             # A killed process leaves a torn line at the end.
             self._file.truncate()
-            self._closing = opening.pop_all()
+            self.enter_context(opening.pop_all())
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
 
     @property
     def is_done(self) -> bool:
@@ -153,7 +152,7 @@ class Parts:
                 ]
                 write(lambda: self._records(parts))
                 shutil.rmtree(self.folder)
-        except _InUseError:
+        except Timeout:
             return None
         return {file: why for found in said for file, why in found["left_out"].items()}
 
@@ -195,11 +194,6 @@ class Parts:
         lock = FileLock(path, blocking=False, fallback_to_soft=False)
         try:
             lock.acquire()
-        except Timeout as error:
-            raise _InUseError(
-                f"another process writes shard {self.shard} in {self.folder}: every process needs "
-                "a shard of its own"
-            ) from error
         except OSError as error:
             logger.warning(
                 f"{path} can't be locked ({error.strerror}): nothing keeps two processes from "

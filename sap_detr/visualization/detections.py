@@ -120,15 +120,14 @@ def font_size(size: tuple[int, int]) -> int:
 
 def _corners_inside(box: NDArray[np.float64], size: tuple[int, int]) -> Corners | None:
     """First and last column and row of a box's outline as x0, y0, x1, y1; None if not visible."""
-    if not np.isfinite(box).all():
+    visible = np.isfinite(box).all() and (box[2:] > 0).all() and (box[:2] < size).all()
+    if not visible or (box[2:] < box[:2]).any():
         return None
-    x0, y0, x1, y1 = box
-    if x1 <= 0 or y1 <= 0 or x0 >= size[0] or y0 >= size[1] or x1 < x0 or y1 < y0:
-        return None
-    left, top = max(0, round(x0)), max(0, round(y0))
-    right, bottom = min(size[0] - 1, round(x1) - 1), min(size[1] - 1, round(y1) - 1)
-    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
-    return left, top, max(left, right), max(top, bottom)
+    last = np.array(size) - 1
+    low = np.clip(box[:2].round(), 0, last)
+    high = np.clip(box[2:].round() - 1, low, last)
+    x0, y0, x1, y1 = map(int, (*low, *high))
+    return x0, y0, x1, y1
 
 
 def _draw_outline(draw: ImageDraw.ImageDraw, corners: Corners, color: RGB, width: int) -> None:

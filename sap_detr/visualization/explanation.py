@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,10 +139,10 @@ def explain(
     def keep(module: DeformableAttention, args: tuple[Any, ...]) -> None:
         sampled.append((module, args[0], args[1]))
 
-    with DecoderRecorder(model.decoder) as recorder, ExitStack() as hooks:
+    with DecoderRecorder(model.decoder) as recorder:
         for module in model.encoder.modules():
             if isinstance(module, DeformableAttention):
-                hooks.callback(module.register_forward_pre_hook(keep).remove)
+                recorder.enter_context(module.register_forward_pre_hook(keep))
         [found] = predictor.detect([inputs])
     check_finite(found)
     with torch.no_grad():

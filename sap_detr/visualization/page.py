@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +110,22 @@ def write_page(
         ],
     }
     room = MOST_BYTES - len(_fill(data)) - 300
+    # The best query of each picture and model, then the second of each ...
+    ranked = [
+        (rank, found, view)
+        for picture, of_picture in zip(pictures, views, strict=True)
+        for found, view in zip(picture.explanations, of_picture, strict=True)
+        for rank in range(len(found.queries))
+    ]
     kept = 0
-    for view, query, part in _by_rank(pictures, views):
+    for rank, found, view in sorted(ranked, key=itemgetter(0)):
+        part = _kept(found, rank)
         room -= len(json.dumps(part)) + 20
         if room < 0:
             break
-        view["kept"][query] = part
+        view["kept"][int(found.queries[rank])] = part
         kept += 1
-    left_out = sum(len(x.queries) for picture in pictures for x in picture.explanations) - kept
+    left_out = len(ranked) - kept
     if kept < sum(map(len, views)):
         raise ValueError(
             f"{len(pictures)} pictures do not fit into a page of {MOST_BYTES / 1e6:g} MB: "
@@ -205,23 +213,6 @@ def _kept(found: Explanation, index: int) -> dict[str, Any]:
         part["places"] = _pack(found.samples[:, index, ..., :2])
         part["weights"] = _pack(found.samples[:, index, ..., 2], weights=True)
     return part
-
-
-def _by_rank(
-    pictures: Sequence[ShownPicture], views: Sequence[Sequence[dict[str, Any]]]
-) -> Iterator[tuple[dict[str, Any], int, dict[str, Any]]]:
-    """Yield view, query and its part: the best query of each picture and model, the second ..."""
-    pairs = [
-        pair
-        for picture, of_picture in zip(pictures, views, strict=True)
-        for pair in zip(picture.explanations, of_picture, strict=True)
-    ]
-    for rank in itertools.count():
-        ranked = [(found, view) for found, view in pairs if rank < len(found.queries)]
-        if not ranked:
-            return
-        for found, view in ranked:
-            yield view, int(found.queries[rank]), _kept(found, rank)
 
 
 def _model(model: ShownModel, explanations: Sequence[Explanation]) -> dict[str, Any]:

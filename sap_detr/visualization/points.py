@@ -231,15 +231,14 @@ def _attention_tile(
     image: Pixels, view: View, trace: QueryTrace, layer: int, heads: slice, color: RGB
 ) -> Pixels:
     """Draw the mean attention of some heads in a layer, and what the layer was given."""
-    point = trace.entering_points[layer]
+    point, shown = trace.entering_points[layer], view.show(image, _EMPTY)
+    heat: Floats = np.zeros(shown.shape[:2])
     if trace.attention is not None:
         heat = view.show(trace.attention[layer, heads].mean(0), 0.0)
-        canvas = Canvas(overlay_heat(view.show(image, _EMPTY), heat), view)
-        _draw_box(canvas, trace.entering_boxes[layer], color, 2)
-    else:
-        canvas = Canvas(overlay_heat(view.show(image, _EMPTY), np.zeros(view.size[::-1])), view)
-        _draw_box(canvas, trace.entering_boxes[layer], color, 2)
-        _draw_samples(canvas, _weights(trace)[layer, heads], point)
+    canvas = Canvas(overlay_heat(shown, heat), view)
+    _draw_box(canvas, trace.entering_boxes[layer], color, 2)
+    if trace.samples is not None:
+        _draw_samples(canvas, trace.samples[layer, heads], point)
     if trace.centres is not None:
         for centre in trace.centres[layer, heads]:
             canvas.line(np.stack((point, centre)), _WHITE, 1.5, opacity=0.5)
@@ -252,15 +251,12 @@ def _attention_tile(
 def _draw_samples(canvas: Canvas, samples: Floats, point: Floats) -> None:
     """Draw samples (M, S, 3) of some heads: brighter and larger where the weight is higher."""
     flat = samples.reshape(-1, 3)
-    largest = float(flat[:, 2].max())
-    for x, y, weight in flat[flat[:, 2].argsort()]:
-        share = float(weight) / largest
-        red, green, blue = (
-            255 * np.array(matplotlib.colormaps[_COLORMAP](_LOWEST_COLOR + 0.8 * share)[:3])
-        ).astype(int)
-        where = np.array([x, y])
+    flat = flat[flat[:, 2].argsort()]
+    shares = flat[:, 2] / flat[-1, 2]
+    colors = matplotlib.colormaps[_COLORMAP](_LOWEST_COLOR + 0.8 * shares, bytes=True)
+    for where, share, color in zip(flat[:, :2], shares.tolist(), colors.tolist(), strict=True):
         canvas.line(np.stack((point, where)), _WHITE, 1, opacity=0.25 * share)
-        canvas.dot(where, canvas.view.size[0] / 90 * (0.4 + 0.6 * share), (red, green, blue))
+        canvas.dot(where, canvas.view.size[0] / 90 * (0.4 + 0.6 * share), tuple(color[:3]))
 
 
 def _weights(trace: QueryTrace) -> Floats:

@@ -137,15 +137,11 @@ class DecoderRecorder(ExitStack):
         self._comparison: Comparison | None = None
 
     def __enter__(self) -> DecoderRecorder:
-        handles = [
-            self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True),
-            self.decoder.register_forward_hook(self._end),
-        ]
+        self.enter_context(self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True))
+        self.enter_context(self.decoder.register_forward_hook(self._end))
         for module in self.decoder.modules():
             if isinstance(module, _RECORDED):
-                handles.append(module.register_forward_hook(self._add))
-        for handle in handles:
-            self.callback(handle.remove)
+                self.enter_context(module.register_forward_hook(self._add))
         return self
 
     def _begin(

@@ -6,7 +6,6 @@ import logging
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
@@ -104,7 +103,7 @@ def test_images_are_shown_as_they_will_be_resized(swapped):
     assert row.image.shape == (40, 60, 3)
     assert (row.image[:, :, 2 if swapped else 0] == 200).all()
     assert row.caption == "b.png: 60x40, 1 boxes"
-    np.testing.assert_array_equal(row.detections.boxes, [[1, 2, 50, 30]])
+    assert row.detections.gt_boxes.tensor.tolist() == [[1, 2, 50, 30]]
 
 
 def test_hyperparameters_are_in_tensorboard(tiny_overrides, tmp_path):
