@@ -18,7 +18,6 @@ from detectron2.config import instantiate
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import nn
 
@@ -32,13 +31,13 @@ from .checkpoint import (
 )
 from .config import load_config, pixel_range
 from .data import AnyImage, PixelRange, find_images, to_pixels
-from .engine import ModelDescription, NonFiniteDetectionsError, build_model
+from .engine import ModelDescription, build_model
 from .text import listing
 from .tiles import merge_tiles, tile_grid
 from .visualization import Predictor, check_finite, class_name, draw_detections
+from .visualization.pixels import Pixels
 from .weights_files import find_weights
 
-Pixels = NDArray[np.uint8]
 ClassNames = Sequence[str | None]
 
 # Images that are held in memory per image of a batch, to find some of equal size.
@@ -384,11 +383,7 @@ class Detector:
                 batch = group[start : start + options.batch_size]
                 inputs = [self.predictor.prepare(pictures[index]) for index in batch]
                 for index, found in zip(batch, self.predictor.detect(inputs), strict=True):
-                    try:
-                        check_finite(found)
-                    except NonFiniteDetectionsError as error:
-                        where = f"{names[index]}: " if names[index] else ""
-                        raise NonFiniteDetectionsError(f"{where}{error}") from error
+                    check_finite(found, names[index])
                     results[index] = options.select(found)
         return [results[index] for index in range(len(pictures))]
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..detector import Detector
@@ -28,12 +27,11 @@ from ..visualization import (
     explain,
     plays_in_browsers,
 )
+from ..visualization.pixels import Pixels
 
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
 SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
 ESCAPE_KEY = 27
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..bad_files import BadFiles
@@ -43,23 +43,21 @@ def list_files(paths: Sequence[Path], bad: BadFiles) -> list[Path]:
     return images
 
 
-def usable(files: Iterable[Path], pixels: PixelRange, bad: BadFiles) -> list[Path]:
-    """Return the files that look like images, of which only a part is read.
+def is_usable(file: Path, pixels: PixelRange, bad: BadFiles) -> bool:
+    """Say whether a file looks like an image; only a part of it is read.
 
     Args:
-        files: the files.
+        file: the file.
         pixels: what becomes of images of more than 8 bits.
-        bad: gets the others.
+        bad: gets the file if it does not.
 
     Raises:
-        ImageError: for the first of these, if it is to stop there.
+        ImageError: it does not, and it is to stop there.
     """
-    found = []
-    for file in files:
-        with bad.skipping(file), image_errors(file):
-            inspect_image(file, pixel_range=pixels)
-            found.append(file)
-    return found
+    with bad.skipping(file), image_errors(file):
+        inspect_image(file, pixel_range=pixels)
+        return True
+    return False
 
 
 def _images_of(path: Path) -> list[Path]:

@@ -23,7 +23,8 @@ from ..results import (
     write_csv,
     write_image_list,
 )
-from .painting import SMALLEST_PICTURE, Painter, Pixels
+from ..visualization.pixels import Pixels
+from .painting import SMALLEST_PICTURE, Painter
 from .picture_files import image_errors
 
 
@@ -55,11 +56,6 @@ class ResultFiles:
         assert path is not None
         return path
 
-    @property
-    def image_list(self) -> Path:
-        """Where the ids of the pictures are told."""
-        return self.first.with_name(f"{self.first.stem}.images.json")
-
     def record(self, picture: Picture, found: Instances) -> dict[str, Any]:
         """Return what is kept of a picture."""
         results = to_coco([found], [picture.id], self.category_ids)
@@ -80,8 +76,9 @@ class ResultFiles:
             least = f" of score {self.csv_threshold:g} and more" if self.csv_threshold else ""
             print(f"{self.csv}: {count} detections{least}")
         if self.gives_ids:
-            write_image_list(records(), self.image_list, self.category_names)
-            print(f"{self.image_list}: which ids the pictures and classes were given")
+            image_list = self.first.with_name(f"{self.first.stem}.images.json")
+            write_image_list(records(), image_list, self.category_names)
+            print(f"{image_list}: which ids the pictures and classes were given")
 
 
 def digest_of(pictures: Sequence[Picture]) -> str:

@@ -24,7 +24,7 @@ from ..tiles import tile_grid
 from ..visualization import FrameReader, check_points, class_name
 from ..weights_files import find_weights, sha256_of_file
 from .painting import Painter, detect_in_frames
-from .picture_files import ImageError, PredictError, list_files, output_files, usable
+from .picture_files import ImageError, PredictError, is_usable, list_files, output_files
 from .picture_job import PictureJob, ResultFiles, digest_of
 
 DEFAULT_FOLDER = Path("output/demo")
@@ -168,8 +168,7 @@ def _detect_in_pictures(args: argparse.Namespace) -> int:
     own = list(shard.of(pictures))
     if not args.resume:
         # Else it is not known yet which of them are done; what is bad shows when it is read.
-        good = set(usable([picture.file for picture in own], pixels, bad))
-        own = [picture for picture in own if picture.file in good]
+        own = [picture for picture in own if is_usable(picture.file, pixels, bad)]
     if not own and (shard.count == 1 or not pictures):
         raise PredictError(listing(bad.reasons.values(), separator="; "))
     detector = detector or build_detector(args)

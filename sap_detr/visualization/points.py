@@ -113,7 +113,7 @@ def attention_sheet(
     blocks = [_header(title, traces[0], width)]
     regular, bold = load_font(13), load_font(15, bold=True)
     classes, scores = detections.pred_classes.tolist(), detections.scores.tolist()
-    for trace, number, score in zip(traces, classes, scores, strict=True):
+    for i, (trace, number, score) in enumerate(zip(traces, classes, scores, strict=True)):
         color = class_color(number)
         view = _view_of_detection(image, trace, size)
         path = path_view(image, trace, size)
@@ -130,7 +130,7 @@ def attention_sheet(
             tiles[f"layer {layer + 1}"] = tile
         details = f"query {trace.query}"
         blocks.append(_row([*caption, text_line(details, regular, MUTED)], tiles, columns))
-        if trace is traces[0]:
+        if i == 0:
             details += f", the heads of layer {num_layers}"
             tiles = {
                 f"head {head + 1}": _attention_tile(

@@ -86,14 +86,19 @@ class Predictor:
         return [outputs["instances"].to("cpu") for outputs in self.model(batch)]
 
 
-def check_finite(instances: Instances) -> None:
+def check_finite(instances: Instances, name: str = "") -> None:
     """Check the boxes and scores that a model found in an image.
+
+    Args:
+        instances: what was found.
+        name: of the image, for the message.
 
     Raises:
         NonFiniteDetectionsError: if any is NaN or infinite.
     """
     if bad := count_non_finite(instances):
+        where = f"{name}: " if name else ""
         raise NonFiniteDetectionsError(
-            f"{bad} of {len(instances)} detections are NaN or infinite: the weights have diverged, "
-            "or overflow on this image. Take an earlier checkpoint"
+            f"{where}{bad} of {len(instances)} detections are NaN or infinite: the weights have "
+            "diverged, or overflow on this image. Take an earlier checkpoint"
         )
