@@ -194,6 +194,8 @@ class Parts(contextlib.ExitStack):
         lock = FileLock(path, blocking=False, fallback_to_soft=False)
         try:
             lock.acquire()
+        except Timeout:  # which is an OSError, too
+            raise
         except OSError as error:
             logger.warning(
                 f"{path} can't be locked ({error.strerror}): nothing keeps two processes from "
