@@ -1,9 +1,9 @@
 """Training: the trainer, its step, hooks and set-up."""
 
 from ..config import prepare_data
-from .ema import EmaHook, ModelEma
-from .finite_detections import FiniteDetections, NonFiniteDetectionsError
-from .hooks import BestCheckpoint, Evaluation, ProgressBar
+from .ema import ModelEma
+from .finite_detections import NonFiniteDetectionsError
+from .hooks import BestCheckpoint, ProgressBar
 from .launch import ProcessOptions, launch
 from .model_description import ModelDescription
 from .optimizer import get_parameter_groups
@@ -18,9 +18,6 @@ __all__ = [
     "PREEMPTED_STATUS",
     "BestCheckpoint",
     "DetectionTrainer",
-    "EmaHook",
-    "Evaluation",
-    "FiniteDetections",
     "ModelDescription",
     "ModelEma",
     "NonFiniteDetectionsError",
