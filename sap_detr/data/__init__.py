@@ -6,13 +6,12 @@ from .errors import DatasetError
 from .findings import Finding, Findings, Kind
 from .images import (
     BadImageError,
-    ImageFacts,
     image_suffixes,
     inspect_image,
     max_image_pixels,
     read_image,
 )
-from .inspection import Inspection, check_datasets
+from .inspection import check_datasets
 from .layouts import find_splits
 from .loader import TrainLoader, build_test_loader, build_train_loader
 from .mapper import DetrDatasetMapper
@@ -48,8 +47,6 @@ __all__ = [
     "EpochSampler",
     "Finding",
     "Findings",
-    "ImageFacts",
-    "Inspection",
     "Kind",
     "PixelRange",
     "PixelsError",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import os
@@ -41,9 +40,7 @@ def read_json(json_file: str | os.PathLike[str]) -> Any:
 def is_plain_utf8(json_file: str | os.PathLike[str]) -> bool:
     """Return whether a json file is in UTF-8 without a byte order mark, as pycocotools needs it."""
     with open(json_file, "rb") as file:
-        start = file.read(4)
-    # The first two characters of json are ASCII: a zero shows that they take more than a byte.
-    return not start.startswith(codecs.BOM_UTF8) and 0 not in start
+        return json.detect_encoding(file.read(4)) == "utf-8"
 
 
 def as_integer(value: Any) -> int | None:

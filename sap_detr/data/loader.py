@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
@@ -180,7 +181,7 @@ def build_train_loader(
         batch_size=sampler.batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=_as_list,
+        collate_fn=trivial_batch_collator,
         persistent_workers=num_workers > 0,
         # Otherwise every new iterator draws from the global state, and training would depend on how
         # many there were.
@@ -217,7 +218,7 @@ def build_test_loader(
         batch_size=batch_size,
         sampler=InferenceSampler(len(dicts)),
         num_workers=num_workers,
-        collate_fn=_as_list,
+        collate_fn=trivial_batch_collator,
         generator=torch.Generator(),
     )
 
@@ -235,8 +236,3 @@ def _as_dicts(
     if not items:
         raise DatasetError("the data set has no images")
     return items
-
-
-def _as_list(batch: list[Sample]) -> list[Sample]:
-    """Collate nothing: the model pads the images itself."""
-    return batch

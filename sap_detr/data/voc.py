@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from .boxes import Fault
@@ -62,7 +63,7 @@ class VocSplit:
         files = [self.path / f"{stem}.xml" for stem in stems]
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             trees = list(pool.map(_read, files))
-        names = {name for tree in trees if isinstance(tree, Node) for name in _class_names(tree)}
+        names = {name for tree in trees if isinstance(tree, Element) for name in _class_names(tree)}
         classes = {name: index for index, name in enumerate(sorted(names), 1)}
         builder = RecordsBuilder(
             self.names_file or self.path, {index: name for name, index in classes.items()}
@@ -84,7 +85,7 @@ class VocSplit:
                     findings.add(error.kind, repr(str(image)), error.reason, (str(image),))
                     continue
             builder.add_image(image.relative_to(self.image_root).as_posix(), size)
-            for node in tree.all("object") if tree is not None else ():
+            for node in tree.iterfind("object") if tree is not None else ():
                 try:
                     name, box, place = _read_object(node, file)
                 except Fault as fault:
@@ -92,7 +93,7 @@ class VocSplit:
                     continue
                 if 0 in box[:2]:
                     findings.add(Kind.FROM_ZERO, str(place), "", (str(image),))
-                if node.text_of("difficult") == "1":
+                if _text(node, "difficult") == "1":
                     findings.add(Kind.DIFFICULT, str(place), "", (str(image),))
                 builder.add_box(classes[name], to_xywh(*box), place)
         return builder.records()
@@ -106,60 +107,31 @@ class VocSplit:
         return {line.split()[0]: i for i, line in enumerate(lines, 1) if line.strip()}
 
 
-@dataclass
-class Node:
-    """An element of an XML file.
-
-    Attributes:
-        tag: its name.
-        line: where it begins, from 1.
-        text: what it holds besides other elements.
-        children: the elements in it.
-    """
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list[Node] = field(default_factory=list)
-
-    def all(self, tag: str) -> Iterator[Node]:
-        """Return the elements in it of a name."""
-        return (child for child in self.children if child.tag == tag)
-
-    def text_of(self, tag: str) -> str:
-        """Return the text of the first element in it of a name; empty if there is none."""
-        return next((child.text.strip() for child in self.all(tag)), "")
-
-
-def parse_xml(content: bytes) -> Node:
+def parse_xml(content: bytes) -> Element:
     """Read XML that needs no document type, and so can't ask for other files or endless memory.
+
+    Returns:
+        The root; every element has the line where it begins, from 1, as its only attribute.
 
     Raises:
         Fault: if it is none; the text begins with the line.
     """
-    stack = [Node("", 0)]
-    parser = expat.ParserCreate()
+    tree, parser = TreeBuilder(), expat.ParserCreate()
 
     def start(tag: str, _: dict[str, str]) -> None:
-        node = Node(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(node)
-        stack.append(node)
-
-    def add_text(text: str) -> None:
-        stack[-1].text += text
+        tree.start(tag, {"line": str(parser.CurrentLineNumber)})
 
     def refuse(*_: object) -> None:
         raise Fault(Kind.BAD_XML, f"{parser.CurrentLineNumber}: has a document type")
 
-    parser.StartElementHandler, parser.CharacterDataHandler = start, add_text
-    parser.EndElementHandler = lambda tag: stack.pop()
-    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = start, tree.end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = tree.data, refuse
     try:
         parser.Parse(content, True)
     except expat.ExpatError as error:
         what = expat.ErrorString(error.code)
         raise Fault(Kind.BAD_XML, f"{error.lineno}: not XML, or cut off ({what})") from None
-    return stack[0].children[0]
+    return tree.close()
 
 
 def to_xywh(left: float, top: float, right: float, bottom: float) -> list[float]:
@@ -207,7 +179,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in image_suffixes()
 
 
-def _read(file: Path) -> Node | Fault | None:
+def _read(file: Path) -> Element | Fault | None:
     """Return the annotation of an image, what is wrong with it, or None if there is no file."""
     try:
         return parse_xml(file.read_bytes())
@@ -217,36 +189,46 @@ def _read(file: Path) -> Node | Fault | None:
         return Fault(fault.kind, f"{file}:{fault.what}")
 
 
-def _class_names(tree: Node) -> Iterator[str]:
-    return filter(None, (node.text_of("name") for node in tree.all("object")))
+def _text(node: Element, path: str) -> str:
+    """Return the text of the first element at a path in a node; empty if there is none."""
+    return node.findtext(path, "").strip()
 
 
-def _file_name(tree: Node | None, stem: str) -> str:
+def _class_names(tree: Element) -> Iterator[str]:
+    return filter(None, (_text(node, "name") for node in tree.iterfind("object")))
+
+
+def _file_name(tree: Element | None, stem: str) -> str:
     """Return what an image that was not found by its annotation's name is called."""
-    return (tree.text_of("filename") if tree is not None else "") or f"{stem}.jpg"
+    return (_text(tree, "filename") if tree is not None else "") or f"{stem}.jpg"
 
 
-def _size(tree: Node | None) -> tuple[int, int] | None:
+def _size(tree: Element | None) -> tuple[int, int] | None:
     """Return width and height of the image, None if they are not said."""
-    node = next(tree.all("size"), None) if tree is not None else None
-    sides = [node.text_of("width"), node.text_of("height")] if node is not None else []
-    if not sides or not all(side.isdecimal() and int(side) for side in sides):
+    if tree is None:
         return None
-    return int(sides[0]), int(sides[1])
+    width, height = _text(tree, "size/width"), _text(tree, "size/height")
+    if not all(side.isdecimal() and int(side) for side in (width, height)):
+        return None
+    return int(width), int(height)
 
 
-def _read_object(node: Node, file: Path) -> tuple[str, list[float], Place]:
+def _read_object(node: Element, file: Path) -> tuple[str, list[float], Place]:
     """Return class name, corners, and where the box stands.
 
     Raises:
         Fault: if something is lacking; the text begins with file and line.
     """
-    name, box = node.text_of("name"), next(node.all("bndbox"), None)
+    name, box = _text(node, "name"), node.find("bndbox")
     if not name or box is None:
         lacking = "bndbox" if name else "name"
-        raise Fault(Kind.BAD_XML, f"{file}:{node.line}: the object has no {lacking}")
-    texts = {corner: box.text_of(corner) for corner in _CORNERS}
+        raise Fault(Kind.BAD_XML, f"{file}:{node.get('line')}: the object has no {lacking}")
+    texts = {corner: _text(box, corner) for corner in _CORNERS}
     try:
-        return name, [float(text) for text in texts.values()], Place(str(file), box.line)
+        return (
+            name,
+            [float(text) for text in texts.values()],
+            Place(str(file), int(box.attrib["line"])),
+        )
     except ValueError:
-        raise Fault(Kind.BAD_XML, f"{file}:{box.line}: not four numbers: {texts}") from None
+        raise Fault(Kind.BAD_XML, f"{file}:{box.get('line')}: not four numbers: {texts}") from None

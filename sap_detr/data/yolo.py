@@ -79,10 +79,7 @@ class YoloSplit:
 
     def label_file(self, image: Path) -> Path:
         """Return the label file of an image: ``labels`` in place of the last ``images``."""
-        below = (
-            image.relative_to(self.image_root) if image.is_relative_to(self.image_root) else image
-        )
-        parts = list(below.parts)
+        parts = list(self._below(image).parts)
         if "images" in parts[:-1]:
             last = len(parts) - 2 - parts[-2::-1].index("images")
             parts[last] = "labels"
