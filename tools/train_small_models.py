@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train the small models that come with the package: from nothing, on generated images.
 
-    tools/train_small_models.py                       # all, half an hour on two CPU cores
+    tools/train_small_models.py                       # all, three quarters of an hour on two CPU cores
     tools/train_small_models.py small_sap_detr        # only this one
 
 Each becomes a file of float16 numbers in sap_detr/small_models/, which says how it was made and
@@ -38,7 +38,7 @@ class Recipe:
     Attributes:
         config: name of a config.
         changes: to the config: narrower, so that a model has at most two million numbers, and as
-            long as eight minutes allow.
+            long as a quarter of an hour allows.
     """
 
     config: str
@@ -55,8 +55,10 @@ RECIPES = {
     "small_sam_detr": Recipe(
         "sam_detr/sam_detr_small_shapes.py", ("model.neck.embed_dim=64", "train.max_iter=3000")
     ),
+    # On images this small, stride 32 leaves four cells to sample from.
     "small_sam_detr_ms": Recipe(
-        "sam_detr/sam_detr_ms_small_shapes.py", (*_NARROW_LEVELS, "train.max_iter=2500")
+        "sam_detr/sam_detr_ms_small_shapes.py",
+        (*_NARROW_LEVELS, "model.decoder.layer_levels=[1,0,0]", "train.max_iter=4500"),
     ),
     "small_sap_dino_detr": Recipe(
         "sap_dino_detr/sap_dino_detr_small_shapes.py", (*_NARROW_LEVELS, "train.max_iter=2000")
