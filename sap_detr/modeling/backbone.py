@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.modeling.backbone import ResNet
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 from ..layers import fold_frozen_norms
-
-BLOCKS_PER_STAGE = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def build_resnet(
@@ -35,26 +33,15 @@ def build_resnet(
     Raises:
         ValueError: if there is no such depth.
     """
-    if depth not in BLOCKS_PER_STAGE:
-        raise ValueError(f"ResNet depth must be one of {sorted(BLOCKS_PER_STAGE)}, got {depth}")
-    stages = []
-    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-        dilated = dc5 and index == 3
-        stride = 1 if index == 0 or dilated else 2
-        dilation = 2 if dilated else 1
-        stages.append(
-            ResNet.make_stage(
-                BottleneckBlock,
-                num_blocks,
-                stride_per_block=[stride] + [1] * (num_blocks - 1),
-                dilation_per_block=[1] + [dilation] * (num_blocks - 1),
-                in_channels=64 if index == 0 else 128 * 2**index,
-                bottleneck_channels=64 * 2**index,
-                out_channels=256 * 2**index,
-                stride_in_1x1=False,
-                norm=norm,
-            )
-        )
+    if depth not in (50, 101):
+        raise ValueError(f"ResNet depth must be 50 or 101, got {depth}")
+    stages = ResNet.make_default_stages(depth, stride_in_1x1=False, norm=norm)
+    if dc5:
+        first, *others = stages[-1]
+        first.stride = 1
+        first.conv2.stride = first.shortcut.stride = (1, 1)
+        for block in others:
+            block.conv2.padding = block.conv2.dilation = (2, 2)
     stem = BasicStem(in_channels=3, out_channels=64, norm=norm)
     return _fast(ResNet(stem, stages, out_features=list(out_features)).freeze(freeze_at))
 

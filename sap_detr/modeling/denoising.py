@@ -144,16 +144,12 @@ def positive_matches(
     counts: Sequence[int], groups: int, most_objects: int, device: torch.device
 ) -> Matches:
     """Return the matches of the positives with their objects; see :class:`DenoisingQueries`."""
-    image, query, target = [], [], []
-    for index, count in enumerate(counts):
-        objects = np.tile(np.arange(count), groups)
-        first = np.repeat(np.arange(groups) * 2 * most_objects, count)
-        image.append(np.full_like(objects, index))
-        query.append(first + objects)
-        target.append(objects)
-    on_device = [
-        torch.from_numpy(np.concatenate(x or [np.zeros(0, np.int64)])).to(device, non_blocking=True)
-        for x in (image, query, target)
+    exists = np.arange(most_objects) < np.array(counts, np.int64)[:, None, None]
+    exists = np.broadcast_to(exists, (len(counts), groups, most_objects))
+    image, group, target = np.nonzero(exists)
+    indices = [
+        torch.from_numpy(x).to(device, non_blocking=True)
+        for x in (image, group * 2 * most_objects + target, target)
     ]
     per_image = tuple(count * groups for count in counts)
-    return Matches(on_device[0], on_device[1][None], on_device[2][None], per_image)
+    return Matches(indices[0], indices[1][None], indices[2][None], per_image)

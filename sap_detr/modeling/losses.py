@@ -19,24 +19,19 @@ from .reference_points import points_outside_boxes
 from .structures import Matches, Predictions, Targets
 
 
-class LossTerm(Protocol):
-    """One summand of the training loss."""
-
-    weight: float
-
-    def __call__(
-        self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
-    ) -> Tensor:
-        """Return the unweighted loss of every layer, (L,)."""
-
-
 class MetricTerm(Protocol):
     """A quantity that is logged and not trained on."""
 
     def __call__(
         self, predictions: Predictions, targets: Targets, matches: Matches, normalizer: Tensor
     ) -> Tensor:
-        """Return the metric of every layer, (L,)."""
+        """Return the quantity in every layer, (L,); a loss without its weight."""
+
+
+class LossTerm(MetricTerm, Protocol):
+    """One summand of the training loss."""
+
+    weight: float
 
 
 def _matched_corners(

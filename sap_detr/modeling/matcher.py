@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -152,40 +151,26 @@ class HungarianMatcher(nn.Module):
                 and Q may differ.
             targets: the objects of the batch.
         """
-        shapes = [x.logits.shape[:3] for x in sets]
-        if not any(targets.counts):
-            return [
-                self._solve(None, shape, targets.counts, targets.labels.device) for shape in shapes
-            ]
-        costs = [functools.reduce(torch.add, self._costs(x, targets)) for x in sets]
-        flat = costs[0].flatten() if len(costs) == 1 else torch.cat([x.flatten() for x in costs])
+        first, *others = self.costs.values()
+        costs = [sum((cost(x, targets) for cost in others), first(x, targets)) for x in sets]
         limit = self.NON_FINITE_COST
+        flat = torch.cat([x.flatten() for x in costs])
         flat = torch.nan_to_num(flat, nan=limit, posinf=limit, neginf=limit)
         on_host = flat.cpu().split([x.numel() for x in costs])
         return [
-            self._solve(x.view(cost.shape).numpy(), shape, targets.counts, cost.device)
-            for x, cost, shape in zip(on_host, costs, shapes, strict=True)
+            self._solve(x.view(cost.shape).numpy(), targets.counts, cost.device)
+            for x, cost in zip(on_host, costs, strict=True)
         ]
 
-    def _costs(self, predictions: Predictions, targets: Targets) -> Iterator[Tensor]:
-        return (cost(predictions, targets) for cost in self.costs.values())
-
     @staticmethod
-    def _solve(
-        cost: np.ndarray | None,
-        shape: Sequence[int],
-        num_objects: Sequence[int],
-        device: torch.device,
-    ) -> Matches:
-        """Assign by costs (L, B, Q, T), None where there is no object, of shape (L, B, Q)."""
-        num_layers, _, num_queries = shape
+    def _solve(cost: np.ndarray, num_objects: Sequence[int], device: torch.device) -> Matches:
+        """Assign by costs (L, B, Q, T)."""
+        num_layers, _, num_queries, _ = cost.shape
         counts = tuple(min(n, num_queries) for n in num_objects)
         queries = np.zeros((num_layers, sum(counts)), dtype=np.int64)
         objects = np.zeros_like(queries)
         ends = np.cumsum(counts).tolist()
         for image, (end, count) in enumerate(zip(ends, counts, strict=True)):
-            if cost is None or not count:
-                continue
             span = slice(end - count, end)
             for layer in range(num_layers):
                 queries[layer, span], objects[layer, span] = linear_sum_assignment(

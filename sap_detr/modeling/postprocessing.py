@@ -49,9 +49,17 @@ class Postprocessor(nn.Module, abc.ABC):
 
         Returns:
             Per image, ``pred_boxes`` (XYXY pixels), ``scores``, ``pred_classes`` and
-            ``query_index``, in the order of :meth:`select`.
+            ``query_index``, in the order of :meth:`select`; see :func:`without_non_finite`.
         """
-        return make_instances(*self.select(predictions), output_sizes)
+        found = self.select(predictions)
+        scores, boxes = without_non_finite(found.scores, found.boxes)
+        sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
+        pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
+        parts = zip(output_sizes, pixels, scores, found.labels, found.queries, strict=True)
+        return [
+            Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c, query_index=q)
+            for size, b, s, c, q in parts
+        ]
 
 
 class SoftmaxPostprocessor(Postprocessor):
@@ -104,28 +112,3 @@ def without_non_finite(scores: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """
     finite = scores.isfinite() & boxes.isfinite().all(-1)
     return scores.where(finite, -math.inf), boxes.where(finite[..., None], 0)
-
-
-def make_instances(
-    scores: Tensor,
-    labels: Tensor,
-    boxes: Tensor,
-    queries: Tensor,
-    output_sizes: Sequence[tuple[int, int]],
-) -> list[Instances]:
-    """Packs detections for Detectron2, see :func:`without_non_finite`.
-
-    Args:
-        scores: (B, n).
-        labels: (B, n).
-        boxes: (B, n, 4), cxcywh as fractions of the image.
-        queries: (B, n), which query each detection is of.
-        output_sizes: (height, width) of each image in pixels.
-    """
-    scores, boxes = without_non_finite(scores, boxes)
-    sizes = torch.as_tensor([(w, h, w, h) for h, w in output_sizes], dtype=boxes.dtype)
-    pixels = cxcywh_to_xyxy(boxes) * sizes.to(boxes.device, non_blocking=True)[:, None]
-    return [
-        Instances(size, pred_boxes=Boxes(b), scores=s, pred_classes=c, query_index=q)
-        for size, b, s, c, q in zip(output_sizes, pixels, scores, labels, queries, strict=True)
-    ]

@@ -244,12 +244,15 @@ class DinoDecoder(nn.Module):
             allowed = denoising.allowed(self.num_queries, self.mask_empty_slots)
         contents, references = self.run_layers(content, reference, pyramid, allowed)
         first = 0 if all_layers else len(self.layers) - 1
-        predictions = self.predict(
-            self.norm(torch.stack(contents[first:])),
-            self.reference.combine(references[first:], torch.stack),
-            self.class_head,
-            self.box_head,
-            self.object_head if all_layers else None,
+        hidden = self.norm(torch.stack(contents[first:]))
+        reference = self.reference.combine(references[first:], torch.stack)
+        refined = reference.refine(full_precision(self.box_head(hidden)))
+        objectness = self.object_head if all_layers else None
+        predictions = Predictions(
+            logits=full_precision(self.class_head(hidden)),
+            boxes=refined.boxes,
+            points=refined.points if self.reference.salient else None,
+            objectness=None if objectness is None else full_precision(objectness(hidden)),
         )
         if denoising is None:
             return replace(predictions, proposals=proposals)
@@ -372,23 +375,6 @@ class DinoDecoder(nn.Module):
         encoded = encode_points(coordinates, self.embed_dim, self.temperature)
         result: Tensor = self.position_head(encoded.to(pyramid.tokens.dtype))
         return result
-
-    def predict(
-        self,
-        hidden: Tensor,
-        reference: Reference,
-        class_head: nn.Module,
-        box_head: nn.Module,
-        object_head: nn.Module | None,
-    ) -> Predictions:
-        """Apply the heads to (L, B, Q, D), starting from the references (L, B, Q, n)."""
-        refined = reference.refine(full_precision(box_head(hidden)))
-        return Predictions(
-            logits=full_precision(class_head(hidden)),
-            boxes=refined.boxes,
-            points=refined.points if self.reference.salient else None,
-            objectness=None if object_head is None else full_precision(object_head(hidden)),
-        )
 
     def denoised(self, predictions: Predictions, denoising: DenoisingQueries) -> Predictions:
         """Return the predictions of the denoising queries, with what they shall find."""
