@@ -33,15 +33,12 @@ class Labels:
             "images": [x for x in self.annotations["images"] if x["id"] in images],
             "annotations": [x for x in self.annotations["annotations"] if x["image_id"] in images],
         }
-        results = (
-            [r for pair, i in self._with_ids(pairs) for r in self._results(pair.expected, pair, i)],
-            [r for pair, i in self._with_ids(pairs) for r in self._results(pair.found, pair, i)],
-        )
-        model, file = (100 * coco_numbers(kept, found).twelve["AP"] for found in results)
+        of_model, of_file = [], []
+        for pair, image_id in zip(pairs, self.image_ids, strict=False):
+            of_model += self._results(pair.expected, pair, image_id)
+            of_file += self._results(pair.found, pair, image_id)
+        model, file = (100 * coco_numbers(kept, x).twelve["AP"] for x in (of_model, of_file))
         return model, file
-
-    def _with_ids(self, pairs: Sequence[Pair]) -> list[tuple[Pair, int]]:
-        return list(zip(pairs, self.image_ids, strict=False))
 
     def _results(self, found: Found, pair: Pair, image_id: int) -> list[dict[str, Any]]:
         """Return COCO's detections in an image, in pixels of the picture."""

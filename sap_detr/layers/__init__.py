@@ -11,11 +11,7 @@ from .cpu import exporting
 from .deformable_attention import DeformableAttention, deformable_attention
 from .dropout import Dropout, dropout, relu_dropout
 from .folded_conv import fold_frozen_norms
-from .gaussian import (
-    check_gaussian_form,
-    gaussian_attention,
-    point_towards_sides,
-)
+from .gaussian import GAUSSIAN_FORMS, gaussian_attention, point_towards_sides
 from .mlp import MLP, FeedForward, Linear, linear, linear_side_by_side, xavier_init_matrices
 from .normalization import masked_group_norm
 from .position_encoding import SinePositionEncoding, encode_points, sine_encoding
@@ -24,6 +20,7 @@ from .resize import resize_pixels
 from .roi_pooling import interpolation_weights, point_weights, roi_align, sample_regions
 
 __all__ = [
+    "GAUSSIAN_FORMS",
     "MLP",
     "AxisBias",
     "DeformableAttention",
@@ -34,7 +31,6 @@ __all__ = [
     "PositionedSelfAttention",
     "SinePositionEncoding",
     "attention",
-    "check_gaussian_form",
     "deformable_attention",
     "dropout",
     "encode_points",

@@ -144,14 +144,3 @@ def gaussian_attention(
             dropout=dropout,
             scale=scale,
         )
-
-
-def check_gaussian_form(form: str) -> str:
-    """Return ``form``.
-
-    Raises:
-        ValueError: if there is no such form.
-    """
-    if form not in GAUSSIAN_FORMS:
-        raise ValueError(f"gaussian_form must be one of {list(GAUSSIAN_FORMS)}, got {form!r}")
-    return form

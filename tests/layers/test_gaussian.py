@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sap_detr.layers import AxisBias, attention, check_gaussian_form, gaussian_attention
+from sap_detr.layers import AxisBias, attention, gaussian_attention
 
 SIZE = (5, 7)
 
@@ -77,9 +77,3 @@ def test_bias_and_padding_mask_of_attention_add_up():
     logits = logits.masked_fill(mask[:, None, None], -torch.inf)
     expected = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
     assert (result - expected).abs().max() < 1e-12
-
-
-def test_unknown_form_is_named():
-    assert check_gaussian_form("folded") == "folded"
-    with pytest.raises(ValueError, match=r"'bias', 'folded'.*'gauss'"):
-        check_gaussian_form("gauss")

@@ -257,10 +257,15 @@ class DinoDecoder(nn.Module):
         if denoising is None:
             return replace(predictions, proposals=proposals)
         slots = denoising.labels.shape[1]
+        denoised = predictions.slice_queries(0, slots)
+        if self.mask_empty_slots:
+            logits = denoised.logits.masked_fill(denoising.empty[..., None], NEVER)
+            denoised = replace(denoised, logits=logits)
+        repeats = max(denoising.groups, 1)
         return replace(
             predictions.slice_queries(slots),
             proposals=proposals,
-            denoising=self.denoised(predictions.slice_queries(0, slots), denoising),
+            denoising=replace(denoised, matches=denoising.matches, repeats=repeats),
         )
 
     def propose(
@@ -375,15 +380,3 @@ class DinoDecoder(nn.Module):
         encoded = encode_points(coordinates, self.embed_dim, self.temperature)
         result: Tensor = self.position_head(encoded.to(pyramid.tokens.dtype))
         return result
-
-    def denoised(self, predictions: Predictions, denoising: DenoisingQueries) -> Predictions:
-        """Return the predictions of the denoising queries, with what they shall find."""
-        logits = predictions.logits
-        if self.mask_empty_slots:
-            logits = logits.masked_fill(denoising.empty[..., None], NEVER)
-        return replace(
-            predictions,
-            logits=logits,
-            matches=denoising.matches,
-            repeats=max(denoising.groups, 1),
-        )

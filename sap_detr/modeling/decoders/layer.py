@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...layers import (
+    GAUSSIAN_FORMS,
     Dropout,
     FeedForward,
     attention,
-    check_gaussian_form,
     full_precision,
     gaussian_attention,
     split_heads,
@@ -124,9 +124,13 @@ class MemoryAttention(nn.Module, abc.ABC):
 
     def __init__(self, num_heads: int, dropout: float, gaussian_form: str) -> None:
         super().__init__()
+        if gaussian_form not in GAUSSIAN_FORMS:
+            raise ValueError(
+                f"gaussian_form must be one of {list(GAUSSIAN_FORMS)}, got {gaussian_form!r}"
+            )
         self.num_heads = num_heads
         self.dropout = dropout
-        self.gaussian_form = check_gaussian_form(gaussian_form)
+        self.gaussian_form = gaussian_form
 
     @abc.abstractmethod
     def compare(self, *args: Any) -> Comparison:

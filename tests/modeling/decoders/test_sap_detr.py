@@ -368,3 +368,9 @@ def test_names_and_their_doubles_round_trip():
 
 def test_grid_points_run_along_the_rows():
     assert grid_points(2, 2).tolist() == [[0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5]]
+
+
+def test_unknown_gaussian_form_is_named():
+    assert make_model(gaussian_form="folded").decoder.layers[0].cross_attn.gaussian_form == "folded"
+    with pytest.raises(ValueError, match=r"'bias', 'folded'.*'gauss'"):
+        SapDetrDecoder(5, gaussian_form="gauss")
