@@ -34,7 +34,7 @@ def build_resnet(
         ValueError: if there is no such depth.
     """
     if depth not in (50, 101):
-        raise ValueError(f"ResNet depth must be 50 or 101, got {depth}")
+        raise ValueError(f"ResNet depth must be one of [50, 101], got {depth}")
     stages = ResNet.make_default_stages(depth, stride_in_1x1=False, norm=norm)
     if dc5:
         first, *others = stages[-1]
