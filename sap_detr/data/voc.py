@@ -76,7 +76,8 @@ class VocSplit:
             if tree is None:
                 listed = str(Place(str(self.names_file), line)) if self.names_file else ""
                 findings.add(Kind.NO_LABELS, listed or repr(str(file)), f"no {file.name}")
-            image = images.get(stem) or self.image_root / _file_name(tree, stem)
+                tree = Element("annotation")
+            image = images.get(stem) or self.image_root / (_text(tree, "filename") or f"{stem}.jpg")
             size = _size(tree)
             if size is None:
                 try:
@@ -85,7 +86,7 @@ class VocSplit:
                     findings.add(error.kind, repr(str(image)), error.reason, (str(image),))
                     continue
             builder.add_image(image.relative_to(self.image_root).as_posix(), size)
-            for node in tree.iterfind("object") if tree is not None else ():
+            for node in tree.iterfind("object"):
                 try:
                     name, box, place = _read_object(node, file)
                 except Fault as fault:
@@ -198,15 +199,8 @@ def _class_names(tree: Element) -> Iterator[str]:
     return filter(None, (_text(node, "name") for node in tree.iterfind("object")))
 
 
-def _file_name(tree: Element | None, stem: str) -> str:
-    """Return what an image that was not found by its annotation's name is called."""
-    return (_text(tree, "filename") if tree is not None else "") or f"{stem}.jpg"
-
-
-def _size(tree: Element | None) -> tuple[int, int] | None:
+def _size(tree: Element) -> tuple[int, int] | None:
     """Return width and height of the image, None if they are not said."""
-    if tree is None:
-        return None
     width, height = _text(tree, "size/width"), _text(tree, "size/height")
     if not all(side.isdecimal() and int(side) for side in (width, height)):
         return None
