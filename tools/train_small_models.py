@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train the small models that come with the package: from nothing, on generated images.
 
-    tools/train_small_models.py                       # all, three quarters of an hour on two CPU cores
+    tools/train_small_models.py                       # all, within an hour on two CPU cores
     tools/train_small_models.py small_sap_detr        # only this one
 
 Each becomes a file of float16 numbers in sap_detr/small_models/, which says how it was made and
