@@ -147,7 +147,7 @@ def test_curves_are_read_with_mouse_and_keys(browser, report, case):
     )
     opened.click("#pick-0")
     opened.hover("#pr svg.chart")
-    precision = case[2].precision[0, 0]
+    precision = case[2].numbers.precision[0, 0]
     told = float(opened.text("#pr .readout").split("precision ")[1].split()[0])
     assert told == pytest.approx(precision[round(100 * recall(opened))], abs=6e-4)
 
