@@ -45,7 +45,7 @@ rm -f .coverage .coverage.*
 	$(PY) -m coverage report
 endef
 
-test-slow: $(STAMP) ## The tests that take minutes
+test-slow: $(STAMP) ## The tests that take longer
 	$(PY) $(RUN_TESTS) -m slow
 
 lint: $(STAMP) ## Linter, formatting, and types, without changing anything

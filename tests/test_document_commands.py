@@ -58,8 +58,6 @@ LEFT = {
         "output/mine/log.txt": b"YOLO format, 20% of its images",
     },
 }
-# An export takes half a minute; the README's is enough in general.
-SLOW = ["docs/deployment.md"]
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +173,11 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-RUN = [
-    pytest.param(d, id=name(d), marks=[pytest.mark.slow] if name(d) in SLOW else [])
-    for d in DOCUMENTS
-    if any(block.reason is None for block in blocks(d))
-]
+RUN = [d for d in DOCUMENTS if any(block.reason is None for block in blocks(d))]
 
 
-@pytest.mark.parametrize("document", RUN)
+@pytest.mark.slow
+@pytest.mark.parametrize("document", RUN, ids=name)
 def test_what_is_to_be_typed_works(document, given, tmp_path):
     folder = shutil.copytree(given, tmp_path / "here", symlinks=True)
     shell = Shell(folder)

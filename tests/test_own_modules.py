@@ -42,10 +42,12 @@ def run(folder, *command):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_example_pass_elsewhere(folder):
     assert "2 passed" in run(folder, "pytest", "-q", "-p", "no:cacheprovider", folder)
 
 
+@pytest.mark.slow
 def test_the_example_is_trained_by_several_processes_resumed_and_evaluated(folder, tiny_overrides):
     gone = ("model.decoder.num_queries", "model.decoder.ffn_dim")
     changes = [x for x in tiny_overrides if not x.startswith(gone)]

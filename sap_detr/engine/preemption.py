@@ -37,6 +37,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _REPEAT_SECONDS = 3.0
 # Interrupts a system call of the main thread. Without a handler it is ignored.
 _NUDGE = signal.SIGURG
+# A nudge that comes just before a system call does not interrupt it: it is repeated.
+_NUDGE_SECONDS = 0.5
 
 
 class Preempted(BaseException):
@@ -97,6 +99,7 @@ class StopSignals:
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         self._arrivals, self._bell = socket.socketpair()
+        self._arrivals.settimeout(_NUDGE_SECONDS)
         self._bell.setblocking(False)
         # Python writes the numbers of signals there, whatever the main thread is doing.
         self._previous_bell = signal.set_wakeup_fd(self._bell.fileno(), warn_on_full_buffer=False)
@@ -202,7 +205,15 @@ class StopSignals:
 
     def _listen(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        while numbers := self._arrivals.recv(64):
+        while True:
+            try:
+                numbers = self._arrivals.recv(64)
+            except TimeoutError:
+                if self.requested and not self.noticed:
+                    self._nudge()
+                continue
+            if not numbers:
+                return
             for number in numbers:
                 if number in STOP_SIGNALS:
                     self._on_arrival(number)

@@ -100,6 +100,7 @@ def test_memory(main, tmp_path, capsys, monkeypatch):
     assert "1,024" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runtimes(main, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")

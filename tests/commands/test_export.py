@@ -70,6 +70,7 @@ def broken(monkeypatch):
     monkeypatch.setattr(export, "trace", trace_with_a_broken_weight)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_stays_with_exit_status_3(broken, weights, tmp_path, capsys):
     path = tmp_path / "detector.pt2"
     command = ["export", str(weights), str(path), *SIZE]
@@ -142,6 +143,7 @@ def labelled(photos, tmp_path):
     return ["--check-images", str(photos), "--annotations", str(tmp_path / "a.json")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, status", [("float32", 3), ("int8", 0)])
 def test_with_fewer_digits_average_precision_alone_decides(
     precision, status, broken, weights, labelled, tmp_path, monkeypatch
@@ -156,6 +158,7 @@ def test_with_fewer_digits_average_precision_alone_decides(
     assert cli.main(command) == 3
 
 
+@pytest.mark.slow
 def test_average_precision_is_compared(weights, photos, labelled, tmp_path, monkeypatch, capsys):
     told = []
 

@@ -142,6 +142,7 @@ def test_a_kill_before_the_last_checkpoint_is_made_up_for(overrides, evaluate, t
     assert load_checkpoint_file(out / "model_final.pth")["iteration"] == 11
 
 
+@pytest.mark.slow
 def test_two_processes_end_together_also_after_one_was_killed(overrides, tmp_path):
     def run(name, *arguments, **environment):
         """Trains in two processes; returns their exit statuses and the steps that each took."""

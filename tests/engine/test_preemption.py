@@ -74,6 +74,22 @@ def test_signals_raise_at_once_or_wait(number):
     assert signal.getsignal(number) == before
 
 
+def test_what_wakes_the_main_thread_is_repeated_until_it_does(monkeypatch):
+    woken = []
+
+    def lost_at_first(thread, number):
+        woken.append(number)
+        if len(woken) > 2:
+            os.kill(os.getpid(), number)
+
+    # One that comes just before a system call does not interrupt that.
+    monkeypatch.setattr(preemption.signal, "pthread_kill", lost_at_first)
+    with pytest.raises(Preempted), StopSignals():
+        send_and_wait()
+    assert len(woken) >= 3
+    assert set(woken) == {signal.SIGURG}
+
+
 def test_a_request_is_not_made_another_error():
     def catches_everything():
         try:
@@ -152,7 +168,10 @@ assert not multiprocessing.active_children()
 """
 
 
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "start_method",
+    ["fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("forkserver", "spawn"))],
+)
 def test_signals_take_no_helper_away(start_method):
     """In a process of its own: helpers that another test has started do not know of the mask."""
     command = [sys.executable, "-c", SIGNALS_TO_HELPERS, start_method]

@@ -177,6 +177,7 @@ def config_files(tiny_config, tmp_path):
     return files
 
 
+@pytest.mark.slow
 @settings(
     max_examples=300,
     deadline=None,

@@ -25,6 +25,7 @@ main(*sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_the_script_finds_what_the_detector_finds(tmp_path):
     try:
         FORMATS[".onnx"].require("float32")

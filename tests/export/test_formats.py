@@ -53,7 +53,9 @@ def exported(request, tmp_path_factory):
     return detector, trace(module), metadata, folder
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(
+    "suffix", [x if x == ".pt2" else pytest.param(x, marks=pytest.mark.slow) for x in FORMATS]
+)
 def test_files_find_what_the_model_finds(exported, suffix):
     detector, program, metadata, folder = exported
     try:
@@ -81,6 +83,7 @@ def test_a_program_tells_of_images_that_are_too_small(exported):
         run(smallest[:, :, 1:], np.array([[side - 1, side]]))
 
 
+@pytest.mark.slow
 def test_groups_of_queries_change_nothing_in_a_file(tmp_path):
     programs = [in_one_size(tmp_path, method)[1] for method in ("sap_detr", "sap_group_detr")]
     one, other = (
@@ -91,17 +94,16 @@ def test_groups_of_queries_change_nothing_in_a_file(tmp_path):
     assert one == other
 
 
-@pytest.mark.parametrize(
-    "suffix, precision",
-    [(".xml", "bfloat16"), pytest.param(".onnx", "float16", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix, precision", [(".xml", "bfloat16"), (".onnx", "float16")])
 def test_half_precision(suffix, precision, tmp_path):
     detector, program, _ = in_one_size(tmp_path)
     found = check(suffix, precision, detector, program, [], tmp_path)
     assert 1e-6 < found.score < 0.05  # computed in fewer digits, and not nonsense
 
 
-@pytest.mark.parametrize("suffix", [".xml", pytest.param(".onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
 def test_int8(suffix, tmp_path):
     detector, program, size = in_one_size(tmp_path)
     rng = np.random.default_rng(0)

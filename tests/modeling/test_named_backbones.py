@@ -167,11 +167,8 @@ def test_saved_and_loaded_again_it_detects_the_same(family, tmp_path):
     assert torch.equal(again.eval().predict(*_inputs(again, batch)).boxes, expected)
 
 
-# The others take as long.
-@pytest.mark.parametrize(
-    "family",
-    [x if x in ("convnext", "swin") else pytest.param(x, marks=pytest.mark.slow) for x in FAMILIES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sap_detr_is_exported(family):
     """For any size; with windows, for one."""
     module = Deployable(build(family, "sap_detr/sap_detr_small_shapes.py", invariant=False).eval())

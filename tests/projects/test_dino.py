@@ -351,6 +351,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dino", "sap_dino_detr", "sap_group_detr"])
 def test_two_processes_with_different_numbers_of_objects(method, shapes_folder, tmp_path):
     """One of them has none at all, so no denoising queries either."""

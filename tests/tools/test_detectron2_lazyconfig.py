@@ -18,6 +18,8 @@ from PIL import Image
 
 from sap_detr.config import get_config_file
 
+pytestmark = pytest.mark.slow
+
 STEPS = Path(__file__).parents[1] / "helpers" / "lazyconfig_tutorial.py"
 # One of every kind of model.
 RECIPES = {

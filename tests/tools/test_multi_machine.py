@@ -55,6 +55,7 @@ def test_two_commands_on_the_loopback_address(arguments, tmp_path):
     assert_trained(*machines, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_pods_whose_environment_counts_machines(arguments, tmp_path):
     port = str(jobs.free_port())
     pods = [

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).parents[2] / "docs/notebooks/attention.py"
 
 
+@pytest.mark.slow
 def test_runs_from_an_image_to_attention(tmp_path: Path) -> None:
     environment = {**os.environ, "MPLBACKEND": "Agg"}
     command = [sys.executable, str(NOTEBOOK)]
