@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..text import listing, shorten
 from .annotation_file import as_integer, is_plain_utf8, read_json
@@ -32,9 +33,28 @@ from .images import too_many_pixels
 from .record_arrays import RecordArrays
 from .records import Place, Records, SplitFiles
 from .standard_dict import StandardDict, require_objects
-from .typed_annotations import NotPlain, Rows, TypedFile
+from .typed_annotations import NotPlain, read_typed, typed_rows
 
 Entry = dict[str, Any]
+Rows = NDArray[np.float64]
+"""Annotations (N, 8), checked but for their place in the image: the place in the file, that of the
+image in the order of ids, the class index, 1 for crowds, and the box, XYWH in pixels."""
+
+# (annotation file, image folder) relative to the data set's folder, in order of preference.
+_LAYOUTS = (
+    ("{split}.json", "{split}"),
+    ("annotations/instances_{split}2017.json", "{split}2017"),
+    ("annotations/instances_{split}2017.json", "images/{split}2017"),
+    ("annotations/instances_{split}.json", "{split}"),
+    ("annotations/instances_{split}.json", "images/{split}"),
+    ("annotations/{split}.json", "{split}"),
+    ("annotations/{split}.json", "images/{split}"),
+    ("{split}/_annotations.coco.json", "{split}"),
+)
+LOOKED_FOR = tuple(f"{file} with {folder}/" for file, folder in _LAYOUTS)
+LOOKED_FOR_WHOLE = (
+    "one .json file with all images, in the folder or in annotations/, and its images",
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,30 @@ class CocoFile:
         return Records(content, findings, is_file=plain)
 
 
+def find_split(root: Path, split: str) -> CocoFile | None:
+    """Return a split of a folder, None if it has none of this name in this format."""
+    for json_pattern, images_pattern in _LAYOUTS:
+        json_file, images = (root / p.format(split=split) for p in (json_pattern, images_pattern))
+        if json_file.is_file() and images.is_dir():
+            return CocoFile(json_file, images)
+    return None
+
+
+def find_whole(root: Path) -> CocoFile | None:
+    """Return all images of a folder without splits, None if that is not how it is."""
+    files = [file for folder in (root, root / "annotations") for file in folder.glob("*.json")]
+    if len(files) != 1 or any(word in files[0].stem.lower() for word in ("val", "test")):
+        return None
+    (file,) = files
+    # Broken files are told of where they are read.
+    with contextlib.suppress(DatasetError, LookupError, TypeError, AttributeError):
+        name = read_json(file)["images"][0]["file_name"]
+        for folder in (root / "images", root / file.stem, file.parent, root):
+            if (folder / name).is_file():
+                return CocoFile(file, folder)
+    return CocoFile(file, root / "images") if (root / "images").is_dir() else None
+
+
 def read_split(
     split: SplitFiles, *, training: bool = True, categories: Mapping[int, str] | None = None
 ) -> CocoAnnotations:
@@ -117,8 +161,8 @@ def read_split(
     with _no_garbage():
         if isinstance(split, CocoFile):
             with contextlib.suppress(NotPlain):
-                typed = TypedFile(split.path)
-                return parse(typed.content, typed=typed)
+                content, numbers, boxes = read_typed(split.path)
+                return parse(content, typed=(numbers, boxes))
         records = split.records()
         read = parse(records.content, findings=records.findings, places=records.places)
     if records.is_file or read.findings.of("error"):
@@ -147,7 +191,7 @@ def parse_coco(
     categories: Mapping[int, str] | None = None,
     findings: Findings | None = None,
     places: Sequence[Place] = (),
-    typed: TypedFile | None = None,
+    typed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None,
 ) -> CocoAnnotations:
     """Do what ``read_split`` does with parsed json.
 
@@ -158,7 +202,7 @@ def parse_coco(
         training, categories: as of ``read_split``.
         findings: what is known to be wrong already.
         places: of each annotation; empty to name them by their ids.
-        typed: the annotations, if these are not in ``content``.
+        typed: the annotations, as of ``read_typed``, if these are not in ``content``.
 
     Raises:
         DatasetError: as ``read_split``.
@@ -179,13 +223,13 @@ def parse_coco(
 
     def name(index: int) -> str:
         if typed is not None:
-            entry = {"id": int(typed.ids[index]), "image_id": int(typed.image_ids[index])}
+            entry = {"id": int(typed[0][0, index]), "image_id": int(typed[0][1, index])}
         else:
             entry = entries[index]
         return _name_annotation(entry, index, images, places[index] if places else None)
 
     if typed is not None:
-        rows = typed.rows(image_ids, classes)
+        rows = typed_rows(*typed, image_ids, classes)
     else:
         sound = (
             (index, entry)
@@ -350,7 +394,7 @@ def _read_annotations(
     findings: Findings,
     name: Callable[[int], str],
 ) -> Rows:
-    """Return the annotations that can be used.
+    """Return the annotations that can be used, see :data:`Rows`.
 
     Args:
         numbered: entries of the file, each with its place among them.
@@ -361,27 +405,17 @@ def _read_annotations(
         name: returns what to call an entry.
     """
     # Millions of entries: side by side they take a tenth of what dicts do.
-    indices, image_of, classes_of = array("q"), array("q"), array("q")
-    boxes, crowds = array("d"), array("B")
+    rows = array("d")
     for index, entry in numbered:
         try:
             image_id = _image_of(entry, images)
-            class_index, crowd = _read_annotation(entry, classes, findings)
-            boxes.extend(check_box(entry.get("bbox")))
+            class_and_crowd = _read_annotation(entry, classes, findings)
+            box = check_box(entry.get("bbox"))
         except Fault as fault:
             findings.add(fault.kind, name(index), fault.what)
             continue
-        indices.append(index)
-        image_of.append(places[image_id])
-        classes_of.append(class_index)
-        crowds.append(crowd)
-    return Rows(
-        np.array(indices, np.int64),
-        np.array(image_of, np.int64),
-        np.array(boxes, np.float64).reshape(-1, 4),
-        np.array(classes_of, np.int64),
-        np.array(crowds, np.uint8),
-    )
+        rows.extend((index, places[image_id], *class_and_crowd, *box))
+    return np.array(rows, np.float64).reshape(-1, 8)
 
 
 def _clipped(
@@ -395,23 +429,24 @@ def _clipped(
         findings: gets what is repaired.
         name: returns what to call an entry of the file.
     """
+    index, image_of, classes, crowds = rows[:, :4].astype(np.int64).T
+    given = rows[:, 4:]
     sizes = np.array([(image["width"], image["height"]) for image in images], np.float64)
-    sizes = sizes.reshape(-1, 2)[rows.image_of]
-    suspected = suspect_form(rows.boxes, sizes, findings)
-    boxes, repaired = clip_boxes(rows.boxes, sizes)
+    sizes = sizes.reshape(-1, 2)[image_of]
+    suspected = suspect_form(given, sizes, findings)
+    boxes, repaired = clip_boxes(given, sizes)
     used = sizes[:, 0] > 0
     for place, kind in repaired.items():
-        image, given = images[rows.image_of[place]], tuple(rows.boxes[place].tolist())
+        image, as_given = images[image_of[place]], tuple(given[place].tolist())
         if used[place] and not suspected:
             size = f"{image['width']}x{image['height']} (width x height)"
-            box = ", ".join(f"{number:.10g}" for number in given)
+            box = ", ".join(f"{number:.10g}" for number in as_given)
             what = f"bbox [{box}] in an image of {size}"
-            where = name(int(rows.index[place]))
-            findings.add(kind, where, what, (image["file_name"],), (given,))
+            where = name(int(index[place]))
+            findings.add(kind, where, what, (image["file_name"],), (as_given,))
         used[place] &= kind is Kind.BOX_CLIPPED
-    return RecordArrays.of(
-        images, rows.image_of[used], boxes[used], rows.classes[used], rows.crowds[used]
-    )
+    crowds = crowds.astype(np.uint8)
+    return RecordArrays.of(images, image_of[used], boxes[used], classes[used], crowds[used])
 
 
 def _image_of(entry: Any, images: Mapping[int, StandardDict]) -> int:

@@ -2,82 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from ..text import listing
-from . import voc, yolo
-from .annotation_file import read_json
-from .coco_schema import CocoFile
+from . import coco_schema, voc, yolo
 from .errors import DatasetError
 from .records import SplitFiles
 from .val_share import Part
 
-# (annotation file, image folder) relative to the data set's folder, in order of preference.
-_COCO_LAYOUTS = (
-    ("{split}.json", "{split}"),
-    ("annotations/instances_{split}2017.json", "{split}2017"),
-    ("annotations/instances_{split}2017.json", "images/{split}2017"),
-    ("annotations/instances_{split}.json", "{split}"),
-    ("annotations/instances_{split}.json", "images/{split}"),
-    ("annotations/{split}.json", "{split}"),
-    ("annotations/{split}.json", "images/{split}"),
-    ("{split}/_annotations.coco.json", "{split}"),
-)
-
-
-def _find_coco(root: Path, split: str) -> CocoFile | None:
-    for json_pattern, images_pattern in _COCO_LAYOUTS:
-        json_file, images = (root / p.format(split=split) for p in (json_pattern, images_pattern))
-        if json_file.is_file() and images.is_dir():
-            return CocoFile(json_file, images)
-    return None
-
-
-def _find_one_json(root: Path) -> CocoFile | None:
-    files = [file for folder in (root, root / "annotations") for file in folder.glob("*.json")]
-    if len(files) != 1 or any(word in files[0].stem.lower() for word in ("val", "test")):
-        return None
-    (file,) = files
-    # Broken files are told of where they are read.
-    with contextlib.suppress(DatasetError, LookupError, TypeError, AttributeError):
-        name = read_json(file)["images"][0]["file_name"]
-        for folder in (root / "images", root / file.stem, file.parent, root):
-            if (folder / name).is_file():
-                return CocoFile(file, folder)
-    return CocoFile(file, root / "images") if (root / "images").is_dir() else None
-
-
-@dataclass(frozen=True)
-class _Format:
-    """How a format is recognised.
-
-    Attributes:
-        find: returns the split of a name in a folder; None if it is not there.
-        find_whole: returns all images of a folder without splits; None if that is not how it is.
-        looked_for: what ``find`` does, in words.
-        looked_for_whole: what ``find_whole`` does.
-    """
-
-    find: Callable[[Path, str], SplitFiles | None]
-    looked_for: tuple[str, ...]
-    find_whole: Callable[[Path], SplitFiles | None]
-    looked_for_whole: tuple[str, ...]
-
-
-_FORMATS = {
-    "coco": _Format(
-        _find_coco,
-        tuple(f"{a} with {b}/" for a, b in _COCO_LAYOUTS),
-        _find_one_json,
-        ("one .json file with all images, in the folder or in annotations/, and its images",),
-    ),
-    "yolo": _Format(yolo.find_split, yolo.LOOKED_FOR, yolo.find_whole, yolo.LOOKED_FOR_WHOLE),
-    "voc": _Format(voc.find_split, voc.LOOKED_FOR, voc.find_whole, voc.LOOKED_FOR_WHOLE),
-}
+# Each finds splits (``find_split``) and folders without any (``find_whole``), and says how.
+_FORMATS = {"coco": coco_schema, "yolo": yolo, "voc": voc}
 
 
 def find_splits(
@@ -157,16 +94,16 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     return Path(path).expanduser().absolute()
 
 
-def _first(root: Path, format: _Format, names: Iterable[str]) -> SplitFiles | None:
+def _first(root: Path, format: ModuleType, names: Iterable[str]) -> SplitFiles | None:
     """Return a split that may have one of several names."""
-    return next(filter(None, (format.find(root, name) for name in names)), None)
+    return next(filter(None, (format.find_split(root, name) for name in names)), None)
 
 
-def _not_found(root: Path, names: list[str], formats: Iterable[_Format]) -> str:
+def _not_found(root: Path, names: list[str], formats: Iterable[ModuleType]) -> str:
     tried = [
-        text.format(split=name) for each in formats for name in names for text in each.looked_for
+        text.format(split=name) for each in formats for name in names for text in each.LOOKED_FOR
     ]
-    tried += [text for each in formats for text in each.looked_for_whole]
+    tried += [text for each in formats for text in each.LOOKED_FOR_WHOLE]
     looked = "\n".join(f"  - {text}" for text in tried)
     found = listing(sorted(p.name + "/" * p.is_dir() for p in root.iterdir()), 20) or "nothing"
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -11,10 +11,6 @@ from detectron2.structures import BoxMode
 from numpy.typing import NDArray
 
 from .standard_dict import StandardDict
-
-# So many at a time are made when all are asked for: they are gone before Python looks, again and
-# again, for circles among old objects.
-_IMAGES_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,44 +78,27 @@ class RecordArrays(Sequence[StandardDict]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        return next(self._between(place, place + 1))
-
-    def __iter__(self) -> Iterator[StandardDict]:
-        for start in range(0, len(self), _IMAGES_AT_ONCE):
-            yield from self._between(start, min(start + _IMAGES_AT_ONCE, len(self)))
-
-    def without_annotations(self) -> list[StandardDict]:
-        """Return the dicts with the keys of the images alone."""
-        return list(self._images_between(0, len(self)))
-
-    def _between(self, first: int, stop: int) -> Iterator[StandardDict]:
-        offset, *ends = self.starts[first : stop + 1].tolist()
-        part = slice(offset, self.starts[stop])
+        part = slice(*self.starts[place : place + 2])
         columns = (self.boxes[part], self.classes[part], self.crowds[part])
         annotations = [
             {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index, "iscrowd": crowd}
             for box, index, crowd in zip(*(c.tolist() for c in columns), strict=True)
         ]
-        start = 0
-        for image, end in zip(self._images_between(first, stop), ends, strict=True):
-            image["annotations"] = annotations[start : end - offset]
-            start = end - offset
-            yield image
+        return {**self._image(place), "annotations": annotations}
 
-    def _images_between(self, first: int, stop: int) -> Iterator[StandardDict]:
-        offset, *ends = self.name_starts[first : stop + 1].tolist()
-        names = self.names[offset : self.name_starts[stop]].tobytes()
-        start = 0
-        for (image_id, height, width), end in zip(
-            self.images[first:stop].tolist(), ends, strict=True
-        ):
-            yield {
-                "file_name": names[start : end - offset].decode("utf-8", "surrogatepass"),
-                "height": height,
-                "width": width,
-                "image_id": image_id,
-            }
-            start = end - offset
+    def without_annotations(self) -> list[StandardDict]:
+        """Return the dicts with the keys of the images alone."""
+        return [self._image(place) for place in range(len(self))]
+
+    def _image(self, place: int) -> StandardDict:
+        name = self.names[slice(*self.name_starts[place : place + 2])].tobytes()
+        image_id, height, width = self.images[place].tolist()
+        return {
+            "file_name": name.decode("utf-8", "surrogatepass"),
+            "height": height,
+            "width": width,
+            "image_id": image_id,
+        }
 
 
 def without_annotations(dicts: Sequence[StandardDict]) -> Sequence[StandardDict]:

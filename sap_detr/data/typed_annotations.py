@@ -6,8 +6,7 @@ What is not plainly right is left to the slow way, which finds out what is wrong
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,100 +38,67 @@ class _File(msgspec.Struct):
     annotations: list[_Annotation]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Annotations side by side, checked but for their place in the image.
+def read_typed(
+    json_file: str | os.PathLike[str],
+) -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.float64]]:
+    """Read a file in COCO's format whose annotations are complete and of the right types.
 
-    Args:
-        index: (N,), their places in the file.
-        image_of: (N,), places of their images in the order of ids.
-        boxes: (N, 4), XYWH in pixels as annotated.
-        classes: (N,), class indices.
-        crowds: (N,), 1 for crowds.
-    """
-
-    index: NDArray[np.int64]
-    image_of: NDArray[np.int64]
-    boxes: NDArray[np.float64]
-    classes: NDArray[np.int64]
-    crowds: NDArray[np.uint8]
-
-
-class TypedFile:
-    """A file in COCO's format whose annotations are complete and of the right types.
-
-    Args:
-        json_file: what to read.
-
-    Attributes:
-        content: the json without its annotations.
-        ids, image_ids: (N,), of the annotations.
+    Returns:
+        The json without its annotations; of these (4, N): id, image_id, category_id, iscrowd; and
+        (N, 5): bbox, area.
 
     Raises:
         NotPlain: if it is another file.
     """
-
-    def __init__(self, json_file: str | os.PathLike[str]) -> None:
-        try:
-            read = msgspec.json.decode(Path(json_file).read_bytes(), type=_File)
-        except (OSError, ValueError, RecursionError) as error:
-            raise NotPlain from error
-        self.content: dict[str, Any] = {
-            "info": read.info,
-            "images": read.images,
-            "categories": read.categories,
-            "annotations": [],
-        }
-        found = read.annotations
-        self.ids = _integers((a.id for a in found), len(found))
-        self.image_ids = _integers((a.image_id for a in found), len(found))
-        self._category_ids = _integers((a.category_id for a in found), len(found))
-        self._crowds = _integers((a.iscrowd for a in found), len(found))
-        self._areas = np.fromiter((a.area for a in found), np.float64, len(found))
-        numbers = chain.from_iterable(a.bbox for a in found)
-        self._boxes = np.fromiter(numbers, np.float64, 4 * len(found)).reshape(-1, 4)
-
-    def rows(self, image_ids: list[int], classes: Mapping[int, int | None]) -> Rows:
-        """Return the annotations.
-
-        Args:
-            image_ids: of the images of the file, ascending.
-            classes: class index by category id; None if training does not know the class.
-
-        Raises:
-            NotPlain: if there is anything to say against one of them, or evaluation can't use it.
-        """
-        known = {category: index for category, index in classes.items() if index is not None}
-        image_of = _places(self.image_ids, np.array(image_ids, np.int64))
-        categories = sorted(known)
-        category_of = _places(self._category_ids, np.array(categories, np.int64))
-        indices = np.array([known[category] for category in categories], np.int64)
-        sound = (
-            self.ids.all()
-            and len(np.unique(self.ids)) == len(self.ids)
-            and np.isin(self._crowds, (0, 1)).all()
-            and np.isfinite(self._boxes).all()
-            and (self._boxes[:, 2:] >= 0).all()
-            and np.isfinite(self._areas).all()
-            and (self._areas >= 0).all()
-            and not area_contradicts(self._areas, *self._boxes[:, 2:].T).any()
-        )
-        if not sound:
-            raise NotPlain
-        return Rows(
-            np.arange(len(self.ids)),
-            image_of,
-            self._boxes,
-            indices[category_of],
-            self._crowds.astype(np.uint8),
-        )
-
-
-def _integers(values: Iterable[int], count: int) -> NDArray[np.int64]:
     try:
-        return np.fromiter(values, np.int64, count)
-    except OverflowError as error:
+        read = msgspec.json.decode(Path(json_file).read_bytes(), type=_File)
+        found = read.annotations
+        whole = ((a.id, a.image_id, a.category_id, a.iscrowd) for a in found)
+        numbers = np.fromiter(chain.from_iterable(whole), np.int64, 4 * len(found))
+    except (OSError, ValueError, RecursionError, OverflowError) as error:
         raise NotPlain from error
+    sizes = chain.from_iterable((*a.bbox, a.area) for a in found)
+    boxes = np.fromiter(sizes, np.float64, 5 * len(found)).reshape(-1, 5)
+    content = {**msgspec.structs.asdict(read), "annotations": []}
+    return content, numbers.reshape(-1, 4).T, boxes
+
+
+def typed_rows(
+    numbers: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    image_ids: list[int],
+    classes: Mapping[int, int | None],
+) -> NDArray[np.float64]:
+    """Return annotations, see ``Rows`` of :mod:`~sap_detr.data.coco_schema`.
+
+    Args:
+        numbers, boxes: as of :func:`read_typed`.
+        image_ids: of the images of the file, ascending.
+        classes: class index by category id; None if training does not know the class.
+
+    Raises:
+        NotPlain: if there is anything to say against one of them, or evaluation can't use it.
+    """
+    ids, images, category_ids, crowds = numbers
+    boxes, areas = boxes[:, :4], boxes[:, 4]
+    known = {category: index for category, index in classes.items() if index is not None}
+    categories = sorted(known)
+    image_of = _places(images, np.array(image_ids, np.int64))
+    category_of = _places(category_ids, np.array(categories, np.int64))
+    indices = np.array([known[category] for category in categories], np.int64)
+    sound = (
+        ids.all()
+        and len(np.unique(ids)) == len(ids)
+        and np.isin(crowds, (0, 1)).all()
+        and np.isfinite(boxes).all()
+        and (boxes[:, 2:] >= 0).all()
+        and np.isfinite(areas).all()
+        and (areas >= 0).all()
+        and not area_contradicts(areas, *boxes[:, 2:].T).any()
+    )
+    if not sound:
+        raise NotPlain
+    return np.column_stack([np.arange(len(ids)), image_of, indices[category_of], crowds, boxes])
 
 
 def _places(values: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.int64]:

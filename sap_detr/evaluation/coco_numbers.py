@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import Bools, Floats
+from .dataset import Detections, EvaluationData, Floats, Objects
+from .matching import Matches
 
 # In the order of pycocotools.
 TWELVE = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -28,45 +28,40 @@ class CocoNumbers:
         twelve: AP and average recall (AR) of all classes, by name.
         per_class: (C, 6), the six kinds of AP of each class; ascending category ids.
         precision: (T, C, R), at COCO's ten overlaps and its recalls.
-        true_of: (T, M), by its place in the list, the annotation that a detection has found; -1 for
-            none, and for detections beyond the best hundred of a class in an image.
-        ignored: (T, M), whether a detection does not count: it lies in a crowd.
+        matches: detections, the best first, each find the object of their class that they overlap
+            most. An object is found once, a crowd any number of times by detections that find
+            nothing else.
     """
 
     twelve: dict[str, float]
     per_class: Floats
     precision: Floats
-    true_of: NDArray[np.int32]
-    ignored: Bools
+    matches: Matches
 
 
-def coco_numbers(
-    annotations: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
-) -> CocoNumbers:
-    """Evaluate boxes with pycocotools.
-
-    Args:
-        annotations: COCO's dict.
-        results: COCO's list of detections. Neither is changed.
-    """
+def coco_numbers(data: EvaluationData) -> CocoNumbers:
+    """Evaluate boxes with pycocotools."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    objects, detections = data.objects, data.detections
+    about = {
+        "images": [{"id": index} for index in range(data.num_images)],
+        "categories": [{"id": index} for index in range(data.num_classes)],
+    }
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {"info": {}, **annotations}
-        # It writes into the annotations, and an id of 0 is none to it.
-        truth.dataset["annotations"] = [
-            {"iscrowd": 0, **a, "id": i} for i, a in enumerate(annotations["annotations"], 1)
-        ]
+        truth, found = COCO(), COCO()
+        true = _annotations(objects, area=objects.area, iscrowd=objects.crowd.astype(np.int64))
+        truth.dataset = {**about, "annotations": true}
         truth.createIndex()
-        found = COCO()
-        found.dataset = {**truth.dataset, "annotations": _as_annotations(results)}
+        area = detections.box[:, 2:].prod(1)
+        results = _annotations(detections, area=area, score=detections.score)
+        found.dataset = {**about, "annotations": results}
         found.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
         classes, overlaps = evaluation.params.catIds, evaluation.params.iouThrs
         any_area = evaluation.params.areaRng[0]
-        true_of = np.full((len(overlaps), len(results)), -1, np.int32)
+        true_of = np.full((len(overlaps), len(detections)), -1, np.int32)
         ignored = np.zeros(true_of.shape, np.bool_)
         parts = []
         for start in range(0, len(classes), _CLASSES_AT_A_TIME):
@@ -85,6 +80,9 @@ def coco_numbers(
             "recall": np.concatenate([part["recall"] for part in parts], 1),
         }
         evaluation.summarize()
+    found_by = np.full((len(true_of), len(objects)), -1, np.int32)
+    level, finder = np.nonzero((true_of >= 0) & ~ignored)
+    found_by[level, true_of[level, finder]] = finder
     stats = [np.nan if value < 0 else float(value) for value in evaluation.stats]
     precision = evaluation.eval["precision"]  # overlaps, recalls, classes, areas, numbers
     best = precision[:, :, :, :, -1]
@@ -96,14 +94,13 @@ def coco_numbers(
         dict(zip(TWELVE, stats, strict=True)),
         np.where(means < 0, np.nan, means),
         np.where(curves < 0, np.nan, curves),
-        true_of,
-        ignored,
+        Matches(true_of, ignored, found_by),
     )
 
 
-def _as_annotations(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give detections what pycocotools' loadRes gives them, but for the outlines of masks."""
-    return [
-        {**r, "id": i, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0}
-        for i, r in enumerate(results, 1)
-    ]
+def _annotations(boxes: Objects | Detections, **columns: NDArray[Any]) -> list[dict[str, Any]]:
+    """Return boxes as pycocotools takes them, with more of each; an id of 0 is none to it."""
+    columns |= {"image_id": boxes.image, "category_id": boxes.cls, "bbox": boxes.box}
+    columns |= {"id": np.arange(1, len(boxes) + 1)}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

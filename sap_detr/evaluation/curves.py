@@ -24,15 +24,13 @@ class Ranking:
 
     def __init__(self, cls: Ints, correct: Bools, ignored: Bools | None, num_classes: int) -> None:
         self._order = np.argsort(cls, kind="stable")
-        self._shape = (len(correct), num_classes)
-        self._class_start = np.searchsorted(cls[self._order], np.arange(num_classes))
-        some = ignored is not None and ignored.any()
-        self._counted = ~ignored[:, self._order] if ignored is not None and some else None
-        level, self._place = np.nonzero(correct[:, self._order])
-        self._level = level
-        # Finds of one level and class stand together: a segment.
-        self._segment = level * num_classes + cls[self._order][self._place]
-        self._starts = np.searchsorted(self._segment, np.arange(self._shape[0] * num_classes + 1))
+        self._starts = np.searchsorted(cls[self._order], np.arange(num_classes + 1))
+        self._counted = None if ignored is None else ~ignored[:, self._order]
+        # Of each overlap, where the finds of each class stand.
+        self._finds = [
+            np.split(finds, np.searchsorted(finds, self._starts[1:-1]))
+            for finds in map(np.flatnonzero, correct[:, self._order])
+        ]
 
     def average_precision(self, positives: Ints, weight: Ints | None = None) -> Floats:
         """Return AP (T, C), 0..1, with precision made to fall as pycocotools does.
@@ -42,54 +40,21 @@ class Ranking:
             weight: (M,), how often each detection counts; None for once.
         """
         weight = np.ones(len(self._order), np.int64) if weight is None else weight[self._order]
-        found = np.cumsum(weight[self._place])
-        before = np.r_[0, found][self._starts[:-1]]
-        found = found - before[self._segment]
-        precision = found / np.maximum(self._rank(weight), 1)
-        for start, end in zip(self._starts[:-1], self._starts[1:], strict=True):
-            if end - start > 1:
-                part = precision[start:end][::-1]
-                np.maximum.accumulate(part, out=part)
-        # The finds that each recall takes, counted on over all segments.
-        wanted = np.tile(_finds_for_recalls(positives), (self._shape[0], 1))
-        step = int(max(wanted.max(initial=0), found.max(initial=0))) + 1
-        numbers = np.arange(len(wanted))[:, None]
-        at = np.searchsorted(self._segment * step + found, (numbers * step + wanted).ravel())
-        at = at.reshape(wanted.shape)
-        reached = at < self._starts[1:, None]
-        ap: Floats = np.where(reached, np.r_[precision, 0][at], 0.0).mean(-1).reshape(self._shape)
-        ap[:, positives == 0] = np.nan
+        ap = np.full((len(self._finds), len(positives)), np.nan)
+        for level, of_level in enumerate(self._finds):
+            counted = weight if self._counted is None else weight * self._counted[level]
+            total = np.concatenate([[0], np.cumsum(counted)])
+            for number in np.flatnonzero(positives):
+                place = of_level[number]
+                found = np.cumsum(weight[place])
+                rank = total[place + 1] - total[self._starts[number]]
+                precision = np.zeros(len(place) + 1)
+                precision[:-1] = found / np.maximum(rank, 1)
+                precision = np.maximum.accumulate(precision[::-1])[::-1]
+                # Where no number of finds reaches a recall, there is no precision to read off.
+                at = np.searchsorted(found / positives[number], RECALLS)
+                ap[level, number] = precision[at].mean()
         return ap
-
-    def _rank(self, weight: Ints) -> Ints:
-        """Return for every find how many detections of its class count up to it."""
-        segment_class = self._segment % self._shape[1]
-        rank: Ints
-        if self._counted is None:
-            total = np.r_[0, np.cumsum(weight)]
-            rank = total[self._place + 1] - total[self._class_start[segment_class]]
-            return rank
-        rank = np.empty(len(self._place), np.int64)
-        for level, counted in enumerate(self._counted):
-            here = self._level == level
-            total = np.r_[0, np.cumsum(weight * counted)]
-            start = self._class_start[segment_class[here]]
-            rank[here] = total[self._place[here] + 1] - total[start]
-        return rank
-
-
-def _finds_for_recalls(positives: Ints) -> Ints:
-    """Return the least numbers of finds (C, R) whose share of the objects (C,) is each recall.
-
-    One more than there are objects where no number will do.
-    """
-    number = np.maximum(positives, 1)[:, None]
-    finds = np.ceil(RECALLS * number).astype(np.int64)
-    # The share is rounded when it is compared, as in pycocotools.
-    finds -= (finds > 0) & ((finds - 1) / number >= RECALLS)
-    finds += finds / number < RECALLS
-    # With no find there is no precision to read off.
-    return np.maximum(finds, 1)
 
 
 @dataclass(frozen=True)

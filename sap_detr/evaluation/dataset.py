@@ -36,14 +36,14 @@ class Objects:
         cls: (N,), index of the class.
         box: (N, 4), x, y, width, height in pixels.
         crowd: (N,), whether it stands for many objects: found or not, it does not count.
-        place: (N,), where it stands in the file.
+        area: (N,), in pixels; of a mask, where there is one.
     """
 
     image: Ints
     cls: Ints
     box: Floats
     crowd: Bools
-    place: Ints
+    area: Floats
 
     def __len__(self) -> int:
         return len(self.image)
@@ -58,14 +58,12 @@ class Detections:
         cls: (M,), index of the class.
         box: (M, 4), x, y, width, height in pixels.
         score: (M,), 0..1, descending.
-        place: (M,), where it stands in the file.
     """
 
     image: Ints
     cls: Ints
     box: Floats
     score: Floats
-    place: Ints
 
     def __len__(self) -> int:
         return len(self.image)
@@ -160,7 +158,7 @@ def evaluation_data(
             np.array([class_index[a["category_id"]] for a in true], np.int64),
             _boxes(true),
             np.array([bool(a.get("iscrowd", 0)) for a in true], np.bool_),
-            np.arange(len(true)),
+            np.array([a["area"] for a in true], np.float64),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(
@@ -218,7 +216,7 @@ def _detections(
         )
     order = np.lexsort((image, -score))  # stable: the order of the file decides last
     order = order[rank_within(image[order] * len(class_index) + cls[order]) < MAX_DETECTIONS]
-    return Detections(image[order], cls[order], box[order], score[order], order)
+    return Detections(image[order], cls[order], box[order], score[order])
 
 
 def rank_within(groups: Ints) -> Ints:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .coco_numbers import CocoNumbers
 from .dataset import Bools, EvaluationData, Floats, Ints
 
 
@@ -88,21 +87,3 @@ def find_pairs(data: EvaluationData, least: float) -> Pairs:
             row, column = np.nonzero(overlap >= least)
             parts.append((f[row], t[column], overlap[row, column]))
     return Pairs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-def find_matches(data: EvaluationData, numbers: CocoNumbers) -> Matches:
-    """Return the finds of pycocotools, by the numbers of objects and detections in ``data``.
-
-    Detections, the best first, each find the object of their class that they overlap most. An
-    object is found once, a crowd any number of times by detections that find nothing else.
-    """
-    objects, found = data.objects, data.detections
-    number = np.full(len(objects) + 1, -1, np.int32)
-    number[objects.place] = np.arange(len(objects))
-    # The last number is that of no object.
-    true_of = number[numbers.true_of[:, found.place]]
-    ignored = numbers.ignored[:, found.place]
-    found_by = np.full((len(true_of), len(objects)), -1, np.int32)
-    level, finder = np.nonzero((true_of >= 0) & ~ignored)
-    found_by[level, true_of[level, finder]] = finder
-    return Matches(true_of, ignored, found_by)

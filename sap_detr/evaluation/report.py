@@ -16,7 +16,7 @@ from .curves import Threshold, best_threshold
 from .dataset import Bools, EvaluationData, Floats, Ints, evaluation_data
 from .error_kinds import CORRECT, FOUND_FROM, IGNORED, KINDS, NEAR_FROM, ErrorKinds, find_errors
 from .groups import ap_by_object_count, ap_by_position, mean_ap
-from .matching import Matches, find_matches, find_pairs
+from .matching import Matches, find_pairs
 
 FORMAT = 1
 NUM_WORST = 20
@@ -75,8 +75,8 @@ def evaluate(
     data = evaluation_data(annotations, results, annotations_name, results_name)
     found = data.detections
     pairs = find_pairs(data, NEAR_FROM)
-    numbers = coco_numbers(annotations, results)
-    matches = find_matches(data, numbers)
+    numbers = coco_numbers(data)
+    matches = numbers.matches
     errors = find_errors(data, pairs, matches)
     positives = data.count_objects()
     counted, correct = errors.kind != IGNORED, errors.kind == CORRECT

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation.coco_numbers import coco_numbers
+from ..evaluation.dataset import evaluation_data
 from .check import Pair
 from .running import Found
 
@@ -37,7 +38,9 @@ class Labels:
         for pair, image_id in zip(pairs, self.image_ids, strict=False):
             of_model += self._results(pair.expected, pair, image_id)
             of_file += self._results(pair.found, pair, image_id)
-        model, file = (100 * coco_numbers(kept, x).twelve["AP"] for x in (of_model, of_file))
+        model, file = (
+            100 * coco_numbers(evaluation_data(kept, x)).twelve["AP"] for x in (of_model, of_file)
+        )
         return model, file
 
     def _results(self, found: Found, pair: Pair, image_id: int) -> list[dict[str, Any]]:

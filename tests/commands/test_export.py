@@ -162,10 +162,11 @@ def test_with_fewer_digits_average_precision_alone_decides(
 def test_average_precision_is_compared(weights, photos, labelled, tmp_path, monkeypatch, capsys):
     told = []
 
-    def numbers(kept, results):
+    def numbers(results):
         told.append(results)
         return SimpleNamespace(twelve={"AP": 0.5 - 0.1 * len(told)})
 
+    monkeypatch.setattr(average_precision, "evaluation_data", lambda kept, results: results)
     monkeypatch.setattr(average_precision, "coco_numbers", numbers)
     assert cli.main(["export", str(weights), str(tmp_path / "a.pt2"), *SIZE, *labelled]) == 3
     *_, numbers_told, verdict = capsys.readouterr().out.splitlines()

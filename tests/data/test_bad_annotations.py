@@ -226,7 +226,7 @@ def _check(folder: Path, data: bytes) -> str:
 
 def _read_both_ways(json_file: Path, images: Path) -> CocoAnnotations:
     """What the fast way of reading takes, it reads as the slow one does."""
-    with patch("sap_detr.data.coco_schema.TypedFile", side_effect=NotPlain):
+    with patch("sap_detr.data.coco_schema.read_typed", side_effect=NotPlain):
         slow = read_split(CocoFile(json_file, images))
     fast = read_split(CocoFile(json_file, images))
     assert list(fast.records) == list(slow.records)
