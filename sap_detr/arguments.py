@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -15,6 +16,17 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def path(text: str) -> Path:
+    """Read a path, for ``type=`` of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is empty, as a variable of a shell that was not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("an empty text is no path")
+    return Path(text)
 
 
 class ArgumentParser(argparse.ArgumentParser):

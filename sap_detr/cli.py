@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from types import ModuleType
 
 from . import __version__
@@ -111,6 +112,9 @@ def script(*command: str) -> int:
     Args:
         command: the sub-command, if the command line does not begin with it.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # As standard error does: names of files need not be text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     argv = [*command, *sys.argv[1:]]
     if argv[:1] in (["train"], ["eval"]):
         # Requests to stop wait for the imports to be done: training and evaluation obey them.

@@ -7,9 +7,11 @@ for found in detector.stream("folder/", threshold=0.4):
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +33,7 @@ from .checkpoint import (
 )
 from .config import load_config, pixel_range
 from .data import AnyImage, PixelRange, find_images, to_pixels
+from .data.any_image import black_and_white
 from .engine import ModelDescription, build_model
 from .text import listing
 from .tiles import merge_tiles, tile_grid
@@ -75,16 +78,7 @@ class _Options:
     def __post_init__(self) -> None:
         if not isinstance(self.threshold, torch.Tensor) and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold must be from 0 to 1, as scores are, got {self.threshold}")
-        if self.max_detections is not None and self.max_detections < 1:
-            raise ValueError(f"max_detections must be positive or None, got {self.max_detections}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
-        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range must be (black, larger white), got {self.value_range}")
-        if self.tile is not None:
-            if len(self.tile) != 3 or not all(isinstance(n, int) for n in self.tile):
-                raise ValueError(f"tile is (height, width, overlap) in pixels, got {self.tile}")
-            tile_grid((1, 1), self.tile[:2], self.tile[2])
+        black_and_white(self.value_range)
 
     def select(self, found: Instances) -> Instances:
         """Leave out what nobody asked for."""
@@ -295,6 +289,10 @@ class Detector:
         """
         numbers = None if classes is None else torch.tensor(self.class_numbers(classes))
         lowest = self.lowest_scores(threshold)
+        if max_detections is not None:
+            max_detections = _positive("max_detections", max_detections, " or None")
+        batch_size = _positive("batch_size", batch_size)
+        tile = None if tile is None else _tile(tile)
         options = _Options(lowest, numbers, max_detections, clip, batch_size, tile, value_range)
         return self._stream(find_images(images), options)
 
@@ -302,9 +300,9 @@ class Detector:
         """Return the lowest scores that a threshold lets through: a number, or one per class (C,).
 
         Raises:
-            ValueError: it is another text than "best", or the weights hold no thresholds.
+            ValueError: it is neither a number nor "best", or the weights hold no thresholds.
         """
-        if not isinstance(threshold, str):
+        if isinstance(threshold, Real):
             return threshold
         if threshold != "best":
             raise ValueError(f'threshold must be a number or "best", got {threshold!r}')
@@ -334,16 +332,22 @@ class Detector:
         """Return the numbers of classes that are given by name or number.
 
         Raises:
-            ValueError: the model has no such class.
+            ValueError: the model has no such class, or they are not a sequence.
         """
         names = list(self.class_names or ())
         number = getattr(self.predictor.model, "num_classes", len(names)) or None
         found = []
-        for item in [classes] if isinstance(classes, str) else classes:
+        try:
+            items = [classes] if isinstance(classes, str) else list(classes)
+        except TypeError:
+            what = "a sequence of names and numbers, or None"
+            raise ValueError(f"classes must be {what}, got {classes!r}") from None
+        for item in items:
+            index = _whole(item)
             if isinstance(item, str) and item in names:
                 found.append(names.index(item))
-            elif isinstance(item, int) and item >= 0 and (number is None or item < number):
-                found.append(item)
+            elif index is not None and index >= 0 and (number is None or index < number):
+                found.append(index)
             else:
                 known = listing(map(str, names), 20) if names else "numbers, it has no names"
                 raise ValueError(f"the model has no class {item!r}; it has {known}")
@@ -398,6 +402,32 @@ class Detector:
             parts, [f"{name or 'the image'}, tile {t}" for t in map(tuple, tiles)], options
         )
         return merge_tiles(found, tiles, size)
+
+
+def _whole(value: Any) -> int | None:
+    """Return a whole number, of numpy or torch as well, as Python's; None for all else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _positive(name: str, value: Any, also: str = "") -> int:
+    number = _whole(value)
+    if number is None or number < 1:
+        raise ValueError(f"{name} must be a positive whole number{also}, got {value!r}")
+    return number
+
+
+def _tile(given: Any) -> tuple[int, int, int]:
+    """Return height, width and overlap of tiles, if they make sense."""
+    try:
+        height, width, overlap = map(operator.index, given)
+    except (TypeError, ValueError):  # not three, or no whole numbers
+        what = "tile is (height, width, overlap) in whole pixels, or None"
+        raise ValueError(f"{what}, got {given!r}") from None
+    tile_grid((1, 1), (height, width), overlap)
+    return height, width, overlap
 
 
 def _load(

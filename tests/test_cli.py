@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -54,6 +55,18 @@ def test_measures_have_options_of_their_own():
     done = run("-c", HELP, "benchmark", "speed")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--relative-to-body" in done.stdout
+
+
+def test_file_names_that_are_not_text_are_printed():
+    printing = (
+        "import os, sys; from sap_detr import cli; "
+        "cli.main = lambda argv: print(os.fsdecode(b'bad\\xff.jpg')); sys.exit(cli.script())"
+    )
+    environ = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [sys.executable, "-c", printing], capture_output=True, text=True, env=environ
+    )
+    assert (done.returncode, done.stdout) == (0, "bad\\udcff.jpg\n"), done.stderr
 
 
 def test_choices_are_those_of_the_library():
@@ -177,3 +190,12 @@ def test_tools_are_the_same_commands(tool, command):
     done = run(str(ROOT / "tools" / f"{tool}.py"), "--help")
     assert done.stderr == ""
     assert done.stdout.startswith(f"usage: sap-detr {command} ")
+
+
+@pytest.mark.parametrize("option", ["--input", "--annotations", "--json"])
+def test_an_empty_path_is_not_the_current_folder(option, capsys):
+    # As a variable of a shell that was not set.
+    given = [] if option == "--input" else ["--input", "a.png"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["predict", "--weights", "small_sap_detr", *given, option, ""])
+    assert capsys.readouterr().err == f"error: argument {option}: an empty text is no path\n"

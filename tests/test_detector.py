@@ -194,21 +194,34 @@ def test_the_bad_one_of_several_is_named(detector, folder):
     "options",
     [
         {"threshold": 1.5},
+        {"threshold": None},
         {"max_detections": 0},
+        {"max_detections": 2.5},
         {"batch_size": 0},
+        {"batch_size": 1.5},
         {"value_range": (1, 1)},
+        {"value_range": (0, np.inf)},
+        {"value_range": (0, None)},
+        {"value_range": 3},
+        {"tile": 32},
         {"tile": (64, 64)},
         {"tile": (64, 64, 64)},
         {"tile": (64.0, 64.0, 8.0)},
         {"classes": ["pink"]},
         {"classes": [3]},
         {"classes": [-1]},
+        {"classes": [True]},
+        {"classes": 3},
     ],
     ids=str,
 )
 def test_options_without_sense_are_refused_before_anything_is_read(options, detector):
-    with pytest.raises(ValueError, match=next(iter(options)).removesuffix("es")):
+    [(name, given)] = options.items()
+    with pytest.raises(ValueError, match=name.removesuffix("es")) as error:
         detector.stream("nowhere.jpg", **options)
+    shown = given[0] if name == "classes" and given != 3 else given
+    assert f"{shown!r}" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_threshold_classes_number_and_clipping(detector):
@@ -219,6 +232,10 @@ def test_threshold_classes_number_and_clipping(detector):
     assert found(classes=["green", 0]) == BOXES[1:]
     assert found(classes="blue") == BOXES[:1]
     assert found(max_detections=1) == BOXES[:1]
+    # Numbers of numpy and torch, also of types that are too small to calculate with.
+    assert found(classes=np.array([0, 1])) == found(classes=torch.tensor([0, 1])) == BOXES[1:]
+    assert found(max_detections=np.int64(1), batch_size=np.uint8(200)) == BOXES[:1]
+    assert found(tile=np.array([64, 200, 40], np.uint8)) == found(tile=(64, 200, 40)) == BOXES
     detector.predictor.model.grow = 7
     assert found(classes=[2]) == [[63, -2, 85, 20]]
     assert found(classes=[2], clip=True) == [[63, 0, 85, 20]]

@@ -28,7 +28,7 @@ from ..engine import ModelDescription
 from ..evaluation import best_thresholds, read_summary
 from ..projects import load_projects
 from ..text import listing
-from ..weights_files import sha256_of_file
+from ..weights_files import find_weights, sha256_of_file
 
 State = dict[str, torch.Tensor]
 Names = list[str | None] | None
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # They register their names of parameters, too.
     load_projects()
+    args.input = find_weights(args.input)
     _check_arguments(args)
     checkpoint = load_checkpoint_file(args.input)
     state = model_state(checkpoint, args.weights)

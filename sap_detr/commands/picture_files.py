@@ -12,6 +12,7 @@ from ..data import BadImageError, PixelRange, find_images, inspect_image
 from ..data.findings import Kind
 from ..engine import NonFiniteDetectionsError
 from ..errors import UserError
+from ..modeling import TooFewCellsError
 from ..text import listing
 
 
@@ -63,7 +64,9 @@ def is_usable(file: Path, pixels: PixelRange, bad: BadFiles) -> bool:
 def _images_of(path: Path) -> list[Path]:
     try:
         images = [found.content for found in find_images(path)]
-        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
+        inside = path.iterdir() if path.is_dir() else ()
+        # What is listed and not there is a link to nothing.
+        files = [file for file in inside if file.is_file() or not file.exists()]
     except ValueError as error:
         raise ImageError(str(error)) from error
     except OSError as error:
@@ -82,7 +85,7 @@ def image_errors(path: Path) -> Iterator[None]:
     except BadImageError as error:
         remedy = f"; {error.kind.remedy}" if error.kind is Kind.UNUSABLE_PIXELS else ""
         raise ImageError(f"{path} can't be read as an image: {error.reason}{remedy}") from error
-    except NonFiniteDetectionsError as error:
+    except (NonFiniteDetectionsError, TooFewCellsError) as error:
         raise ImageError(f"{path}: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..bad_files import BadFiles
 from ..data import PixelRange, read_image
 from ..detector import to_coco
 from ..engine import NonFiniteDetectionsError
+from ..modeling import TooFewCellsError
 from ..results import (
     Parts,
     Picture,
@@ -85,7 +87,9 @@ def digest_of(pictures: Sequence[Picture]) -> str:
     """Return a fingerprint of a list of pictures and their ids."""
     digest = hashlib.sha256()
     for picture in pictures:
-        digest.update(f"{picture.number}\t{picture.id}\t{picture.file}\n".encode())
+        # Names of files need not be text.
+        file = os.fsencode(picture.file)
+        digest.update(b"%d\t%d\t%b\n" % (picture.number, picture.id, file))
     return digest.hexdigest()
 
 
@@ -96,8 +100,8 @@ class PictureJob:
     Attributes:
         painter: finds and draws.
         pixels: what becomes of images of more than 8 bits.
-        bad: gets images that turn out to be damaged, or on which the model's predictions are not
-            finite.
+        bad: gets images that turn out to be damaged, that the model can't take, or on which its
+            predictions are not finite.
         batch_size: how many images are looked at together.
         drawings: where pictures and sheets of attention are drawn, by the number of the picture;
             None if they are not.
@@ -152,7 +156,7 @@ class PictureJob:
                 images.append((picture, read_image(picture.file, pixel_range=self.pixels)))
         try:
             found = self.painter.find([image for _, image in images])
-        except NonFiniteDetectionsError:
+        except (NonFiniteDetectionsError, TooFewCellsError):
             # Of which picture shows when each is alone.
             for picture, image in images:
                 with self.bad.skipping(picture.file), image_errors(picture.file):

@@ -90,6 +90,10 @@ def _check(args: argparse.Namespace) -> None:
             raise PredictError(f"--{error}") from error
     if args.draw is not None and args.draw.exists() and not args.draw.is_dir():
         raise PredictError(f"--draw {args.draw} is a file, it must be a folder")
+    if args.shard != "1/1" and args.input is None:
+        raise PredictError("--shard is for images (--input), not for videos")
+    if args.max_frames is not None and args.input is not None:
+        raise PredictError("--max-frames is for --video and --webcam, not for images (--input)")
     _check_results(args)
 
 
@@ -155,7 +159,12 @@ def _detect_in_pictures(args: argparse.Namespace) -> int:
     result: Path | None = args.json or args.csv
     if result is not None and result.exists() and not Parts.folder_of(result).exists():
         if args.resume:
-            print(f"{result} is there already: nothing to do. Delete it to have it made again")
+            _require_outputs(args, result)
+            print(
+                f"{result} is there already: nothing to do. It is kept, whatever pictures and "
+                "options it was made with, as --resume goes on with unfinished results only. "
+                "Delete it to have it made again"
+            )
             return 0
         if shard.count > 1:
             raise PredictError(f"{result} is there already: delete it, or name another file")
@@ -198,6 +207,20 @@ def _detect_in_pictures(args: argparse.Namespace) -> int:
     if bad.reasons:
         print(bad, file=sys.stderr)
     return bad.exit_status(num_used)
+
+
+def _require_outputs(args: argparse.Namespace, result: Path) -> None:
+    """See that a finished job left all that is asked for now.
+
+    Raises:
+        PredictError: something is missing.
+    """
+    for path in (args.json, args.csv, args.draw):
+        if path is not None and not path.exists():
+            raise PredictError(
+                f"{result} is there already, and {path} is not: --resume goes on with unfinished "
+                f"results only. Delete {result} to have both made, or name another result"
+            )
 
 
 def _numbered(
@@ -246,6 +269,8 @@ def _plan(
         "top-k": args.top_k,
         "tile": args.tile,
         "table": args.csv is not None,
+        "folder of drawings": None if args.draw is None else str(args.draw),
+        "points": args.points,
     }
 
 
@@ -264,8 +289,11 @@ def _drawings(
 
 
 def _fill(parts: Parts, job: PictureJob, pictures: Sequence[Picture]) -> int:
-    """Go through a shard, unless that was done; returns how many pictures could be used."""
-    if parts.is_done:
+    """Go through a shard, unless that was done; returns how many pictures could be used.
+
+    Pictures that were left out are looked at again.
+    """
+    if parts.is_done and not parts.reopen():
         return len(parts.done)
     num_used = job.run(pictures, parts)
     parts.finish(job.bad.reasons)

@@ -65,8 +65,10 @@ def table(part: str = "") -> str:
     for model in small_models():
         training = model.training()
         megabytes = f"{model.file.stat().st_size / 1e6:.1f}"
+        changed = any(change.startswith("model.") for change in training["changes"])
+        config = training["config"] + (", changed as the file says" if changed else "")
         where = f"comes along: shapes, AP {training['AP']:.1f}"
-        rows.append((model.name, training["config"], megabytes, "", where))
+        rows.append((model.name, config, megabytes, "", where))
     for known in PUBLISHED:
         digits = f"{known.sha256}..." if known.sha256 else unknown
         where = "sap-detr weights get" if known.address else known.where

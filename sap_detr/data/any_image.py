@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .images import image_suffixes, read_image, upright_rgb
-from .pixels import FULL_RANGE, PixelRange, PixelsError, to_levels, to_rgb
+from .pixels import FULL_RANGE, PixelRange, PixelsError, require_colors, to_levels, to_rgb
 
 TAKEN = (
     "a file, a folder, a glob such as 'folder/*.jpg', a PIL image, an array (H, W) or (H, W, C), a "
@@ -42,11 +43,11 @@ def find_images(images: Any) -> list[AnyImage]:
     Args:
         images: a file; a folder, of which the files count that are named like an image and not
             hidden, by name, without sub-folders; a glob, ``**`` for sub-folders; a PIL image,
-            array or tensor; or a list or tuple of these.
+            array or tensor; or a list or tuple of these. Links to nothing count as files.
 
     Raises:
-        ValueError: it is none of these, or there is no such file, or no image in a folder or of a
-            glob.
+        ValueError: it is none of these, or an empty name, or there is no such file, or no image in
+            a folder or of a glob.
     """
     if isinstance(images, Image.Image | np.ndarray | torch.Tensor):
         return [AnyImage("", images)]
@@ -72,6 +73,9 @@ def _contents(images: Any) -> Iterator[Any]:
 
 
 def _files(name: str | bytes) -> list[Path]:
+    if not name:
+        # To Path, "" is the current folder; whoever has it here has an unset variable.
+        raise ValueError(f"got an empty name as image; taken are {TAKEN}")
     path = Path(os.fsdecode(name))
     if path.is_dir():
         found = [file for file in sorted(path.iterdir()) if _is_image(file)]
@@ -92,7 +96,9 @@ def _files(name: str | bytes) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     hidden = path.name.startswith(".")
-    return path.suffix.lower() in image_suffixes() and not hidden and path.is_file()
+    # What was listed and is not there is a link to nothing, which is told when it is read.
+    there = path.is_file() or not path.exists()
+    return path.suffix.lower() in image_suffixes() and not hidden and there
 
 
 def to_pixels(
@@ -128,6 +134,21 @@ def to_pixels(
     raise ValueError(f"got a {given} as image; taken are {TAKEN}")
 
 
+def black_and_white(value_range: Any) -> tuple[float, float]:
+    """Return the floating point values that become black and white.
+
+    Raises:
+        ValueError: they are not two finite numbers, the second larger.
+    """
+    try:
+        black, white = value_range
+        if black < white and math.isfinite(white - black):
+            return float(black), float(white)
+    except (TypeError, ValueError, OverflowError):  # not two, or no numbers
+        pass
+    raise ValueError(f"value_range must be (black, larger white), finite, got {value_range!r}")
+
+
 def _from_tensor(image: torch.Tensor) -> NDArray[Any]:
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[0] in (1, 3, 4)):
         remedy = ""
@@ -158,6 +179,11 @@ def _from_array(
         raise ValueError(f"{given}{remedy}; taken are (H, W) or (H, W, C) with C of 1, 3 or 4")
     if not image.size:
         raise ValueError(f"{given}, which is empty")
+    if image.ndim == 3 and image.shape[2] == 4:
+        # Alpha is left out first: the range is that of the colours.
+        levels = _to_8_bits(image[:, :, :3], pixel_range, value_range, given)
+        require_colors(image[:, :, :3], image)
+        return np.ascontiguousarray(levels)
     levels = _to_8_bits(image, pixel_range, value_range, given)
     if levels.ndim == 3 and levels.shape[2] == 1:
         levels = levels[:, :, 0]
@@ -172,10 +198,10 @@ def _to_8_bits(
     if image.dtype == np.uint8:
         return image
     try:
-        if image.dtype == np.uint16:
+        if image.dtype.kind == "u" and image.dtype.itemsize == 2:  # of either byte order
             return to_levels(image, pixel_range, full=2.0**16)
         if image.dtype.kind == "f":
-            black, white = value_range
+            black, white = black_and_white(value_range)
             return to_levels((image.astype(np.float64) - black) / (white - black), FULL_RANGE, 1.0)
     except PixelsError as error:
         if image.dtype.kind != "f":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .errors import DatasetError
 from .findings import Kind
@@ -27,6 +28,7 @@ from .pixels import (
     PixelRange,
     PixelsError,
     depth,
+    has_palette_alpha,
     low_byte_tiles,
     raw_values,
     to_rgb,
@@ -226,16 +228,35 @@ def upright_rgb(image: Image.Image, pixel_range: PixelRange = FULL_RANGE) -> Ima
     """Convert an image of Pillow's to RGB, turned upright by its EXIF data, as files are read.
 
     Args:
-        image: of any mode. Of colours of 16 bits Pillow has the upper half only, which is all that
-            the full range reads of a file as well.
+        image: of any mode. One that was opened and nothing else is the same as its file. Of
+            colours of 16 bits Pillow keeps the upper bytes only: once it is decoded, or at a later
+            frame, it is an image of 8 bits, to which ``pixel_range`` does not apply.
         pixel_range: for images of more than 8 bits.
 
     Raises:
         BadImageError: if the image is damaged, or order would be lost.
     """
     with _faults_of(getattr(image, "filename", "") or "the PIL image"):
+        low = _low_bytes_of(image)
         image.load()
-        return _turned(to_rgb(image, pixel_range), _orientation(image))
+        return _turned(to_rgb(image, pixel_range, low), _orientation(image))
+
+
+def _low_bytes_of(image: Image.Image) -> Image.Image | None:
+    """Return the lower bytes of colours of 16 bits of an image that is not decoded yet."""
+    if not isinstance(image, ImageFile.ImageFile) or image.format not in FORMATS or image.tell():
+        return None
+    tiles, stream = low_byte_tiles(image), image.fp
+    if not tiles or stream is None:
+        return None
+    # Of a copy, as the stream may have no name, and Pillow goes on where it is.
+    place = stream.tell()
+    stream.seek(0)
+    low = Image.open(io.BytesIO(stream.read()), formats=[image.format])
+    stream.seek(place)
+    low.tile = tiles
+    low.load()
+    return low
 
 
 def inspect_image(
@@ -269,7 +290,7 @@ def inspect_image(
             # Pillow has turned it.
             size = _upright(image.size, orientation)
         mode, highest = image.mode + ";16" * bool(tiles), None
-        if mode not in PLAIN_MODES:
+        if mode not in PLAIN_MODES or has_palette_alpha(image):
             image.load()
             low = _read_low_bytes(file, name, tiles)
             to_rgb(image, pixel_range, low)

@@ -101,6 +101,11 @@ def depth(mode: str) -> str:
     return {"I": "32 bits", "F": "float"}.get(mode, "8 bits")
 
 
+def has_palette_alpha(image: Image.Image) -> bool:
+    """Say whether the colours of an image's palette have alpha, so that equal ones may differ."""
+    return image.mode == "P" and "transparency" in image.info
+
+
 def low_byte_tiles(image: Image.Image) -> list[Any]:
     """Return what makes Pillow read the lower bytes of colours of 16 bits; [] for other images.
 
@@ -151,9 +156,11 @@ def to_rgb(
     if low is not None:
         values = raw_values(image, low)
         colors = values[..., : values.shape[2] - ("A" in image.getbands())]
-        _require_colors(colors, values)
+        require_colors(colors, values)
         levels = to_levels(colors, pixel_range, 2.0**16)
         return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).convert("RGB")
+    if has_palette_alpha(image):
+        return to_rgb(image.convert("RGBA"), pixel_range)
     if mode in _BY_WAY_OF:
         return to_rgb(image.convert(_BY_WAY_OF[mode]), pixel_range)
     if depth(mode) != "8 bits":
@@ -216,12 +223,16 @@ def to_levels(values: Values, pixel_range: PixelRange, full: float) -> NDArray[n
 
 def _without_alpha(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
-    _require_colors(np.asarray(rgb), np.asarray(image.getchannel("A")))
+    require_colors(np.asarray(rgb), np.asarray(image.getchannel("A")))
     return rgb
 
 
-def _require_colors(colors: Values, with_alpha: Values) -> None:
-    """Refuse an image that shows nothing without its alpha channel."""
+def require_colors(colors: Values, with_alpha: Values) -> None:
+    """Refuse an image that shows nothing without its alpha channel.
+
+    Raises:
+        PixelsError: the colours (H, W, ...) are all the same, and what is with alpha is not.
+    """
     if _varies(with_alpha) and not _varies(colors):
         raise PixelsError(
             "all that it shows is in its alpha channel, which is left out; put it on a background"

@@ -23,7 +23,8 @@ def resized_shape(
 
     The short side becomes ``short_side``; if the long side would exceed ``max_size``, it becomes
     ``round(max_size * short / long)`` instead. The long side follows and is truncated, where
-    Detectron2's ``ResizeShortestEdge`` rounds.
+    Detectron2's ``ResizeShortestEdge`` rounds. Where the short side becomes 1, the long one is cut
+    down to ``max_size``, whatever becomes of the shape.
 
     Returns:
         The new height and width, at least 1.
@@ -32,6 +33,9 @@ def resized_shape(
     if max_size is not None and long / short * short_side > max_size:
         short_side = max(1, round(max_size * short / long))
     new_long = int(short_side * long / short)
+    if max_size is not None and short_side == 1:
+        # The short side can't get any shorter, so the long one alone has to keep the limit.
+        new_long = min(new_long, max_size)
     return (short_side, new_long) if height <= width else (new_long, short_side)
 
 

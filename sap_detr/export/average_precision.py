@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +26,18 @@ class Labels:
     image_ids: Sequence[int]
     category_ids: Sequence[int]
 
-    def average_precisions(self, pairs: Sequence[Pair]) -> tuple[float, float]:
-        """Return AP of the model and of the file, in points of 100."""
+    def average_precision(self, pairs: Sequence[Pair], found: Callable[[Pair], Found]) -> float:
+        """Return AP of what one of those that were compared has found, in points of 100."""
         images = set(self.image_ids[: len(pairs)])
         kept = {
             **self.annotations,
             "images": [x for x in self.annotations["images"] if x["id"] in images],
             "annotations": [x for x in self.annotations["annotations"] if x["image_id"] in images],
         }
-        of_model, of_file = [], []
+        results = []
         for pair, image_id in zip(pairs, self.image_ids, strict=False):
-            of_model += self._results(pair.expected, pair, image_id)
-            of_file += self._results(pair.found, pair, image_id)
-        model, file = (
-            100 * coco_numbers(evaluation_data(kept, x)).twelve["AP"] for x in (of_model, of_file)
-        )
-        return model, file
+            results += self._results(found(pair), pair, image_id)
+        return 100 * coco_numbers(evaluation_data(kept, results)).twelve["AP"]
 
     def _results(self, found: Found, pair: Pair, image_id: int) -> list[dict[str, Any]]:
         """Return COCO's detections in an image, in pixels of the picture."""

@@ -113,12 +113,14 @@ class Pair:
     Attributes:
         expected: by the model.
         found: by the file.
+        alone: by the model without padding; the same as ``expected`` where the file takes any size.
         size: height and width that the boxes refer to.
         original_size: of the picture.
     """
 
     expected: Found
     found: Found
+    alone: Found
     size: tuple[int, int]
     original_size: tuple[int, int]
 
@@ -144,9 +146,14 @@ def run_both(
         expected, found = run_eagerly(model, batch, sizes), runner(batch, sizes)
         most = found.scores.shape[1]
         for index, example in enumerate(group):
+            of_model = alone = expected.of_image(index, most)
+            if size is not None:
+                single = run_eagerly(model, example.image[None], sizes[index : index + 1])
+                alone = single.of_image(0, most)
             yield Pair(
-                expected.of_image(index, most),
+                of_model,
                 found.of_image(index, most),
+                alone,
                 (int(sizes[index, 0]), int(sizes[index, 1])),
                 example.original_size,
             )

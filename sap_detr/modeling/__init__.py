@@ -8,7 +8,7 @@ from .criterion import SetCriterion, layer_keys, object_normalizer
 from .decoders import hugging_face_detr_name_map
 from .decoders.detr import DetrDecoder, DetrDecoderLayer
 from .decoders.detr_name_map import DETR, transformer_pairs
-from .decoders.dino import DinoDecoder
+from .decoders.dino import DinoDecoder, TooFewCellsError
 from .decoders.layer import Comparison, LayerMemory, MemoryAttention, PostNormDecoderLayer
 from .decoders.sap_detr import SapDetrDecoder
 from .decoders.sap_detr_name_map import SAP_DETR
@@ -96,6 +96,7 @@ __all__ = [
     "SoftmaxPostprocessor",
     "Targets",
     "TimmBackbone",
+    "TooFewCellsError",
     "TorchvisionBackbone",
     "TransformerEncoder",
     "build_resnet",

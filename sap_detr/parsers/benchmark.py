@@ -18,9 +18,8 @@ model.decoder.num_queries=100. Options of each: `sap-detr benchmark speed --help
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sap_detr.arguments import positive_int
+from ..arguments import path, positive_int
 
 # As the library has them, which can't be imported here.
 DTYPES = ("float32", "bfloat16")
@@ -43,8 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr benchmark``: one more sub-command says what is measured."""
     commands = parser.add_subparsers(dest="measure", required=True, metavar="MEASURE")
     files = argparse.ArgumentParser(add_help=False)
-    files.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
-    files.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here")
+    files.add_argument("--json", type=path, metavar="FILE", help="write all numbers here")
+    files.add_argument("--markdown", type=path, metavar="FILE", help="write the tables here")
 
     common = argparse.ArgumentParser(add_help=False, parents=[files])
     common.add_argument(

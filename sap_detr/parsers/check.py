@@ -19,21 +19,20 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
-from sap_detr.arguments import positive_int
+from ..arguments import path, positive_int
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr check``."""
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--folder", type=Path, metavar="DIR", help="data set in one of the known layouts"
+        "--folder", type=path, metavar="DIR", help="data set in one of the known layouts"
     )
     what.add_argument(
         "--annotations",
         nargs="+",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="annotations in COCO format: of the training split first",
     )
@@ -41,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--names", nargs="+", metavar="NAME", help="registered data sets, such as coco_2017_train"
     )
     parser.add_argument(
-        "--images", nargs="+", type=Path, metavar="DIR", help="folder of each of --annotations"
+        "--images", nargs="+", type=path, metavar="DIR", help="folder of each of --annotations"
     )
     add_folder_options(parser)
     parser.add_argument(
@@ -76,8 +75,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="most examples to print of each kind (default: %(default)s)",
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 if there are warnings")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw findings here (.png)")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write everything here")
+    parser.add_argument("--sheet", type=path, metavar="FILE", help="draw findings here (.png)")
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY=VALUE", help="changes to the config"
     )

@@ -15,16 +15,20 @@ needs nothing beside it.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ..arguments import path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr convert``."""
     parser.add_argument(
-        "input", metavar="INPUT", type=Path, help="checkpoint: .pth, .pkl or .safetensors"
+        "input",
+        metavar="INPUT",
+        type=path,
+        help="checkpoint: .pth, .pkl or .safetensors, or a name of sap-detr weights list",
     )
     parser.add_argument(
-        "output", metavar="OUTPUT", type=Path, help="file to write: .pth or .safetensors"
+        "output", metavar="OUTPUT", type=path, help="file to write: .pth or .safetensors"
     )
     parser.add_argument(
         "--to",
@@ -66,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--thresholds",
-        type=Path,
+        type=path,
         metavar="REPORT",
         help="report of sap-detr eval on INPUT, whose best thresholds OUTPUT shall hold, for "
         "--threshold best; INPUT or --config-file describes the model",

@@ -11,14 +11,14 @@ said. Annotations are checked as before a training. A folder that holds anything
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..arguments import path
 from .check import add_folder_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr convert-data``."""
-    parser.add_argument("folder", type=Path, metavar="FROM", help="COCO, YOLO or Pascal VOC")
-    parser.add_argument("target", type=Path, metavar="TO", help="a new or an empty folder")
+    parser.add_argument("folder", type=path, metavar="FROM", help="COCO, YOLO or Pascal VOC")
+    parser.add_argument("target", type=path, metavar="TO", help="a new or an empty folder")
     add_folder_options(parser)
     parser.add_argument("--copy", action="store_true", help="copy images in place of linking them")

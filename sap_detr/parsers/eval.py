@@ -21,8 +21,8 @@ Changes to the config come last. Those used most:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..arguments import path
 from .train import add_overrides, add_process_options
 
 
@@ -33,20 +33,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="ours or published ones (default: train.init_checkpoint)"
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write a report of the detections"
+        "--report", type=path, metavar="FOLDER", help="write a report of the detections"
     )
     parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="report on COCO's results instead of running"
+        "--results", type=path, metavar="FILE", help="report on COCO's results instead of running"
     )
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for --results"
+        "--annotations", type=path, metavar="FILE", help="COCO annotations, for --results"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the images, for --results (default: none)"
+        "--images", type=path, metavar="FOLDER", help="the images, for --results (default: none)"
     )
     parser.add_argument(
         "--against",
-        type=Path,
+        type=path,
         metavar="PATH",
         help="compare with a report, COCO's results (.json), or weights, in the report",
     )

@@ -20,9 +20,8 @@ is asked for can't be done.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sap_detr.arguments import positive_int
+from ..arguments import path, positive_int
 
 # As the library has them, which can't be imported here.
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
@@ -36,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a .safetensors file that describes its model; with --config-file any checkpoint",
     )
     parser.add_argument(
-        "output", metavar="OUTPUT", type=Path, help="file to write: .pt2, .onnx or .xml"
+        "output", metavar="OUTPUT", type=path, help="file to write: .pt2, .onnx or .xml"
     )
     parser.add_argument("--config-file", metavar="FILE", help="a config, or the name of one")
     parser.add_argument(
@@ -66,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--annotations",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="COCO annotations of the images to compare on: AP is compared, too",
     )

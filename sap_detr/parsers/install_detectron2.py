@@ -11,12 +11,13 @@ compiler and no CUDA.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ..arguments import path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``sap-detr install-detectron2``."""
     parser.add_argument("--force", action="store_true", help="replace an installed Detectron2")
     parser.add_argument(
-        "--sdist", type=Path, metavar="FILE", help="a local copy of the archive from PyPI"
+        "--sdist", type=path, metavar="FILE", help="a local copy of the archive from PyPI"
     )

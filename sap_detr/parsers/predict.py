@@ -31,9 +31,8 @@ were used, 1 if some were, 2 if none was or if what is asked for can't be done.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ..arguments import positive_int
+from ..arguments import path, positive_int
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a config, or the name of one (default: what the weights say of their model)",
     )
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint to load")
+    weights.add_argument("--weights", type=path, metavar="FILE", help="checkpoint to load")
     weights.add_argument(
         "--random-weights", action="store_true", help="go without, to try out everything else"
     )
@@ -52,11 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--input",
         nargs="+",
-        type=Path,
+        type=path,
         metavar="PATH",
         help="images, folders of images, globs such as 'folder/**/*.jpg'",
     )
-    source.add_argument("--video", type=Path, metavar="FILE", help="video file")
+    source.add_argument("--video", type=path, metavar="FILE", help="video file")
     source.add_argument(
         "--webcam", type=int, metavar="N", help="number of the camera, most often 0"
     )
@@ -73,15 +72,15 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draw",
         "--output",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="where to draw (default: output/demo, or nowhere with --json or --csv)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write COCO results")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table of detections")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write COCO results")
+    parser.add_argument("--csv", type=path, metavar="FILE", help="write a table of detections")
     parser.add_argument(
         "--annotations",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="COCO annotations that have the ids of images and categories (default: images are "
         "numbered from 1, and a file beside the result says how)",

@@ -14,7 +14,8 @@ the same methods that are not listed load as well.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ..arguments import path
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,5 +28,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     got = actions.add_parser("get", help="fetch a file", description=__doc__)
     got.add_argument("name", metavar="NAME", help="of a file, or of a config")
     got.add_argument(
-        "--folder", type=Path, metavar="FOLDER", help="where to put it (default: as said above)"
+        "--folder", type=path, metavar="FOLDER", help="where to put it (default: as said above)"
     )

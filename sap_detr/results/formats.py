@@ -55,7 +55,8 @@ def write_csv(
     count = 0
     with (
         write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
+        # Names of files need not be text: they stand there as they do in JSON.
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

@@ -104,6 +104,25 @@ class Parts(contextlib.ExitStack):
         """Whether this shard was gone through before."""
         return self._path(self.shard.number, "done").exists()
 
+    def reopen(self) -> bool:
+        """Take back that this shard was gone through, if it left pictures out.
+
+        They may have been repaired since.
+
+        Returns:
+            Whether the shard is to be gone through again.
+        """
+        path = self._path(self.shard.number, "done")
+        try:
+            # Who merges now has read what this shard left out.
+            with self._lock(self.folder / "merge.lock"):
+                if not json.loads(path.read_text())["left_out"]:
+                    return False
+                path.unlink()
+        except (Timeout, FileNotFoundError):
+            return False
+        return True
+
     def add(self, number: int, record: Record) -> None:
         """Write down what was found in a picture; a killed process does not lose it.
 
@@ -178,8 +197,8 @@ class Parts(contextlib.ExitStack):
             if mine.get(key) != theirs.get(key):
                 raise PartsError(
                     f"{self.folder} belongs to another job, whose {key} is "
-                    f"{shorten(theirs.get(key))}; here it is {shorten(mine.get(key))}. Delete that "
-                    "folder, or name another result"
+                    f"{shorten(theirs.get(key))}; here it is {shorten(mine.get(key))}. Delete "
+                    f"{self.folder}, or name another result"
                 )
 
     def _write_whole(self, path: Path, content: object) -> None:

@@ -53,6 +53,17 @@ def test_published_to_ours_and_back(main, tmp_path, capsys):
     assert all(torch.equal(content["model"][name], value) for name, value in state.items())
 
 
+def test_input_is_a_file_or_a_name_of_weights(main, tmp_path, capsys):
+    assert main("small_sap_detr", tmp_path / "named.safetensors") == 0
+    assert load_checkpoint_file(tmp_path / "named.safetensors")["description"]
+    assert main("small_sap", tmp_path / "none.safetensors") == 2
+    assert "small_sap does not exist" in capsys.readouterr().err
+    assert cli.main(["weights", "list", "small_sa"]) == 0
+    listed = capsys.readouterr().out
+    assert "sap_detr/sap_detr_small_shapes.py  " in listed
+    assert "sam_detr/sam_detr_small_shapes.py, changed as the file says" in listed
+
+
 def test_class_rows_91_to_80_and_back(main, tmp_path, capsys):
     source, ours, back = (tmp_path / name for name in ("detr.pth", "ours.pth", "back.pth"))
     head = write_published(source)["class_embed.bias"]

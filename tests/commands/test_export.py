@@ -46,6 +46,7 @@ def test_a_file_is_written_and_compared_on_pictures(weights, photos, tmp_path, c
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"{path}: torch.export, float32"
     assert told[1].startswith("3 images, ")
+    assert told[2].startswith("padding to 160x256 may change what the model finds")
     run, metadata = open_exported(path)
     assert metadata.class_names == NAMES
     assert (metadata.short_side, metadata.max_size, metadata.size) == (160, 256, (160, 256))
@@ -169,11 +170,13 @@ def test_average_precision_is_compared(weights, photos, labelled, tmp_path, monk
     monkeypatch.setattr(average_precision, "evaluation_data", lambda kept, results: results)
     monkeypatch.setattr(average_precision, "coco_numbers", numbers)
     assert cli.main(["export", str(weights), str(tmp_path / "a.pt2"), *SIZE, *labelled]) == 3
-    *_, numbers_told, verdict = capsys.readouterr().out.splitlines()
+    numbers_told, padding, verdict = capsys.readouterr().out.splitlines()[-3:]
     assert numbers_told == "AP 40.00 of the model, 30.00 of the file"
     assert "model: AP must be within 0.1. It" in verdict
     # What is compared are detections as Detectron2 gives them, in pixels of the picture.
-    of_model, of_file = told
+    assert padding == "padding to 160x256 changes the model, too: its AP is 20.00 without"
+    of_model, of_file, of_model_alone = told
+    assert [r["bbox"] for r in of_model_alone] != [r["bbox"] for r in of_model]
     paths = [photos / "0.png", photos / "1.png"]
     [one, _] = Detector(weights, device="cpu")(paths, threshold=0)
     expected = to_coco([one], [0], [5, 6, 7])

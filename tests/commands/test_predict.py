@@ -214,6 +214,8 @@ def folder_with_bad_files(photo, damage_image):
     photo.with_name("._photo.png").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
     photo.with_name("notes.txt").write_text("holidays")
     photo.with_name("folder.jpg").mkdir()
+    photo.with_name("unlinked.jpg").symlink_to("nowhere.jpg")
+    photo.with_name("notes").symlink_to("nowhere")
     return folder
 
 
@@ -226,10 +228,12 @@ def test_bad_files_are_left_out_counted_and_listed(
     printed = capsys.readouterr()
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "z.png"]
     assert printed.out.count(" objects, see ") == 2
-    assert "left out, as hidden or not named like an image: ._photo.png, notes.txt" in printed.out
+    others = "._photo.png, notes, notes.txt"
+    assert f"left out, as hidden or not named like an image: {others}" in printed.out
     count, *reasons = printed.err.splitlines()
-    assert count == "3 files left out:"
-    for reason, name in zip(reasons, ["none.jpg", "text.jpg", "damaged.png"], strict=True):
+    assert count == "4 files left out:"
+    bad = ["none.jpg", "text.jpg", "unlinked.jpg", "damaged.png"]
+    for reason, name in zip(reasons, bad, strict=True):
         assert name in reason
 
 

@@ -4,6 +4,9 @@ import contextlib
 import csv
 import io
 import json
+import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -151,6 +154,86 @@ def test_an_interrupted_job_goes_on(predict, tmp_path, monkeypatch, capsys):
     assert read(tmp_path / "results.json") == read(tmp_path / "whole.json")
 
 
+def test_a_shard_looks_again_at_what_it_left_out(predict, photos, tmp_path, monkeypatch, capsys):
+    assert predict("--shard", "2/2") == 1  # 1.png, 3.png, 5.png
+    assert predict("--shard", "2/2", "--resume") == 1
+    assert capsys.readouterr().err.count("1 file left out") == 2
+    shutil.copy(photos / "1.png", photos / "5.png")
+    seen = []
+    original = picture_job.read_image
+
+    def read_image(file, **options):
+        seen.append(file.name)
+        return original(file, **options)
+
+    monkeypatch.setattr(picture_job, "read_image", read_image)
+    assert predict("--shard", "2/2", "--resume") == 0
+    assert predict("--shard", "2/2", "--resume") == 0
+    assert seen == ["5.png"]
+    assert predict("--shard", "1/2") == 0
+    assert {result["image_id"] for result in read(tmp_path / "results.json")} == set(range(1, 8))
+
+
+def test_a_shard_that_used_nothing_is_gone_through_again(predict, photos, tmp_path):
+    assert predict("--shard", "6/7") == 2
+    shutil.copy(photos / "1.png", photos / "5.png")
+    assert predict("--shard", "6/7") == 0
+
+
+@pytest.mark.parametrize("before", [[], ["--draw", "{tmp}/before"]])
+def test_drawings_belong_to_what_is_gone_on_with(predict, tmp_path, capsys, before):
+    predict("--shard", "1/2", *(x.format(tmp=tmp_path) for x in before))
+    now = ["--draw", tmp_path / "now"]
+    assert predict("--shard", "2/2", "--resume", *now) == 2
+    folder = tmp_path / "results.json.parts"
+    error = capsys.readouterr().err
+    assert f"{folder} belongs to another job, whose folder of drawings is" in error
+    assert f"Delete {folder}, or name another result" in error
+
+
+@pytest.mark.parametrize("output", [["--csv", "{tmp}/new.csv"], ["--draw", "{tmp}/new"]])
+def test_a_finished_result_gets_no_other_outputs(predict, photos, tmp_path, capsys, output):
+    predict(input=photos / "0.png")
+    assert predict("--resume", input=photos / "1.png") == 0
+    assert "It is kept, whatever pictures and options" in capsys.readouterr().out
+    output = [x.format(tmp=tmp_path) for x in output]
+    assert predict("--resume", *output, input=photos / "0.png") == 2
+    error = capsys.readouterr().err
+    assert f"results.json is there already, and {output[1]} is not: --resume" in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_of_too_few_cells_is_left_out(tmp_path, capsys):
+    """DINO takes its queries from the cells of the picture; others of the batch are detected."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("a", (96, 64)), ("b", (1400, 200)), ("c", (96, 64))):
+        Image.new("RGB", size, (90, 120, 150)).save(photos / f"{name}.png")
+    args = ["--weights", "small_sap_dino_detr", "--device", "cpu", "--batch-size", 3]
+    args += ["--input", photos, "--json", tmp_path / "results.json"]
+    assert cli.main(["predict", *map(str, args)]) == 1
+    assert {result["image_id"] for result in read(tmp_path / "results.json")} == {1, 3}
+    error = capsys.readouterr().err
+    assert f"  {photos / 'b.png'}: the images have" in error
+    assert error.count("left out:") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text there")
+def test_a_file_name_that_is_not_text(predict, photos, tmp_path):
+    folder = tmp_path / "named"
+    folder.mkdir()
+    file = folder / os.fsdecode(b"bad\xff.png")
+    shutil.copy(photos / "0.png", file)
+    table = tmp_path / "table.csv"
+    args = ["--csv", table, "--threshold", "0", "--draw", tmp_path / "drawn"]
+    assert predict(*args, input=folder) == 0
+    [image] = read(tmp_path / "results.images.json")["images"]
+    assert image["file_name"] == str(file)
+    rows = table.read_text(encoding="utf-8").splitlines()
+    assert rows[1].startswith(f"{folder}/bad\\udcff.png,1,")
+    assert [drawn.name for drawn in (tmp_path / "drawn").iterdir()] == [file.name]
+
+
 def test_ids_of_annotations(predict, photos, tmp_path, capsys):
     images = [{"id": 50 + n, "file_name": f"photos/{n}.png"} for n in range(5)]
     categories = [{"id": 9, "name": "bird"}, {"id": 4, "name": "dog"}, {"id": 5, "name": "cat"}]
@@ -217,6 +300,8 @@ def test_mistakes_are_told_before_anything_is_written(predict, tmp_path, capsys,
     "args, message",
     [
         (["--video", "a.mp4", "--json", "r.json"], "are for images"),
+        (["--video", "a.mp4", "--shard", "1/2"], "--shard is for images"),
+        (["--input", "a.jpg", "--max-frames", "3"], "--max-frames is for --video and --webcam"),
         (["--input", "a.jpg", "--annotations", "v.json"], "add one of them"),
         (["--input", "a.jpg", "--resume"], "add one of them"),
         (["--input", "a.jpg"], "does not exist"),

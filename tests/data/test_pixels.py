@@ -219,6 +219,20 @@ def test_image_that_is_all_alpha(mode: str) -> None:
         to_rgb(image)
 
 
+def test_palette_that_is_all_alpha(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.png", Image.new("P", (2, 1))
+    image.putdata([0, 1])
+    image.putpalette([0] * 6)
+    assert np.asarray(to_rgb(image)).max() == 0
+    image.save(path, transparency=b"\0\xff")
+    for read in (read_image, inspect_image):
+        with pytest.raises(BadImageError, match="alpha"):
+            read(path)
+    image.putpalette([0, 0, 0, 7, 8, 9])
+    image.save(path, transparency=b"\0\xff")
+    assert read_image(path)[0].tolist() == [[0, 0, 0], [7, 8, 9]]
+
+
 def test_settings() -> None:
     for text in ("full", "refuse", "bits=12", "percentile=0.5"):
         assert str(PixelRange.parse(text)) == text

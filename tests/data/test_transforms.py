@@ -34,7 +34,9 @@ from sap_detr.data import (
         ((512, 512), 800, 1333, (800, 800)),
         ((375, 1242), 400, None, (400, 1324)),
         ((100, 5000), 600, None, (600, 30000)),
-        ((1, 5000), 800, 1333, (1, 5000)),
+        # Published, this is (0, 0).
+        ((1, 5000), 800, 1333, (1, 1333)),
+        ((3000, 1), 64, 96, (96, 1)),
     ],
 )
 def test_published_sizes(size, short_side, max_size, expected) -> None:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ def pair(**changes):
     scores = np.linspace(0.95, 0.5, 20, dtype=np.float32)
     boxes = np.arange(20, dtype=np.float32)[:, None] * 50 + np.array([0, 0, 40, 40], np.float32)
     expected = Found(boxes, scores, np.zeros(20, np.int64))
-    return Pair(expected, expected._replace(**changes), (1000, 1000), (1000, 1000))
+    return Pair(expected, expected._replace(**changes), expected, (1000, 1000), (1000, 1000))
 
 
 def moved(*rows, by):

@@ -125,6 +125,28 @@ def test_while_one_merges_others_leave_it_alone(result):
     assert seen == [None]
 
 
+def test_a_shard_that_left_pictures_out_is_opened_again(result):
+    fill(result, "1/2", [0], {"2.jpg": "torn"})
+    with Parts(result, Shard(1, 2), PLAN, resume=True) as parts:
+        assert parts.reopen()
+        assert not parts.is_done
+    assert fill(result, "2/2", [1]) is None  # 1/2 is not through
+    assert fill(result, "1/2", [0, 2], resume=True) == {}
+    assert json.loads(result.read_text()) == [0, 1, 2]
+
+
+def test_a_shard_stays_done_without_need_and_while_another_merges(result):
+    fill(result, "1/2", [0])
+    with Parts(result, Shard(1, 2), PLAN, resume=True) as parts:
+        assert not parts.reopen()
+        assert parts.is_done
+    tried = []
+    with Parts(result, Shard(2, 2), PLAN) as parts:
+        parts.finish({"1.jpg": "torn"})
+        assert parts.merge(lambda records: tried.append(parts.reopen())) == {"1.jpg": "torn"}
+    assert tried == [False]
+
+
 def test_shares_cover_everything_once():
     shares = [Shard.parse(f"{number}/4").of(range(10)) for number in (1, 2, 3, 4)]
     assert sorted(x for share in shares for x in share) == list(range(10))

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ...errors import UserError
 from ...layers import (
     MLP,
     DeformableAttention,
@@ -32,6 +33,10 @@ from .layer import RARE, PostNormDecoderLayer, split_gaussian
 
 # Logit of the classes of what is not to be scored: probability and focal loss are exactly 0.
 NEVER = -1e4
+
+
+class TooFewCellsError(UserError, ValueError):
+    """Images have fewer cells, on all levels, than the decoder has queries."""
 
 
 class DeformableDecoderLayer(PostNormDecoderLayer):
@@ -280,11 +285,14 @@ class DinoDecoder(nn.Module):
         Returns:
             The predictions of the proposals (L = 1), the references (B, Q, n) that queries start
             from, without gradient, and their content (B, Q, D).
+
+        Raises:
+            TooFewCellsError: the images are so small that there are fewer cells than queries.
         """
         batch, num_tokens = pyramid.tokens.shape[:2]
         # An exported graph is for any number, and its top-k fails by itself.
         if not exporting() and num_tokens < self.num_queries:
-            raise ValueError(
+            raise TooFewCellsError(
                 f"the images have {num_tokens} cells on all levels, fewer than the decoder's "
                 f"num_queries={self.num_queries}; give larger images or set "
                 f"model.decoder.num_queries to {num_tokens} or less"
