@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,27 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty text is no path")
     return Path(text)
+
+
+def replaced_file(
+    outputs: Iterable[tuple[str, Path]], inputs: Iterable[tuple[str, Path | None]]
+) -> str | None:
+    """Say which file that is read, or written under another name, an output would replace.
+
+    Args:
+        outputs: what each is, such as "--json", and its path.
+        inputs: the same of files that are read; None for those that are not given.
+
+    Returns:
+        The mistake in one sentence; None if there is none.
+    """
+    taken = {path.resolve(): what for what, path in inputs if path is not None}
+    for what, path in outputs:
+        other = taken.get(path.resolve())
+        if other is not None:
+            return f"{what} would replace {other}, {path}: name another file"
+        taken[path.resolve()] = what
+    return None
 
 
 class ArgumentParser(argparse.ArgumentParser):

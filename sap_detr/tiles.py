@@ -101,8 +101,11 @@ def merge_tiles(
         members, index = [best], 0
         while index < len(members):
             member = members[index]
-            others = np.flatnonzero(is_open & (label == label[member]) & (number != number[member]))
+            elsewhere = ~np.isin(number, number[members])
+            others = np.flatnonzero(is_open & (label == label[member]) & elsewhere)
             same = others[_iou_in_common(boxes, tile, member, others) > _SAME_IOU]
+            # Of each tile one, the best.
+            same = same[np.unique(number[same], return_index=True)[1]]
             is_open[same] = False
             members += same.tolist()
             index += 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..arguments import replaced_file
 from ..data import AnyImage, find_images, to_pixels
 from ..detector import Detector
 from ..errors import UserError
@@ -34,6 +35,7 @@ from ..export import (
 )
 from ..layers import resize_pixels
 from ..results import KnownIds, Picture
+from ..weights_files import find_weights
 
 USER_ERRORS = (UserError, OSError, ValueError)
 
@@ -132,6 +134,12 @@ def _check_arguments(args: argparse.Namespace) -> Limits:
         raise ExportError("--precision int8 and --calibration FOLDER, with images, go together")
     if not args.output.parent.is_dir():
         raise ExportError(f"there is no folder {args.output.parent} to write {args.output.name} to")
+    outputs = [("OUTPUT", args.output)]
+    if args.output.suffix == ".xml":
+        outputs.append(("OpenVINO's second file", args.output.with_suffix(".bin")))
+    read = [("WEIGHTS", find_weights(args.weights)), ("--annotations", args.annotations)]
+    if mistake := replaced_file(outputs, read):
+        raise ExportError(mistake)
     if args.opts and args.config_file is None:
         raise ExportError("--opts changes a config: name one with --config-file")
     if args.annotations is not None and args.check_images is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from detectron2.structures import Instances
 from tqdm import tqdm
 
+from ..bad_files import ALL_USED, SOME_USED
 from ..detector import Detector
 from ..engine import NonFiniteDetectionsError
 from ..visualization import (
@@ -32,6 +34,8 @@ from ..visualization.pixels import Pixels
 SMALLEST_PICTURE = 640  # pixels of the long side, below which labels are hard to read
 SMALLEST_WITH_POINTS = 1280  # points move within a small part of the picture
 ESCAPE_KEY = 27
+# Share of a video's frames with which it counts as whole.
+_WHOLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,18 @@ class Painter:
 
 def detect_in_frames(
     painter: Painter, reader: FrameReader, out: Path, max_frames: int | None, window: bool
-) -> None:
+) -> int:
     """Write a video until the frames end or the user stops it: Ctrl-C, Escape in the window.
+
+    Returns:
+        The exit status: 1 if the video ended long before its end.
 
     Raises:
         VideoError: if it can't be written, or the model's predictions for a frame are not finite.
     """
     frames = itertools.islice(reader, max_frames)
     total = min(filter(None, (reader.num_frames, max_frames)), default=None)
-    done = 0
+    done, is_stopped = 0, True
     with FrameWriter(out, reader.rate) as writer, contextlib.suppress(KeyboardInterrupt):
         for frame in tqdm(frames, total=total, desc=reader.name, unit="frame"):
             try:
@@ -116,6 +123,16 @@ def detect_in_frames(
                 except cv2.error:
                     window = False
                     print("this OpenCV shows no windows: recording only, Ctrl-C to stop")
+        else:
+            is_stopped = False
     print(f"{reader.name}: {done} frames, see {out}")
     if not plays_in_browsers():
         print("for videos that browsers play, too: pip install sap-detr[video]")
+    # Containers may be some frames off.
+    if is_stopped or total is None or done >= _WHOLE * total:
+        return ALL_USED
+    print(
+        f"{reader.name} ended after {done} of {total} frames: it is cut off or damaged",
+        file=sys.stderr,
+    )
+    return SOME_USED

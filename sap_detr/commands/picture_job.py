@@ -78,9 +78,14 @@ class ResultFiles:
             least = f" of score {self.csv_threshold:g} and more" if self.csv_threshold else ""
             print(f"{self.csv}: {count} detections{least}")
         if self.gives_ids:
-            image_list = self.first.with_name(f"{self.first.stem}.images.json")
+            image_list = image_list_of(self.first)
             write_image_list(records(), image_list, self.category_names)
             print(f"{image_list}: which ids the pictures and classes were given")
+
+
+def image_list_of(result: Path) -> Path:
+    """Return the file beside a result that says which ids pictures and classes were given."""
+    return result.with_name(f"{result.stem}.images.json")
 
 
 def digest_of(pictures: Sequence[Picture]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from ..arguments import replaced_file
 from ..bad_files import BadFiles
 from ..checkpoint import load_checkpoint_file
 from ..config import COCO_NUM_CLASSES, ConfigError, load_config, pixel_range
-from ..data import DatasetError
+from ..data import DatasetError, image_suffixes
 from ..detector import Detector
 from ..engine import prepare_data
 from ..results import KnownIds, Parts, Picture, Shard, numbered_pictures
@@ -25,7 +26,7 @@ from ..visualization import FrameReader, check_points, class_name
 from ..weights_files import find_weights, sha256_of_file
 from .painting import Painter, detect_in_frames
 from .picture_files import ImageError, PredictError, is_usable, list_files, output_files
-from .picture_job import PictureJob, ResultFiles, digest_of
+from .picture_job import PictureJob, ResultFiles, digest_of, image_list_of
 
 DEFAULT_FOLDER = Path("output/demo")
 # What is drawn, or stands in a table, unless something else is asked for.
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         PredictError: or another ``UserError``, with what is wrong.
     """
-    _check(args)
     if args.weights is not None:
         args.weights = find_weights(args.weights)
+    _check(args)
     if args.input is not None:
         return _detect_in_pictures(args)
     reader = FrameReader(args.video if args.webcam is None else args.webcam)
@@ -55,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{args.video.stem}_detections" if args.webcam is None else f"webcam_{args.webcam}"
     out = folder / f"{name}.mp4"
-    detect_in_frames(painter, reader, out, args.max_frames, window=args.webcam is not None)
-    return 0
+    if mistake := replaced_file([("the video with detections", out)], [("--video", args.video)]):
+        raise PredictError(mistake)
+    return detect_in_frames(painter, reader, out, args.max_frames, window=args.webcam is not None)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -105,13 +107,21 @@ def _check_results(args: argparse.Namespace) -> None:
         raise PredictError("--annotations gives ids to --json or --csv: add one of them")
     if args.resume and not given:
         raise PredictError("--resume goes on with --json or --csv: add one of them")
-    if len({path.absolute() for path in given}) < len(given):
-        raise PredictError("--json and --csv name the same file")
     for path in given:
         if not path.parent.is_dir():
             raise PredictError(f"{path}: the folder {path.parent} does not exist")
         if path.is_dir():
             raise PredictError(f"{path} is a folder, it must be a file")
+        if path.suffix.lower() in image_suffixes():
+            raise PredictError(f"{path} is named like a picture: name it .json or .csv")
+    outputs = [("--json", args.json), ("--csv", args.csv)]
+    if given and args.annotations is None:
+        outputs.append(("the list of images", image_list_of(given[0])))
+    read = [("--annotations", args.annotations), ("--weights", args.weights)]
+    read += [("--config-file", Path(args.config_file))] if args.config_file else []
+    read += [("--input", path) for path in args.input or ()]
+    if mistake := replaced_file([(name, path) for name, path in outputs if path], read):
+        raise PredictError(mistake)
 
 
 def _painter(args: argparse.Namespace, detector: Detector) -> Painter:

@@ -52,15 +52,12 @@ class KnownIds:
         """Read a file.
 
         Raises:
-            DatasetError: it is no COCO annotation file.
+            DatasetError: it is no COCO annotation file, or gives two ids to one name.
             FileNotFoundError: there is no such file.
         """
         content = read_json(annotations)
-        images = {
-            PurePath(name.replace("\\", "/")).as_posix(): number
-            for name, number in _ids(content, "images", "file_name", annotations)
-        }
-        categories = dict(_ids(content, "categories", "name", annotations))
+        images = _ids(content, "images", "file_name", annotations)
+        categories = _ids(content, "categories", "name", annotations)
         return cls(os.fspath(annotations), images, categories)
 
     def pictures(self, files: Sequence[Path]) -> tuple[list[Picture], list[Path]]:
@@ -78,7 +75,8 @@ class KnownIds:
         unknown: list[Path] = []
         seen: dict[int, Path] = {}
         for number, file in enumerate(files):
-            ends = ("/".join(file.parts[start:]) for start in range(len(file.parts)))
+            parts = file.parts
+            ends = (PurePath(*parts[start:]).as_posix() for start in range(len(parts)))
             image_id = next((self.images[end] for end in ends if end in self.images), None)
             if image_id is None:
                 unknown.append(file)
@@ -129,16 +127,22 @@ class KnownIds:
 
 def _ids(
     content: Any, key: str, name_key: str, annotations: str | os.PathLike[str]
-) -> list[tuple[str, int]]:
-    """Return the names and ids of a list of an annotation file."""
+) -> dict[str, int]:
+    """Return the ids of a list of an annotation file by its names."""
     entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise DatasetError(f"{annotations} has no list {key!r}, as COCO annotations have")
-    found = []
+    found: dict[str, int] = {}
     for index, entry in enumerate(entries):
         entry = entry if isinstance(entry, dict) else {}
         name, number = entry.get(name_key), as_integer(entry.get("id"))
         if not isinstance(name, str) or number is None:
             raise DatasetError(f"{annotations}: {key}[{index}] lacks {name_key} or a whole id")
-        found.append((name, number))
+        if name_key == "file_name":
+            name = PurePath(name.replace("\\", "/")).as_posix()
+        if found.setdefault(name, number) != number:
+            raise DatasetError(
+                f"{annotations}: {key} {found[name]} and {number} have the same {name_key}, "
+                f"{name!r}: which one results belong to can't be told, so give one another"
+            )
     return found

@@ -106,6 +106,23 @@ def test_mistakes_are_told_before_anything_is_built(
 
 
 @pytest.mark.parametrize(
+    "weights, output, words",
+    [
+        ("w.pt2", "../{folder}/w.pt2", "OUTPUT would replace WEIGHTS, "),
+        ("w.bin", "w.xml", "OpenVINO's second file would replace WEIGHTS, "),
+        ("w.bin", "a.onnx", "OUTPUT would replace --annotations, "),
+    ],
+)
+def test_what_is_read_is_not_written_over(weights, output, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "Detector", None)
+    monkeypatch.chdir(tmp_path)
+    output = output.format(folder=tmp_path.name)
+    labelled = ["--check-images", ".", "--annotations", "a.onnx"]
+    assert cli.main(["export", weights, output, *labelled]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(
     "name, package, command",
     [
         ("a.onnx", "onnxscript", "pip install 'sap-detr[export]'"),

@@ -1,5 +1,8 @@
 """The command that detects, with a small model on tiny images."""
 
+import re
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -93,7 +96,7 @@ def test_classes_are_numbered_if_nobody_names_them(weights):
     assert detector.predictor.model.num_classes == 2
 
 
-def test_a_video_is_drawn_frame_by_frame(tmp_path, weights):
+def test_a_video_is_drawn_frame_by_frame(tmp_path, weights, capsys):
     video = tmp_path / "street.mp4"
     with FrameWriter(video, rate=10) as writer:
         for _ in range(3):
@@ -104,6 +107,24 @@ def test_a_video_is_drawn_frame_by_frame(tmp_path, weights):
     frames = list(FrameReader(out / "street_detections.mp4"))
     assert [frame.shape for frame in frames] == [(64, 96, 3)] * 2
     assert frames[0].std() > 5
+    again = ("--weights", weights, "--video", out / "street_detections.mp4", "--output", out)
+    (out / "street_detections_detections.mp4").symlink_to(out / "street_detections.mp4")
+    assert main(arguments(*again)) == 2
+    assert "the video with detections would replace --video" in capsys.readouterr().err
+
+
+def test_a_video_that_is_cut_off_is_told(tmp_path, weights, capsys):
+    video = tmp_path / "cut.avi"
+    # Its index, at the end, is what says how many frames there are; each is a picture of its own.
+    encoder = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
+    for _ in range(10):
+        encoder.write(np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8))
+    encoder.release()
+    args = ("--weights", weights, "--video", video, "--output", tmp_path / "out")
+    assert main(arguments(*args, "--max-frames", 1)) == 0
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    assert main(arguments(*args)) == 1
+    assert re.search(r"ended after \d of 10 frames: it is cut off", capsys.readouterr().err)
 
 
 @pytest.fixture

@@ -279,7 +279,9 @@ def test_a_table_without_asking_for_scores_has_those_above_one_half(predict, tmp
     [
         (["--classes", "horse"], "--classes: the model has no class 'horse'; it has cat"),
         (["--shard", "4/3"], "--shard 4/3 is not I/N"),
-        (["--csv", "{tmp}/results.json"], "name the same file"),
+        (["--csv", "{tmp}/photos/../results.json"], "--csv would replace --json, {tmp}/photos/.."),
+        (["--csv", "{tmp}/results.images.json"], "the list of images would replace --csv, "),
+        (["--csv", "{tmp}/table.png"], "{tmp}/table.png is named like a picture"),
         (["--csv", "{tmp}/none/table.csv"], "the folder {tmp}/none does not exist"),
         (["--csv", "{tmp}/photos"], "is a folder, it must be a file"),
         (["--annotations", "{tmp}/none.json"], "there is no such annotation file"),
@@ -305,6 +307,9 @@ def test_mistakes_are_told_before_anything_is_written(predict, tmp_path, capsys,
         (["--input", "a.jpg", "--annotations", "v.json"], "add one of them"),
         (["--input", "a.jpg", "--resume"], "add one of them"),
         (["--input", "a.jpg"], "does not exist"),
+        (["--input", "a.jpg", "--json", "./w.safetensors"], "--json would replace --weights, w."),
+        (["--input", "a.jpg", "--json", "v", "--annotations", "v"], "would replace --annotations"),
+        (["--input", "a.txt", "--json", "a.txt"], "--json would replace --input, a.txt: name"),
     ],
 )
 def test_options_that_need_others(args, message, capsys, tmp_path, monkeypatch):

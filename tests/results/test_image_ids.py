@@ -41,6 +41,13 @@ def test_two_pictures_of_one_id_are_refused(write):
         known.pictures([Path("a/1.jpg"), Path("b/1.jpg")])
 
 
+def test_pictures_are_found_by_absolute_names(write, tmp_path):
+    known = KnownIds.read(write([{"id": 4, "file_name": f"{tmp_path}/1.jpg"}]))
+    pictures, unknown = known.pictures([tmp_path / "1.jpg", Path("1.jpg")])
+    assert [picture.id for picture in pictures] == [4]
+    assert unknown == [Path("1.jpg")]
+
+
 def test_classes_are_found_by_name(write):
     known = KnownIds.read(write([]))
     assert known.of_classes(["cat", None, "dog"]) == [3, -1, 7]
@@ -57,12 +64,21 @@ def test_classes_are_found_by_name(write):
         ([{"id": 1.5, "file_name": "a"}], r"images\[0\] lacks file_name or a whole id"),
         ([{"id": 1, "file_name": "a"}, {"id": 2}], r"images\[1\] lacks"),
         ([3], r"images\[0\] lacks"),
+        (
+            [{"id": 4, "file_name": "a/b"}, {"id": 2, "file_name": "a\\b"}],
+            "images 4 and 2 have the same file_name, 'a/b'",
+        ),
         (None, "no list 'images'"),
     ],
 )
 def test_other_files_are_refused(write, images, message):
     with pytest.raises(DatasetError, match=message):
         KnownIds.read(write(images))
+
+
+def test_two_categories_of_one_name_are_refused(write):
+    with pytest.raises(DatasetError, match="categories 7 and 8 have the same name, 'dog'"):
+        KnownIds.read(write([], [{"id": 7, "name": "dog"}, {"id": 8, "name": "dog"}]))
 
 
 def test_without_annotations_ids_are_numbers_from_1_on():
