@@ -64,7 +64,8 @@ def merge_tiles(
     coincide (IoU over 0.5) in the area that both tiles show: of them the one with the higher score
     stays. If that is cut off by the border of its tile, it grows by the others: so an object that
     is larger than the overlap becomes one box, and whole as far as its parts follow one another
-    from tile to tile. Detections of the same tile are never merged.
+    from tile to tile. Two of the same tile become one only where a neighbour's coincides with both,
+    as when a tile found an object twice.
 
     Args:
         found: per tile, ``pred_boxes`` (XYXY pixels of the tile), ``scores``, ``pred_classes``.
@@ -101,11 +102,8 @@ def merge_tiles(
         members, index = [best], 0
         while index < len(members):
             member = members[index]
-            elsewhere = ~np.isin(number, number[members])
-            others = np.flatnonzero(is_open & (label == label[member]) & elsewhere)
+            others = np.flatnonzero(is_open & (label == label[member]) & (number != number[member]))
             same = others[_iou_in_common(boxes, tile, member, others) > _SAME_IOU]
-            # Of each tile one, the best.
-            same = same[np.unique(number[same], return_index=True)[1]]
             is_open[same] = False
             members += same.tolist()
             index += 1

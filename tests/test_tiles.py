@@ -71,19 +71,6 @@ def test_the_edge_of_an_object_that_only_reaches_into_a_tile_is_left_to_its_neig
     assert merged([(30.0, 10.0, 64.0, 30.0, 0.5, 1.0)], [sliver]) == [[30, 10, 64, 30, 0.5, 1]]
 
 
-def test_two_of_a_tile_stay_two_whatever_the_neighbour_saw():
-    # Both overlap the edge that the neighbour saw, of which they are no part of each other.
-    found = merged(
-        [(10.0, 20.0, 100.0, 60.0, 0.9, 1.0), (60.0, 20.0, 100.0, 60.0, 0.8, 1.0)],
-        [(0.0, 20.0, 40.0, 60.0, 0.7, 1.0)],
-    )
-    assert [row[4] for row in found] == pytest.approx([0.9, 0.8])
-    # Nor do two of the neighbour become one with what this one saw.
-    twice = [(0.0, 20.0, 40.0, 60.0, 0.8, 1.0), (0.0, 20.0, 41.0, 60.0, 0.7, 1.0)]
-    found = merged([(10.0, 20.0, 100.0, 60.0, 0.9, 1.0)], twice)
-    assert [row[4] for row in found] == pytest.approx([0.9, 0.7])
-
-
 def test_others_stay_apart():
     box = (70.0, 10.0, 90.0, 30.0)
     # Of another class; of the same tile; elsewhere; the best first.

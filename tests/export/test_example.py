@@ -51,3 +51,12 @@ def test_the_script_finds_what_the_detector_finds(tmp_path):
     assert {row[0] for row in rows} <= set(NAMES)
     best = expected.pred_boxes.tensor[0].numpy()
     assert np.abs(found[:5, 1:] - best).max(1).min() < 3
+
+    # Of other shapes than the file's one size: shrunk to fit, and padded.
+    Image.fromarray(pixels[:90, :70]).resize((10, 3000)).save(tmp_path / "long.png")
+    command[-1] = tmp_path / "long.png"
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) > 40
+    assert max(float(row[3]) for row in rows) > 1000
